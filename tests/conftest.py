@@ -1,0 +1,19 @@
+"""What every test may use: the folder of real photographs, no network, one thread count."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real photographs (`rahim-dr`, `DRIVE`, …), from SYNFUNDUS_TEST_DATA or beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SYNFUNDUS_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"real photographs are not here: {folder} (set SYNFUNDUS_TEST_DATA to their folder)")
+    return folder
