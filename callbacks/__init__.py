@@ -1,0 +1,1 @@
+"""What is measured and kept: callbacks, and the metrics they compute."""
