@@ -1,0 +1,1 @@
+"""What is learnt: autoencoder, latent diffusion, their networks, losses and mathematics."""

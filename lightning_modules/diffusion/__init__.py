@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: schedule, objective, sampling. Plain PyTorch, no Lightning."""

@@ -1,0 +1,1 @@
+"""Losses of the autoencoder. Plain PyTorch, no Lightning."""

@@ -1,0 +1,1 @@
+"""Networks: denoisers, autoencoder, discriminator. Plain PyTorch, no Lightning."""

@@ -1,0 +1,94 @@
+"""Autoencoder networks: diffusers' AutoencoderKL, built from flat sizes or loaded from where its weights lie."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+NETWORK_KEY = "synfundus_autoencoder_network"  # of a checkpoint: what AutoencoderKL was built with
+WEIGHT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+
+
+def kl_autoencoder(
+    latent_channels: int = 4,
+    block_channels: Sequence[int] = (64, 128, 128),
+    layers_per_block: int = 1,
+    norm_groups: int = 32,
+    mid_attention: bool = True,
+) -> AutoencoderKL:
+    """Autoencoder with a normal posterior of `latent_channels`, downsampling by 2 ** (len(block_channels) - 1).
+
+    Source: Rombach et al. 2022 (arXiv 2112.10752), appendix G. Images in [-1, 1].
+
+    Raises:
+        ValueError: a width that `norm_groups` does not divide.
+    """
+    for level, width in enumerate(block_channels):
+        if width % norm_groups:
+            raise ValueError(f"block_channels[{level}]={width} is not divisible by norm_groups={norm_groups}.")
+    levels = len(block_channels)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=latent_channels,
+        block_out_channels=tuple(block_channels),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=layers_per_block,
+        norm_num_groups=norm_groups,
+        mid_block_add_attention=mid_attention,
+    )
+
+
+def pretrained(source: str, subfolder: str | None = None) -> AutoencoderKL:
+    """AutoencoderKL with trained weights.
+
+    Args:
+        source: a checkpoint of an autoencoder trained here (.ckpt), a folder in diffusers' layout (config.json and
+            diffusion_pytorch_model.safetensors), or the name of a repository on the Hugging Face hub ("owner/name").
+        subfolder: folder inside `source` that holds the autoencoder, e.g. "vae".
+
+    Raises:
+        FileNotFoundError: nothing at that path, or the hub cannot be reached; says where to put the files.
+        ValueError: a checkpoint that holds no autoencoder.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _from_checkpoint(path)
+    names_a_path = source.startswith(("/", ".", "~")) or source.count("/") != 1 or path.suffix in WEIGHT_SUFFIXES
+    if names_a_path and not path.is_dir():
+        raise FileNotFoundError(f"autoencoder source={source!r}: no such file or folder ({path.absolute()}).")
+    inside = f"{subfolder}/" if subfolder else ""
+    try:
+        return AutoencoderKL.from_pretrained(str(path) if path.is_dir() else source, subfolder=subfolder)
+    except OSError as error:
+        where = path.absolute() if path.is_dir() else f"https://huggingface.co/{source}"
+        raise FileNotFoundError(
+            f"pretrained autoencoder source={source!r}: cannot load {inside}config.json and "
+            f"{inside}diffusion_pytorch_model.safetensors from {where}. On a machine without a network, download both "
+            "files elsewhere, put them into one folder, and give that folder as `source` (without `subfolder`)."
+        ) from error
+
+
+def network_config(network: torch.nn.Module) -> dict | None:
+    """Plain containers to rebuild an AutoencoderKL with; None for another class."""
+    if not isinstance(network, AutoencoderKL):
+        return None
+    plain = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+
+
+def _from_checkpoint(path: Path) -> AutoencoderKL:
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    if NETWORK_KEY not in checkpoint:
+        raise ValueError(
+            f"{path}: not a checkpoint of an autoencoder trained here (no {NETWORK_KEY!r}; it holds "
+            f"{', '.join(sorted(checkpoint)[:8])}). For a diffusers autoencoder give its folder."
+        )
+    network = AutoencoderKL(**checkpoint[NETWORK_KEY])
+    nested = any(name.startswith("autoencoder.") for name in checkpoint["state_dict"])
+    prefix = "autoencoder.network." if nested else "network."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    network.load_state_dict(state)
+    return network
