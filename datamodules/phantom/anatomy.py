@@ -155,7 +155,7 @@ def paint_disc(painting: Painting, eye: Eye, labels: dict[str, int], rng: np.ran
     painting.mark("disc", layer)
     soften = 0.16 + 0.9 * eye.swelling
     glow = rng.uniform(0.85, 1.15)
-    rim = np.array([0.40, 0.72, 1.05]) * glow * (1 - 0.25 * eye.swelling)
+    rim = np.array([0.44, 0.70, 1.15]) * glow * (1 - 0.25 * eye.swelling)
     rim = rim + eye.pallor * np.array([0.12, 0.42, 0.62])
     painting.cover(layer, rim, 0.93, soften)
     if eye.swelling:
@@ -172,7 +172,7 @@ def paint_disc(painting: Painting, eye: Eye, labels: dict[str, int], rng: np.ran
     cup = np.minimum(cup, layer)
     painting.mark("cup", cup)
     depth = (0.75 + 0.35 * labels["is_gc"]) * (1 - eye.swelling)
-    painting.spread(cup, np.array([0.12, 0.34, 0.55]) * depth, 0.12 + 0.15 * (1 - labels["is_gc"]))
+    painting.spread(cup, np.array([0.12, 0.30, 0.60]) * depth, 0.12 + 0.15 * (1 - labels["is_gc"]))
 
 
 def _cup_aspect(eye: Eye, labels: dict[str, int]) -> float:

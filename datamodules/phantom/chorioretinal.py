@@ -17,7 +17,7 @@ def paint_macular_degeneration(painting: Painting, eye: Eye, rng: np.random.Gene
     layer = view.blank()
     for outline in blobs(rng, places, rng.lognormal(np.log(0.30), 0.4, len(places)).clip(0.14, 0.75), 0.2, 10):
         view.fill(layer, outline)
-    painting.spread(layer, (0.15, 0.46, 0.42), 0.10)
+    painting.spread(layer, (0.13, 0.36, 0.40), 0.12)
     painting.mark("drusen", layer)
     kind = rng.random()
     if kind < 0.30:

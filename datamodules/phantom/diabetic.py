@@ -26,13 +26,13 @@ def paint_retinopathy(painting: Painting, eye: Eye, grade: int, seed: int, index
 def _paint_aneurysms(painting: Painting, eye: Eye, grade: int, rng: np.random.Generator) -> None:
     low, high = {1: (4, 12), 2: (12, 28), 3: (25, 50), 4: (15, 40)}[grade]
     places = marks.scatter(rng, painting, eye, int(rng.integers(low, high)), 0.9, 14.0)
-    marks.bleed_dots(painting, places, rng.uniform(0.11, 0.20, len(places)), "microaneurysm", 0.9)
+    marks.bleed_dots(painting, places, rng.uniform(0.10, 0.18, len(places)), "microaneurysm", 0.8)
 
 
 def _paint_haemorrhages(painting: Painting, eye: Eye, grade: int, rng: np.random.Generator) -> None:
-    low, high = {2: (6, 14), 3: (30, 50), 4: (10, 26)}[grade]
+    low, high = {2: (5, 12), 3: (26, 42), 4: (8, 22)}[grade]
     blots = marks.scatter(rng, painting, eye, int(rng.integers(low, high)), 1.8)
-    marks.bleed_blots(painting, rng, blots, rng.lognormal(np.log(0.42), 0.35, len(blots)).clip(0.25, 1.0))
+    marks.bleed_blots(painting, rng, blots, rng.lognormal(np.log(0.32), 0.38, len(blots)).clip(0.18, 0.8))
     low, high = {2: (0, 5), 3: (8, 16), 4: (3, 10)}[grade]
     flames = marks.scatter(rng, painting, eye, int(rng.integers(low, high)), 4.0, 20.0)
     if len(flames):

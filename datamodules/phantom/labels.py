@@ -72,12 +72,14 @@ _LOADINGS = {
     "is_htr": ({"vascular": 0.85}, 0.35),
     "is_pm": ({"myopia": 0.90}, 0.20),
     "is_rvo": ({"vascular": 0.55, "age": 0.30}, 0.0),
-    **dict.fromkeys(READABLE, ({"age": 0.25, "media": 0.70}, 0.0)),
+    **dict.fromkeys(READABLE, ({"age": 0.25, "media": 0.45}, 0.0)),
 }
 _NAMES = tuple(_LOADINGS)
 _LOADING_MATRIX = np.array([[_LOADINGS[n][0].get(f, 0.0) for f in FACTORS] for n in _NAMES])
 _SHARED = np.array([_LOADINGS[n][1] for n in _NAMES])
-_OWN = np.sqrt(1.0 - (_LOADING_MATRIX**2).sum(1) - _SHARED**2)
+# What spoils one region of a photograph mostly spoils the others too.
+_PHOTOGRAPH = np.array([0.70 if n in READABLE else 0.0 for n in _NAMES])
+_OWN = np.sqrt(1.0 - (_LOADING_MATRIX**2).sum(1) - _SHARED**2 - _PHOTOGRAPH**2)
 _CDF = NormalDist().cdf
 _DR_CUTS = np.cumsum(PREVALENCE["dr_grade"])[:-1]
 
@@ -88,7 +90,8 @@ def draw_factors(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_eye(rng: np.random.Generator, factors: np.ndarray, shared: np.ndarray, eye_side: int) -> dict[str, int]:
-    liability = _LOADING_MATRIX @ factors + _SHARED * shared + _OWN * rng.standard_normal(len(_NAMES))
+    liability = _LOADING_MATRIX @ factors + _SHARED * shared + _PHOTOGRAPH * rng.standard_normal()
+    liability += _OWN * rng.standard_normal(len(_NAMES))
     upper = {name: 1.0 - _CDF(value) for name, value in zip(_NAMES, liability.tolist(), strict=True)}
     labels = {"dr_grade": int(np.searchsorted(_DR_CUTS, 1.0 - upper["dr_grade"]))}
     for name in DISEASES:

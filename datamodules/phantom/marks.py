@@ -5,9 +5,9 @@ import numpy as np
 from datamodules.phantom.anatomy import Eye
 from datamodules.phantom.canvas import Painting, blobs
 
-BLOOD = (-0.42, -0.80, -0.45)
-WAX = (0.40, 0.95, 0.75)
-WOOL = (0.30, 0.68, 0.95)
+BLOOD = (-0.26, -0.60, -0.36)
+WAX = (0.42, 0.85, 1.15)
+WOOL = (0.34, 0.66, 1.25)
 
 
 def scatter(
@@ -44,7 +44,7 @@ def bleed_blots(painting: Painting, rng: np.random.Generator, centres: np.ndarra
     layer = painting.view.blank()
     for outline in blobs(rng, centres, radii, 0.25):
         painting.view.fill(layer, outline)
-    painting.spread(layer, np.array(BLOOD) * 1.1, 0.08)
+    painting.spread(layer, np.array(BLOOD) * 1.1, 0.12)
     painting.mark("haemorrhage", layer)
 
 
@@ -77,7 +77,7 @@ def wool(painting: Painting, rng: np.random.Generator, centres: np.ndarray, radi
     layer = painting.view.blank()
     for outline in blobs(rng, centres, radii, 0.35):
         painting.view.fill(layer, outline)
-    painting.cover(layer, WOOL, 0.8, 0.22)
+    painting.cover(layer, WOOL, 0.62, 0.28)
     painting.mark("cotton_wool", layer)
 
 
@@ -85,7 +85,7 @@ def exudates(painting: Painting, centres: np.ndarray, radii: np.ndarray) -> None
     """Hard exudates: waxy yellow, sharp."""
     layer = painting.view.blank()
     painting.view.dots(layer, centres, radii)
-    painting.cover(layer, WAX, 0.95, 0.03)
+    painting.cover(layer, WAX, 0.85, 0.05)
     painting.mark("hard_exudate", layer)
 
 
@@ -99,4 +99,4 @@ def exudate_cluster(rng: np.random.Generator, centre: np.ndarray, spread_deg: fl
         angle = rng.uniform(0, 2 * np.pi, count)
         radius = spread_deg * 0.75 * np.abs(rng.normal(0, 0.7, count))
     points = centre + np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
-    return points, rng.lognormal(np.log(0.16), 0.45, count).clip(0.08, 0.42)
+    return points, rng.lognormal(np.log(0.12), 0.45, count).clip(0.06, 0.34)

@@ -60,7 +60,7 @@ def _blank(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _page(rng: np.random.Generator, size: int) -> np.ndarray:
     """A report's page."""
-    image = np.full((size, size, 3), rng.uniform(225, 255), np.float32)
+    image = np.full((size, size, 3), int(rng.uniform(225, 255)), np.uint8)
     height = size * rng.uniform(0.04, 0.07)
     y = 1.5 * height
     while y < size - height:
