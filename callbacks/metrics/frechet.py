@@ -5,8 +5,8 @@ F [K, D] = factor of a covariance C [D, D], that is F^T F = C.
 
 Source: Dowson and Landau 1982, equation (4), as used by Heusel et al. 2017 (arXiv 1706.08500), equation (6):
 d^2 = |m_a - m_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^(1/2)).
-The eigenvalues of C_a C_b are the squared singular values of F_a F_b^T, so the last trace is its nuclear norm: no matrix
-square root, no complex numbers, and for few images a product of [N, D] by [D, M] instead of a D x D decomposition.
+The eigenvalues of C_a C_b are the squared singular values of F_a F_b^T, so the last trace is its nuclear norm: no
+matrix square root, no complex numbers, and for few images a product of [N, D] by [D, M] instead of anything D x D.
 """
 
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 
 Letters: N, M = numbers of images; D = feature dimension; k(x, y) = (x . y / D + 1)^3.
 
-Source: Binkowski et al. 2018 (arXiv 1801.01401), section 3: the squared maximum mean discrepancy with the cubic polynomial
-kernel, in the unbiased form of Gretton et al. 2012, equation (3). On Inception features it is the published KID.
+Source: Binkowski et al. 2018 (arXiv 1801.01401), section 3: the squared maximum mean discrepancy with the cubic
+polynomial kernel, in the unbiased form of Gretton et al. 2012, equation (3). On Inception features it is the KID.
 """
 
 import torch
@@ -28,7 +28,9 @@ def kernel_distance(
     features_a = features_a.detach().to("cpu", torch.float64)
     features_b = features_b.detach().to("cpu", torch.float64)
     if features_a.ndim != 2 or features_b.ndim != 2 or features_a.shape[1] != features_b.shape[1]:
-        raise ValueError(f"features have shapes {tuple(features_a.shape)} and {tuple(features_b.shape)}: expected [N, D]")
+        raise ValueError(
+            f"features have shapes {tuple(features_a.shape)} and {tuple(features_b.shape)}: expected [N, D]"
+        )
     smallest = min(len(features_a), len(features_b))
     if smallest < 2 or (subset_size is not None and not 2 <= subset_size <= smallest):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from callbacks.metrics.frechet import (
     Gaussian,
     GaussianMoments,
@@ -28,7 +29,9 @@ def test_closed_form_of_diagonal_gaussians():
     mean_a, mean_b = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 1.0, 0.0])
     std_a, std_b = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([3.0, 0.5, 1.0])
     distance = frechet_distance_from_moments(mean_a, std_a.square().diag(), mean_b, std_b.square().diag())
-    assert distance == pytest.approx(float((mean_a - mean_b).square().sum() + (std_a - std_b).square().sum()), rel=1e-12)
+    assert distance == pytest.approx(
+        float((mean_a - mean_b).square().sum() + (std_a - std_b).square().sum()), rel=1e-12
+    )
 
 
 def test_closed_form_of_a_scaled_and_shifted_copy():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from callbacks.metrics.kernel import kernel_distance
 
 
@@ -27,7 +28,9 @@ def test_agrees_with_the_double_loop():
 
 def test_agrees_with_torchmetrics():
     poly_mmd = pytest.importorskip("torchmetrics.image.kid").poly_mmd
-    assert kernel_distance(draw(12, 2), draw(12, 3, 0.5)) == pytest.approx(float(poly_mmd(draw(12, 2), draw(12, 3, 0.5))))
+    assert kernel_distance(draw(12, 2), draw(12, 3, 0.5)) == pytest.approx(
+        float(poly_mmd(draw(12, 2), draw(12, 3, 0.5)))
+    )
 
 
 def test_unbiased_on_small_sets_of_one_law():

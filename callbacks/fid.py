@@ -1,0 +1,276 @@
+"""Fréchet and kernel distance of generated to real images, measured by all ranks without changing the training."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from tqdm import tqdm
+
+from callbacks.csv_table import CsvTable
+from callbacks.feature_sets import FeatureSet, collect, load, save
+from callbacks.features import FeatureExtractor
+from callbacks.isolation import demand, isolated, to_uint8
+from callbacks.metrics.kernel import kernel_distance
+from callbacks.ranks import Ranks
+
+
+class Generator(Protocol):
+    """What the trained module must be able to do; an attribute `sampling` (dict) may hold its default settings."""
+
+    def sample(
+        self, labels: Tensor, seeds: Sequence[int], num_steps: int | None = None, guidance: float | None = None
+    ) -> Tensor:
+        """Labels int64 [B, F], a seed an image -> images float32 [B, 3, H, W] in [0, 1], with the averaged weights."""
+
+
+class Reals(Protocol):
+    """What the datamodule must offer."""
+
+    fingerprint: str
+
+    def images(self, split: str) -> Sequence[np.ndarray]:
+        """Images uint8 [N, H, W, 3] of a split."""
+
+    def labels(self, split: str) -> Tensor:
+        """Labels int64 [N, F] of a split, -1 unknown."""
+
+
+class FrechetDistance(Callback):
+    """Log `val/fd_<extractor>` (`val/fid` for the network that defines it) and `val/kd_<extractor>` after validation.
+
+    Image i has seed `seed + i` and the labels of a real image, taken from the split in a random order fixed by `seed`,
+    each as often as the next; it is made on rank i % R and rounded to 8 bits as a saved file is. The figure, with every
+    setting that it depends on, goes to the loggers, to `<output_dir>/frechet.csv` and to the attribute `record`.
+
+    Args:
+        extractor: what the distance is measured with.
+        num_images: generated images, over all ranks; fewer than the extractor's dim biases the Fréchet distance upward.
+        batch_size: images at a time on each rank.
+        output_dir: folder of the run.
+        cache_dir: features of the real images are kept in `<cache_dir>/features`; None keeps nothing.
+        num_steps: sampling steps, None = the module's own.
+        guidance: guidance weight, None = the module's own.
+        every_n_epochs: epochs between measurements; the last epoch of max_epochs is measured in any case.
+        reference_split: the split that gives the real images and the labels.
+        num_real: real images, None = all of the split.
+        seed: seed of image 0 and of the order of labels.
+        evaluate_at_start: measure the untrained module too, as epoch -1.
+        num_kernel_images: images of each side that the kernel distance looks at where there are too many for all.
+
+    Raises:
+        ValueError: a count below its least value; a module or datamodule that lacks what is needed; a ModelCheckpoint
+            that would compare figures of epochs in which none is measured.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        num_images: int,
+        batch_size: int,
+        output_dir: str,
+        cache_dir: str | None = None,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        every_n_epochs: int = 1,
+        reference_split: str = "train",
+        num_real: int | None = None,
+        seed: int = 0,
+        evaluate_at_start: bool = False,
+        num_kernel_images: int = 2000,
+    ) -> None:
+        counts = {"num_images": (num_images, 2), "batch_size": (batch_size, 1), "every_n_epochs": (every_n_epochs, 1)}
+        counts |= {"num_real": (num_real, 2), "num_kernel_images": (num_kernel_images, 2), "num_steps": (num_steps, 1)}
+        for name, (value, least) in counts.items():
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}: FrechetDistance needs at least {least}")
+        self.extractor = extractor
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.output_dir = output_dir
+        self.cache_dir = cache_dir
+        self.num_steps = num_steps
+        self.guidance = guidance
+        self.every_n_epochs = every_n_epochs
+        self.reference_split = reference_split
+        self.num_real = num_real
+        self.seed = seed
+        self.evaluate_at_start = evaluate_at_start
+        self.num_kernel_images = num_kernel_images
+        self.tag = "val/fid" if extractor.is_fid else f"val/fd_{extractor.name}"
+        self.kernel_tag = "val/kid" if extractor.is_fid else f"val/kd_{extractor.name}"
+        self.record: dict[str, Any] = {}
+        self._table = CsvTable(Path(output_dir) / "frechet.csv")
+        self._real: FeatureSet | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that everything needed is there before hours of training."""
+        demand("FrechetDistance", "pl_module", pl_module, "sample")
+        demand("FrechetDistance", "trainer.datamodule", trainer.datamodule, "images", "labels", "fingerprint")
+        if stage == "fit":
+            self._check_schedule(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop rows beyond the point of resumption, and measure the start if asked."""
+        step = trainer.global_step
+        resumed = step > 0 or trainer.ckpt_path is not None
+        if trainer.is_global_zero:
+            self._table.keep(lambda row: row["figure"] != self.tag or (resumed and int(row["global_step"]) <= step))
+        if self.evaluate_at_start and not resumed:
+            figures = self._measure(trainer, pl_module, epoch=-1)
+            for logger in trainer.loggers:
+                logger.log_metrics(figures, step=0)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure and log, in the epochs that are due."""
+        if trainer.sanity_checking or not self._is_due(trainer):
+            return
+        figures = self._measure(trainer, pl_module, epoch=trainer.current_epoch)
+        # Every rank holds the same figure: nothing is left to reduce.
+        pl_module.log_dict(figures, on_step=False, on_epoch=True, sync_dist=False, rank_zero_only=False)
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Return the two distances under their log keys, the same on every rank; sampling takes nearly all the time."""
+        ranks = Ranks.of(trainer)
+        quiet = not trainer.is_global_zero or trainer.progress_bar_callback is None
+        self.extractor.to(pl_module.device)
+        with isolated(pl_module):
+            self._real = self._real or self._real_features(trainer, ranks, pl_module.device, quiet)
+            generated = self._generated_features(trainer, pl_module, ranks, quiet)
+        figures = None
+        if trainer.is_global_zero:
+            distance = generated.gaussian.distance(self._real.gaussian)
+            kernel = kernel_distance(
+                generated.rows[: self.num_kernel_images], self._real.rows[: self.num_kernel_images]
+            )
+            figures = {self.tag: distance, self.kernel_tag: kernel}
+        return trainer.strategy.broadcast(figures)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> dict[str, float]:
+        start = time.monotonic()
+        figures = self.measure(trainer, pl_module)
+        defaults = getattr(pl_module, "sampling", {})
+        self.record = {
+            "epoch": epoch,
+            "global_step": trainer.global_step,
+            "figure": self.tag,
+            "fd": figures[self.tag],
+            "kd": figures[self.kernel_tag],
+            "num_images": self.num_images,
+            "num_real": self._real.num_images,
+            "num_steps": defaults.get("num_steps") if self.num_steps is None else self.num_steps,
+            "guidance": defaults.get("guidance") if self.guidance is None else self.guidance,
+            "scheduler": defaults.get("scheduler"),
+            "weights": "ema",
+            "seed": self.seed,
+            "labels": f"of {self.reference_split}, in random order",
+            "rounding": "8 bit",
+            "reference_split": self.reference_split,
+            "extractor": self.extractor.name,
+            "extractor_image_size": self.extractor.image_size,
+            "extractor_fingerprint": self.extractor.fingerprint,
+            "data_fingerprint": trainer.datamodule.fingerprint,
+            "seconds": round(time.monotonic() - start, 3),
+        }
+        if trainer.is_global_zero:
+            key = (self.tag, str(epoch), str(trainer.global_step))
+            self._table.keep(lambda row: (row["figure"], row["epoch"], row["global_step"]) != key)
+            self._table.append(self.record)
+            self._write_settings(trainer)
+        return figures
+
+    def _write_settings(self, trainer: Trainer) -> None:
+        lines = "\n".join(f"| {name} | {value} |" for name, value in self.record.items())
+        for logger in trainer.loggers:
+            add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
+            if add_text is not None:
+                add_text(f"{self.tag}/settings", f"| setting | value |\n|---|---|\n{lines}", trainer.global_step)
+
+    def _real_features(self, trainer: Trainer, ranks: Ranks, device: torch.device, quiet: bool) -> FeatureSet:
+        """Return the features of the real images, from the cache if rank 0 finds them there."""
+        images = trainer.datamodule.images(self.reference_split)
+        num_real = len(images) if self.num_real is None else min(self.num_real, len(images))
+        if num_real < 2:
+            raise ValueError(f"split {self.reference_split!r} has {num_real} images: a distance needs at least 2")
+        identity = {
+            "format": 1,
+            "data": trainer.datamodule.fingerprint,
+            "split": self.reference_split,
+            "extractor": self.extractor.fingerprint,
+            "num_real": num_real,
+            "num_rows": self.num_kernel_images,
+        }
+        path = None
+        if self.cache_dir is not None:
+            digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+            path = Path(self.cache_dir) / "features" / f"{digest}.npz"
+        # Only rank 0 looks: were the cache visible to some ranks alone, the others would wait for them for ever.
+        cached = load(path, identity) if path is not None and trainer.is_global_zero and path.is_file() else None
+        cached = trainer.strategy.broadcast(cached)
+        if cached is not None:
+            return cached
+        # A table may be sorted by grade or by source: the first images stand for all only in a random order.
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
+
+        def make_images(indices: Sequence[int]) -> Tensor:
+            batch = np.stack([np.asarray(images[order[i]]) for i in indices])
+            return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)
+
+        features = self._collect(make_images, num_real, ranks, f"{self.tag}: features of real images", quiet)
+        if path is not None and trainer.is_global_zero:
+            save(path, features, identity)
+        return features
+
+    def _generated_features(
+        self, trainer: Trainer, pl_module: LightningModule, ranks: Ranks, quiet: bool
+    ) -> FeatureSet:
+        labels = self._labels(trainer.datamodule.labels(self.reference_split)).to(pl_module.device)
+
+        def make_images(indices: Sequence[int]) -> Tensor:
+            seeds = [self.seed + i for i in indices]
+            return to_uint8(pl_module.sample(labels[list(indices)], seeds, self.num_steps, self.guidance))
+
+        return self._collect(make_images, self.num_images, ranks, f"{self.tag}: sampling", quiet)
+
+    def _labels(self, labels: Tensor) -> Tensor:
+        """Draw the labels [num_images, F] of the generated images: the split's rows in random order, over and over."""
+        generator = torch.Generator().manual_seed(self.seed)
+        rounds = [torch.randperm(len(labels), generator=generator) for _ in range(-(-self.num_images // len(labels)))]
+        return labels[torch.cat(rounds)[: self.num_images]]
+
+    def _collect(self, make_images: Any, num_images: int, ranks: Ranks, title: str, quiet: bool) -> FeatureSet:
+        with tqdm(total=num_images, desc=title, unit="image", leave=False, disable=quiet, dynamic_ncols=True) as bar:
+            return collect(
+                make_images, num_images, self.extractor, ranks, self.batch_size, self.num_kernel_images, bar.update
+            )
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        if trainer.state.fn != "fit":
+            return True
+        done = trainer.current_epoch + 1
+        return done % self.every_n_epochs == 0 or done == trainer.max_epochs
+
+    def _check_schedule(self, trainer: Trainer) -> None:
+        every_validation = trainer.check_val_every_n_epoch or 1
+        every = math.lcm(self.every_n_epochs, every_validation)
+        if every not in (self.every_n_epochs, every_validation):
+            raise ValueError(
+                f"every_n_epochs is {self.every_n_epochs} and check_val_every_n_epoch {every_validation}: the distance "
+                f"would be measured every {every} epochs only; let one be a multiple of the other"
+            )
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.monitor in (self.tag, self.kernel_tag):
+                saved = math.lcm(callback.every_n_epochs or every, every_validation)
+                if saved % every:
+                    raise ValueError(
+                        f"ModelCheckpoint monitors {callback.monitor} every {saved} epochs, but it is measured every "
+                        f"{every}: set its every_n_epochs to {every}, or it keeps weights for an old figure"
+                    )
