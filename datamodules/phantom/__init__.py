@@ -9,7 +9,7 @@ from datamodules.phantom.labels import (
     labels_of,
     patient_of,
 )
-from datamodules.phantom.render import MASK_NAMES, VERSION, Phantom, render
+from datamodules.phantom.rendering import MASK_NAMES, VERSION, Phantom, render
 
 __all__ = [
     "DME_GIVEN_GRADE",

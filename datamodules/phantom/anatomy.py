@@ -40,7 +40,7 @@ def make_eye(seed: int, index: int, labels: dict[str, int]) -> Eye:
     age = float(np.clip(56 + 13 * traits["age"], 18, 92))
     myopia = traits["myopia"]
     pigment = float(patient.normal())
-    tessellation = patient.uniform(0.1, 0.9) * np.clip(0.75 + 0.25 * myopia - 0.25 * pigment, 0.15, 1.5)
+    tessellation = patient.uniform(0.05, 0.6) * np.clip(0.75 + 0.25 * myopia - 0.25 * pigment, 0.15, 1.5)
     radius = float(np.clip(patient.normal(2.95, 0.22) + rng.normal(0, 0.07), 2.4, 3.6))
     aspect = float(np.clip(patient.normal(1.07, 0.04) + rng.normal(0, 0.02), 0.98, 1.2))
     tilt = float(rng.normal(0, 0.15))
@@ -99,12 +99,12 @@ def paint_fundus(painting: Painting, eye: Eye, rng: np.random.Generator) -> None
     """Choroid, pigment and retinal texture, nerve fibre sheen and the macula's darkening."""
     view, px = painting.view, painting.view.px_per_deg
     cloud = sample_texture("cloud", view.size, px, rng)
-    painting.add(cloud, (0.05, 0.08, 0.06))
+    painting.add(cloud, (0.055, 0.10, 0.08))
     mottle = sample_texture("mottle", view.size, px, rng)
     amount = rng.uniform(0.5, 1.2)
-    painting.add(mottle, (0.018 * amount, 0.035 * amount, 0.03 * amount))
+    painting.add(mottle, (0.008 * amount, 0.016 * amount, 0.03 * amount))
     grain = sample_texture("grain", view.size, px, rng)
-    painting.add(grain, (0.010, 0.020, 0.025))
+    painting.add(grain, (0.003, 0.008, 0.03))
     choroid = sample_texture("choroid", view.size, px, rng, stretch=2.0, angle=rng.uniform(-0.5, 0.5))
     outside = np.minimum(view.distance2((0, 0)) * np.float32(1 / 150), np.float32(1.0))
     choroid *= outside * np.float32(0.85) + np.float32(0.15)
@@ -118,7 +118,7 @@ def _paint_sheen(painting: Painting, eye: Eye, rng: np.random.Generator) -> None
     """The nerve fibre layer, thick above and below the disc, reflects bluish white in the young."""
     view = painting.view
     halo = view.glow(eye.disc + [-1.0, 0.0], 5.5, 1.25)
-    warm = rng.uniform(0.05, 0.2)
+    warm = rng.uniform(0.10, 0.32)
     painting.add(halo, (warm, warm * 1.2, warm))
     if eye.sheen < 0.1:
         return
@@ -130,8 +130,8 @@ def _paint_sheen(painting: Painting, eye: Eye, rng: np.random.Generator) -> None
 
 def _paint_macula(painting: Painting, eye: Eye, rng: np.random.Generator) -> None:
     view, depth = painting.view, eye.macula
-    painting.add(view.glow((0, 0), 3.6), (-0.14 * depth, -0.19 * depth, -0.15 * depth))
-    painting.add(view.glow((0, 0), 1.2), (-0.16 * depth, -0.26 * depth, -0.22 * depth))
+    painting.add(view.glow((0, 0), 4.2), (-0.16 * depth, -0.26 * depth, -0.20 * depth))
+    painting.add(view.glow((0, 0), 1.4), (-0.24 * depth, -0.38 * depth, -0.30 * depth))
     if eye.foveal_reflex > 0.05:
         painting.add(view.glow(rng.normal(0, 0.15, 2), 0.28), np.array([0.3, 0.5, 0.6]) * eye.foveal_reflex)
         ring = view.distance2((0, 0))
@@ -155,7 +155,7 @@ def paint_disc(painting: Painting, eye: Eye, labels: dict[str, int], rng: np.ran
     painting.mark("disc", layer)
     soften = 0.16 + 0.9 * eye.swelling
     glow = rng.uniform(0.85, 1.15)
-    rim = np.array([0.44, 0.70, 1.15]) * glow * (1 - 0.25 * eye.swelling)
+    rim = np.array([0.52, 0.86, 1.35]) * glow * (1 - 0.25 * eye.swelling)
     rim = rim + eye.pallor * np.array([0.12, 0.42, 0.62])
     painting.cover(layer, rim, 0.93, soften)
     if eye.swelling:
@@ -172,7 +172,7 @@ def paint_disc(painting: Painting, eye: Eye, labels: dict[str, int], rng: np.ran
     cup = np.minimum(cup, layer)
     painting.mark("cup", cup)
     depth = (0.75 + 0.35 * labels["is_gc"]) * (1 - eye.swelling)
-    painting.spread(cup, np.array([0.12, 0.30, 0.60]) * depth, 0.12 + 0.15 * (1 - labels["is_gc"]))
+    painting.spread(cup, np.array([0.14, 0.26, 0.70]) * depth, 0.12 + 0.15 * (1 - labels["is_gc"]))
 
 
 def _cup_aspect(eye: Eye, labels: dict[str, int]) -> float:

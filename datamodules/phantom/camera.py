@@ -28,10 +28,10 @@ class CameraType:
 # Mean colours lie where those of public sets taken with such cameras do.
 CAMERAS = {
     "wide_cut": CameraType(0.52, (143, 66, 15.5), (44, 46), 0.862, False, (0.05, 0.55), 0.25),
-    "wide_full": CameraType(0.16, (158, 78, 32), (44, 50), 1.0, False, (0.1, 0.6), 0.3),
-    "notched": CameraType(0.18, (176, 88, 42), (44, 46), 1.0, True, (0.0, 0.5), 0.3),
+    "wide_full": CameraType(0.16, (150, 73, 22), (44, 50), 1.0, False, (0.1, 0.6), 0.3),
+    "notched": CameraType(0.18, (172, 86, 34), (44, 46), 1.0, True, (0.0, 0.5), 0.3),
     "narrow": CameraType(0.06, (172, 66, 14), (35, 40), 1.0, False, (0.4, 1.0), 0.8),
-    "hand_held": CameraType(0.08, (150, 72, 28), (40, 45), 0.92, True, (0.2, 0.9), 0.4),
+    "hand_held": CameraType(0.08, (146, 70, 22), (40, 45), 0.92, True, (0.2, 0.9), 0.4),
 }
 
 
@@ -60,14 +60,14 @@ def make_camera(seed: int, index: int) -> Camera:
     make = CAMERAS[kind]
     exposure = shared.normal(0, 0.10) + rng.normal(0, 0.05)
     green = shared.normal(0, 0.18) + rng.normal(0, 0.03)
-    blue = shared.normal(0, 0.55) + 0.6 * green + rng.normal(0, 0.08)
+    blue = shared.normal(0, 0.40) + 0.6 * green + rng.normal(0, 0.08)
     balance = np.array([exposure, 1.3 * exposure + green, 1.2 * exposure + blue])
     low, high = make.vignette
     return Camera(
         kind=kind,
         log_rgb=np.log(np.array(make.rgb)) + balance,
         half_field=shared.uniform(*make.field_deg) / 2,
-        fill=shared.uniform(0.975, 0.998),
+        fill=shared.uniform(0.985, 1.0),
         cut=make.cut + shared.uniform(-0.012, 0.012) if make.cut < 1 else 1.0,
         notch_angle=np.deg2rad(shared.choice([-42.0, 42.0]) + shared.normal(0, 3)) if make.notch else None,
         vignette=shared.uniform(low, high),
@@ -113,7 +113,7 @@ def shine(planes: list[np.ndarray], view: View, camera: Camera, seed: int, index
     dx, dy = rng.normal(0, 0.22, 2).astype(np.float32)
     dist2 = (axis[:, None] - dy) ** 2 + (axis[None] - dx) ** 2
     bowl = dist2 * dist2
-    tilt = rng.normal(0, 0.12) * axis[None] + rng.normal(0, 0.12) * axis[:, None]
+    tilt = rng.normal(0, 0.17) * axis[None] + rng.normal(0, 0.17) * axis[:, None]
     light = (-camera.vignette * np.float32(0.42)) * (bowl * np.float32(0.6) + dist2 * np.float32(0.55)) + tilt.astype(np.float32)
     light += np.float32(0.42 * camera.vignette * 0.40)
     for plane, gain in zip(planes, (0.85, 1.0, 1.05), strict=True):

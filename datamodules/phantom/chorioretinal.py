@@ -47,7 +47,7 @@ def _paint_subretinal_blood(painting: Painting, rng: np.random.Generator) -> Non
     painting.cover(pale, (0.08, 0.32, 0.30), 0.7, 0.3)
     layer = view.blank()
     view.fill(layer, blobs(rng, centre, rng.uniform(1.6, 3.2, 1), 0.35, 36)[0])
-    painting.cover(layer, (-0.45, -0.85, -0.45), 0.85, 0.15)
+    painting.spread(layer, (-0.34, -0.75, -0.5), 0.35)
     painting.mark("subretinal_haemorrhage", layer)
 
 

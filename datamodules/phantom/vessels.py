@@ -11,11 +11,11 @@ from datamodules.phantom.streams import stream
 
 # Control points of the trunks (degrees from the disc's centre, upper half; y is mirrored for the lower), with the width
 # of the vein in degrees (the artery's is two thirds of it) and how much the points may stray.
-_ARCADE = np.array([(0.1, 0.1), (-0.2, -1.7), (-1.3, -4.4), (-5.0, -7.9), (-11.5, -9.6), (-19.0, -9.2), (-28.0, -6.8)])
-_NASAL = np.array([(0.2, 0.1), (0.6, -1.6), (2.2, -4.0), (5.2, -7.6), (9.5, -11.5), (14.0, -15.5), (19.0, -20.0)])
+_ARCADE = np.array([(0.1, 0.1), (-0.4, -1.9), (-2.2, -5.0), (-7.0, -8.6), (-14.5, -10.6), (-24.0, -10.6), (-37.0, -8.0)])
+_NASAL = np.array([(0.2, 0.1), (0.7, -1.8), (1.8, -4.6), (3.8, -8.6), (7.0, -13.5), (11.5, -19.0), (17.0, -25.0)])
 _MACULAR = np.array([(-0.1, 0.1), (-1.2, -0.7), (-3.0, -1.3), (-5.5, -2.1), (-8.0, -2.6), (-10.5, -2.6), (-12.6, -2.2)])
 _MEDIAL = np.array([(0.2, 0.0), (1.2, -0.5), (3.0, -1.1), (6.0, -2.2), (10.0, -3.6), (14.0, -5.0), (19.0, -6.5)])
-_TEMPLATES = ((_ARCADE, 0.60, 1.0), (_NASAL, 0.44, 1.0), (_MACULAR, 0.16, 0.35), (_MEDIAL, 0.26, 0.6))
+_TEMPLATES = ((_ARCADE, 0.48, 1.0), (_NASAL, 0.36, 1.0), (_MACULAR, 0.15, 0.45), (_MEDIAL, 0.24, 0.8))
 _NUM_POINTS = 72
 NUM_TRUNKS = 4 * len(_TEMPLATES)
 
@@ -87,7 +87,7 @@ def grow_trunks(eye: Eye, disease: Disease, seed: int, index: int) -> Branches:
             for vein in (False, True):
                 control = template * [1.0, sign * reach * (1 + rng.normal(0, 0.08))]
                 far = np.linspace(0, 1, len(control))[:, None]
-                control = control + rng.normal(0, 1, control.shape) * far**0.8 * 1.7 * stray
+                control = control + rng.normal(0, 1, control.shape) * far**0.8 * 2.1 * stray
                 angle = lean + rng.normal(0, 0.12) * stray + (0.10 if vein else -0.06) * sign * (number < 2)
                 cos, sin = np.cos(angle), np.sin(angle)
                 control = control @ np.array([[cos, sin], [-sin, cos]])
@@ -97,7 +97,7 @@ def grow_trunks(eye: Eye, disease: Disease, seed: int, index: int) -> Branches:
                 kind.append(number)
     vein = np.tile([False, True], NUM_TRUNKS // 2)
     curves = eye.disc + [0.25, 0.0] + np.einsum("nk,bkd->bnd", _SPLINE, np.array(points))
-    taper = 1.0 - 0.62 * along**0.9
+    taper = 1.0 - 0.55 * along**0.8
     width = np.array(widths)[:, None] * taper * np.where(vein, disease.vein_width, disease.artery_width)[:, None]
     upper = np.tile([True, True, False, False], NUM_TRUNKS // 4)
     sick = np.isin(np.arange(NUM_TRUNKS), disease.occluded)
@@ -125,7 +125,7 @@ def sprout(
     total = many * per_parent
     parent = np.repeat(np.arange(many), per_parent)
     slot = (np.tile(np.arange(per_parent), many) + rng.random(total)) / per_parent
-    at = np.clip(((0.07 + 0.88 * slot) * (length - 2)).astype(int), 1, length - 2)
+    at = np.clip(((0.10 + 0.82 * slot) * (length - 2)).astype(int), 1, length - 2)
     here = parents.points[parent, at].copy()
     ahead = parents.points[parent, at + 1] - parents.points[parent, at - 1]
     heading = np.arctan2(ahead[:, 1], ahead[:, 0])
@@ -137,8 +137,8 @@ def sprout(
     points = np.empty((total, num_points, 2))
     alive = np.ones((total, num_points))
     inner = (np.abs(here[:, 1]) < 11) & (here[:, 0] < eye.disc[0] - 1.5)
-    noise = rng.normal(0, 0.16 * tortuosity, (num_points, total))
-    swing = np.zeros(total)
+    noise = rng.normal(0, 0.065 * tortuosity, (num_points, total))
+    swing, nearest = np.zeros(total), np.full(total, np.inf)
     for k in range(num_points):
         points[:, k] = here
         away = here - eye.disc
@@ -147,10 +147,11 @@ def sprout(
         goal_x = np.where(inner, to_fovea[:, 0] / (gap + 1), away[:, 0] / 20)
         goal_y = np.where(inner, to_fovea[:, 1] / (gap + 1), away[:, 1] / 12)
         turn = np.cos(heading) * goal_y - np.sin(heading) * goal_x
-        swing = 0.75 * swing + noise[k]
-        heading = heading + 0.16 * turn + swing
+        swing = 0.6 * swing + noise[k]
+        heading = heading + 2.6 / num_points * turn + swing
         here = here + step[:, None] * np.stack([np.cos(heading), np.sin(heading)], 1)
-        alive[:, k] = gap > 1.5
+        alive[:, k] = (gap > 1.5) & ~(inner & (gap < 7) & (gap > nearest + 0.15))
+        nearest = np.minimum(nearest, gap)
     alive = np.minimum.accumulate(alive, 1)
     taper = 1.0 - 0.6 * np.linspace(0, 1, num_points)
     widths = start_width[:, None] * taper * alive
@@ -162,7 +163,7 @@ def grow(eye: Eye, disease: Disease, seed: int, index: int, px_per_deg: float) -
     trunks = grow_trunks(eye, disease, seed, index)
     big = dataclasses.replace(trunks, **{f.name: getattr(trunks, f.name)[:8] for f in dataclasses.fields(Branches)})
     wild = disease.tortuosity
-    first = sprout(stream(seed, index, "first"), big, eye, 6, (6.0, 17.0), 0.62, 26, wild)
+    first = sprout(stream(seed, index, "first"), big, eye, 7, (7.0, 20.0), 0.66, 28, wild)
     twigs = sprout(stream(seed, index, "twigs"), trunks, eye, 6, (2.0, 6.0), 0.30, 12, wild)
     second = sprout(stream(seed, index, "second"), first, eye, 3, (3.0, 8.0), 0.6, 14, wild)
     orders = [trunks, first, second, twigs]
@@ -180,7 +181,7 @@ def _ribbon(points: np.ndarray, half: np.ndarray) -> np.ndarray:
 
 def _depth(width_deg: np.ndarray) -> np.ndarray:
     """Optical depth of a vessel relative to a trunk: blood absorbs by Beer-Lambert along its thickness."""
-    return np.clip((width_deg / 0.42) ** 0.65, 0.08, 1.0)
+    return np.clip((width_deg / 0.38) ** 0.65, 0.08, 1.0)
 
 
 def _draw(painting: Painting, orders: list[Branches], vein: bool) -> np.ndarray:
@@ -221,8 +222,8 @@ def paint_vessels(painting: Painting, orders: list[Branches], disease: Disease) 
     soft = max(0.06 * px, 0.3)
     blood_a = cv2.GaussianBlur(arteries, (0, 0), soft).astype(np.float32) * np.float32(1 / 255)
     blood_v = cv2.GaussianBlur(veins, (0, 0), soft).astype(np.float32) * np.float32(1 / 255)
-    painting.add(blood_v, (-0.26, -0.60, -0.30))
-    painting.add(blood_a, (-0.08 + 0.12 * disease.copper, -0.46 + 0.16 * disease.copper, -0.28))
+    painting.add(blood_v, (-0.24, -0.66, -0.34))
+    painting.add(blood_a, (-0.06 + 0.10 * disease.copper, -0.50 + 0.16 * disease.copper, -0.30))
     _paint_reflex(painting, orders[0], 0.30 + 0.7 * disease.copper)
 
 
