@@ -1,0 +1,65 @@
+"""One split's images and labels, read by single index or by a whole batch of rows at once."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class Picks(NamedTuple):
+    """The rows of a batch, int64 [B], and which of them are mirrored, bool [B]."""
+
+    rows: np.ndarray
+    flips: np.ndarray
+
+
+class RowsOf:
+    """Some rows of an array-like, in some order, without copying it: indexing reads only what is asked for."""
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self.array = array
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.shape = (len(self.rows), *array.shape[1:])
+        self.dtype = array.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Rows of the array for an int, a slice, or an array of ints or bools."""
+        return np.asarray(self.array[self.rows[index]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype=dtype)
+
+
+class FundusDataset(Dataset):
+    """Rows of an image array [N, S, S, 3] uint8 with their labels and ids.
+
+    `dataset[i]` is a sample: image uint8 [3, S, S], labels int64 [F], id. `dataset[Picks]` is a batch of them: one
+    read for the whole batch, with `flip` bool [B], which `augment.flip_batch` carries out and takes away.
+    """
+
+    def __init__(self, images: np.ndarray, labels: Tensor, ids: Sequence[str], rows: np.ndarray) -> None:
+        if not len(labels) == len(ids) == len(rows):
+            raise ValueError(f"labels, ids and rows have lengths {len(labels)}, {len(ids)}, {len(rows)}: one a sample.")
+        self.images = RowsOf(images, rows)
+        self.labels = labels
+        self.ids = list(ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int | Picks) -> dict[str, Any]:
+        if not isinstance(index, Picks):
+            batch = self[Picks(np.array([index]), np.zeros(1, dtype=bool))]
+            return {"image": batch["image"][0], "labels": batch["labels"][0], "id": batch["id"][0]}
+        return {
+            "image": torch.from_numpy(self.images[index.rows]).permute(0, 3, 1, 2),
+            "labels": self.labels[torch.from_numpy(index.rows)],
+            "id": [self.ids[row] for row in index.rows],
+            "flip": torch.from_numpy(index.flips),
+        }

@@ -1,0 +1,264 @@
+"""FundusDataModule: from a source to batches. The one place that builds a DataLoader."""
+
+import csv
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import LongTensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.augment import flip_batch, to_unit_range
+from datamodules.cache import ImageCache
+from datamodules.dataset import FundusDataset, RowsOf
+from datamodules.findings import FINDINGS, UNKNOWN
+from datamodules.latents import LatentCache, LatentDataset
+from datamodules.loader import EpochBatches, ResumableLoader
+from datamodules.manifest import SPLITS, Manifest
+from datamodules.sources.base import Source
+from datamodules.splits import assign_splits
+
+log = logging.getLogger(__name__)
+
+FRACTIONS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
+
+
+class FundusDataModule(lightning.LightningDataModule):
+    """Batches {image float32 [B, 3, S, S] in [0, 1], labels int64 [B, F], id list[str]} of a source, split by patient.
+
+    `prepare_data` reads every image once into a cache below `cache_dir` and stops when more than `max_rejected` are
+    refused. `fractions` are for the patients without an official split, drawn by hash of (seed, patient). `flip`
+    mirrors half of the training images. On several processes each reads its own share; the Trainer's sampler injection
+    does not concern it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        image_size: int = 64,
+        batch_size: int = 32,
+        cache_dir: str | Path = "cache",
+        num_workers: int = 0,
+        fractions: Mapping[str, float] = FRACTIONS,
+        seed: int = 0,
+        flip: bool = True,
+        max_rejected: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("image_size", image_size, 8), ("batch_size", batch_size, 1),
+                                   ("num_workers", num_workers, 0), ("max_rejected", max_rejected, 0)):  # fmt: skip
+            if value < least:
+                raise ValueError(f"data.{name} is {value}, and must be at least {least}.")
+        self.source = source
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.cache_dir = Path(cache_dir)
+        self.num_workers = num_workers
+        self.fractions = dict(fractions)
+        self.seed = seed
+        self.flip = flip
+        self.max_rejected = max_rejected
+        self.manifest: Manifest | None = None
+        self.rejected: list[tuple[str, str]] = []
+        self.fingerprint = ""
+        self._cache: ImageCache | None = None
+        self._rows: np.ndarray = np.zeros(0, dtype=np.int64)
+        self._datasets: dict[str, FundusDataset] = {}
+        self._latents: LatentCache | None = None
+
+    # -- making and opening
+
+    def prepare_data(self) -> None:
+        """Index the source, and read every image once: what cannot be read or shows no fundus is rejected.
+
+        Raises ValueError when more than `max_rejected` are.
+        """
+        index = self.source.index()
+        paths = index.paths
+        cache = ImageCache.build(self.source, paths, self.image_size, self.cache_dir, self.num_workers)
+        self._check_rejected([(paths[row], reason) for row, reason in cache.rejected.items()], len(paths))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the cache and split by patient; the second call and later ones do nothing."""
+        if self.manifest is not None:
+            return
+        index = self.source.index()
+        paths = index.paths
+        self._cache = ImageCache.open(self.source, paths, self.image_size, self.cache_dir)
+        self.rejected = [(paths[row], reason) for row, reason in self._cache.rejected.items()]
+        self._check_rejected(self.rejected, len(paths))
+        self._rows = np.setdiff1d(np.arange(len(paths)), np.fromiter(self._cache.rejected, dtype=np.int64))
+        kept = index.take(self._rows)
+        if len(kept) == 0:
+            raise ValueError(f"none of the {len(paths)} images of {self.source.name} could be used.")
+        self.manifest = kept.with_splits(assign_splits(kept.patients, self.fractions, self.seed, kept.splits))
+        self.fingerprint = self._fingerprint(kept)
+
+    def _check_rejected(self, rejected: list[tuple[str, str]], num_images: int) -> None:
+        if rejected:
+            log.warning("%d of %d images of %s are rejected", len(rejected), num_images, self.source.name)
+        if len(rejected) > self.max_rejected:
+            first = "".join(f"\n  {path}: {reason}" for path, reason in rejected[:5])
+            raise ValueError(
+                f"{len(rejected)} of {num_images} images of {self.source.name} are rejected, and data.max_rejected is "
+                f"{self.max_rejected}. The first are:{first}\nRemedy: repair or remove them, or go on without them "
+                f"with data.max_rejected={len(rejected)}."
+            )
+
+    def _fingerprint(self, kept: Manifest) -> str:
+        """32 hexadecimal digits over the rows, the pixels and the size: the same data on two machines agree."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(f"{kept.fingerprint}\0{self.image_size}\0".encode())
+        digest.update(self._cache.digests[self._rows].tobytes())
+        return digest.hexdigest()
+
+    @property
+    def split_fingerprint(self) -> str:
+        """32 hexadecimal digits over who is on which side, whatever the order of the rows."""
+        manifest = self._ready()
+        pairs = sorted(set(zip(manifest.patients, manifest.splits, strict=True)))
+        text = "".join(f"{len(patient)}:{patient}{split}\n" for patient, split in pairs)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    # -- what callbacks and jobs ask for
+
+    def _ready(self) -> Manifest:
+        if self.manifest is None:
+            raise RuntimeError("the data are not set up: call prepare_data() and setup() first.")
+        return self.manifest
+
+    def dataset(self, split: str) -> FundusDataset:
+        """The images of a split, with labels and ids. Raises ValueError when the split is empty."""
+        if split not in self._datasets:
+            manifest = self._ready()
+            rows = manifest.rows(split)
+            if len(rows) == 0:
+                raise ValueError(
+                    f"the {split} split is empty: {manifest.num_patients} patients were shared out by fractions "
+                    f"{self.fractions} with seed {self.seed}, or by the official split. Remedy: more patients, a "
+                    f"larger data.module.fractions.{split}, another seed, or a split column that has {split!r}."
+                )
+            part = manifest.take(rows)
+            labels = torch.from_numpy(part.labels)
+            self._datasets[split] = FundusDataset(self._cache.images, labels, part.ids, self._rows[rows])
+        return self._datasets[split]
+
+    @property
+    def train_dataset(self) -> FundusDataset:
+        """The training images."""
+        return self.dataset("train")
+
+    @property
+    def val_dataset(self) -> FundusDataset:
+        """The validation images."""
+        return self.dataset("val")
+
+    @property
+    def test_dataset(self) -> FundusDataset:
+        """The test images."""
+        return self.dataset("test")
+
+    def labels(self, split: str) -> LongTensor:
+        """Labels of a split, int64 [N, F], in the order of `images(split)`."""
+        return self.dataset(split).labels
+
+    def images(self, split: str) -> RowsOf:
+        """Images of a split, an array-like uint8 [N, S, S, 3] that reads from the cache what is indexed."""
+        return self.dataset(split).images
+
+    def attach_latents(self, cache: LatentCache | None) -> None:
+        """Train on cached latents of `images("train")` instead of images; None goes back to images.
+
+        Raises ValueError when the cache is of other images.
+        """
+        if cache is not None:
+            num_train = len(self.train_dataset)
+            depends = cache.depends_on.get("images", self.fingerprint)
+            if len(cache) != num_train or depends != self.fingerprint:
+                raise ValueError(
+                    f"the latent cache {str(cache.folder)!r} is of {len(cache)} images with fingerprint {depends}, but "
+                    f"the training set has {num_train} with fingerprint {self.fingerprint}. Remedy: build it again "
+                    "from these images."
+                )
+        self._latents = cache
+
+    def write_index(self, folder: str | Path) -> None:
+        """Write `manifest.parquet` (the images in use, with their splits) and `rejected.csv` (path, reason) there."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._ready().write(folder / "manifest.parquet")
+        with open(folder / "rejected.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("path", "reason"), *self.rejected])
+
+    def describe(self) -> dict[str, Any]:
+        """Counts for people: images and patients per split, and for each finding how many of each level."""
+        manifest = self._ready()
+        return {
+            "source": self.source.name,
+            "image_size": self.image_size,
+            "num_images": len(manifest),
+            "num_patients": manifest.num_patients,
+            "num_rejected": len(self.rejected),
+            "fingerprint": self.fingerprint,
+            "split_fingerprint": self.split_fingerprint,
+            "splits": {split: _count(manifest.select(split)) for split in SPLITS},
+        }
+
+    # -- loaders
+
+    def _loader(self, dataset: Dataset, training: bool) -> ResumableLoader:
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        vary = training and not (trainer is not None and trainer.overfit_batches > 0)
+        batches = EpochBatches(
+            len(dataset), self.batch_size, seed=self.seed, rank=rank, world_size=world_size, shuffle=vary,
+            flip=vary and self.flip, drop_last=training,
+        )  # fmt: skip
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=batches,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            collate_fn=_as_it_is,
+        )
+        return ResumableLoader(loader, batches)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled batches of equal size; of latents when they are attached."""
+        train = self.train_dataset
+        return self._loader(train if self._latents is None else LatentDataset(self._latents, train), training=True)
+
+    def val_dataloader(self) -> ResumableLoader:
+        """Every validation image once, in order."""
+        return self._loader(self.val_dataset, training=False)
+
+    def test_dataloader(self) -> ResumableLoader:
+        """Every test image once, in order."""
+        return self._loader(self.test_dataset, training=False)
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """On the device: mirror what is to be mirrored, and turn uint8 into float32 [0, 1]."""
+        batch = flip_batch(dict(batch))
+        if "image" in batch and batch["image"].dtype == torch.uint8:
+            batch["image"] = to_unit_range(batch["image"])
+        return batch
+
+
+def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch
+
+
+def _count(manifest: Manifest) -> dict[str, Any]:
+    levels = {}
+    for finding in FINDINGS:
+        column = manifest.table.column(finding.name).to_numpy()
+        counts = {name: int((column == level).sum()) for level, name in enumerate(finding.levels)}
+        levels[finding.name] = {**counts, "unknown": int((column == UNKNOWN).sum())}
+    return {"num_images": len(manifest), "num_patients": manifest.num_patients, "findings": levels}

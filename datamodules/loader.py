@@ -1,0 +1,170 @@
+"""The order of the data: a function of (seed, epoch) alone, disjoint over ranks, resumable at any batch.
+
+`EpochBatches` says which rows make batch b of epoch e on rank r. `ResumableLoader` runs a DataLoader over them and
+knows how many batches it has handed out: Lightning saves its `state_dict` in every checkpoint and restores it when a
+run resumes within an epoch. It is not a DataLoader itself, so that no Trainer flag makes Lightning take it apart to
+put another sampler in.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from datamodules.augment import draw_flips
+from datamodules.dataset import Picks
+
+
+class EpochBatches:
+    """The batches of an epoch on one rank: an iterable of Picks, for a DataLoader with `batch_size=None`.
+
+    For training (`drop_last`), batch b takes places [b·W·B, (b + 1)·W·B) of the epoch's order, and rank r the r-th
+    part of them: the same images in each step for any W with the same W·B. Otherwise every row comes exactly once,
+    rank r takes places r, r + W, …, and all ranks have the same number of batches.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = False,
+        flip: bool = False,
+        drop_last: bool = False,
+    ) -> None:
+        if batch_size < 1 or not 0 <= rank < world_size:
+            raise ValueError(f"batch_size is {batch_size} (at least 1), rank {rank} of {world_size} (0 <= rank < W).")
+        if drop_last and num_rows < batch_size * world_size:
+            raise ValueError(
+                f"batch_size is {batch_size} on {world_size} process(es), but there are only {num_rows} training "
+                f"images: not one batch. Set data.batch_size to {max(1, num_rows // world_size)} or less."
+            )
+        if num_rows < world_size:
+            raise ValueError(f"there are {num_rows} images for {world_size} processes: run with fewer devices.")
+        self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.shuffle, self.flip, self.drop_last = shuffle, flip, drop_last
+        self.epoch = 0
+        self.start = 0  # the batch that the next pass begins with
+        self.num_given = 0  # batches handed out in this epoch
+
+    @property
+    def sampler(self) -> "EpochBatches":
+        """Where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; the batch to start at is kept only when the epoch stays the same."""
+        if epoch != self.epoch:
+            self.epoch, self.start, self.num_given = epoch, 0, 0
+
+    def order(self) -> np.ndarray:
+        """The rows in this epoch's order, int64 [num_rows], the same on all ranks."""
+        if not self.shuffle:
+            return np.arange(self.num_rows)
+        return np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch, 0x0DE5))).permutation(self.num_rows)
+
+    def __len__(self) -> int:
+        if self.drop_last:
+            return self.num_rows // (self.batch_size * self.world_size)
+        largest = -(-self.num_rows // self.world_size)
+        return min(-(-largest // self.batch_size), self.num_rows // self.world_size)
+
+    def __iter__(self) -> Iterator[Picks]:
+        order = self.order()
+        flips = draw_flips(self.num_rows, self.seed, self.epoch) if self.flip else np.zeros(self.num_rows, dtype=bool)
+        for batch in range(self.start, len(self)):
+            rows = self._rows(order, batch)
+            yield Picks(rows, flips[rows])
+
+    def _rows(self, order: np.ndarray, batch: int) -> np.ndarray:
+        if self.drop_last:
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            return order[first : first + self.batch_size]
+        share = order[self.rank :: self.world_size]
+        if -(-len(share) // self.batch_size) == len(self):
+            return share[batch * self.batch_size : (batch + 1) * self.batch_size]
+        return np.array_split(share, len(self))[batch]  # one more or fewer than other ranks: spread evenly
+
+
+class ResumableLoader:
+    """A DataLoader over `EpochBatches` that can say and restore how far it has come.
+
+    Pass the same `batches` to the DataLoader as its `sampler`, with `batch_size=None`. The order is fixed when the
+    first batch is asked for, not by `iter`, because Lightning calls `iter` before it sets the epoch.
+    """
+
+    def __init__(self, loader: DataLoader, batches: EpochBatches) -> None:
+        if loader.sampler is not batches or loader.batch_size is not None:
+            raise ValueError("loader must be a DataLoader with batch_size=None and sampler=batches.")
+        self.loader = loader
+        self.batch_sampler = batches
+
+    @property
+    def dataset(self) -> Any:
+        """What the batches are read from."""
+        return self.loader.dataset
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch on one rank."""
+        return self.batch_sampler.batch_size
+
+    @property
+    def _iterator(self) -> Any:
+        """The DataLoader's iterator, where Lightning looks for workers to shut down."""
+        return self.loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: Any) -> None:
+        self.loader._iterator = value
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning does so itself."""
+        self.batch_sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        batches = self.batch_sampler
+        batches.num_given = batches.start
+        for batch in self.loader:
+            batches.num_given += 1
+            batches.start = 0  # the next pass begins at the beginning
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, batches handed out in it, and what their order depends on. Plain integers."""
+        return {"epoch": self.batch_sampler.epoch, "batch": self.batch_sampler.num_given, **self._order()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind the batches that were handed out, in the epoch that they were handed out in.
+
+        Raises ValueError when the data, the global batch size or the seed changed within an epoch: the order would be
+        another.
+        """
+        now = self._order()
+        changed = {name: (state[name], now[name]) for name in now if state[name] != now[name]}
+        finished = state["batch"] * state["global_batch_size"] + state["global_batch_size"] > state["num_rows"]
+        if changed and state["batch"] and not finished:
+            what = ", ".join(f"{name} was {old} and is {new}" for name, (old, new) in changed.items())
+            raise ValueError(
+                f"the checkpoint was saved within an epoch, after batch {state['batch']}, and the order of the data "
+                f"has changed since: {what}. Resume with what it was, or from a checkpoint of an epoch's end."
+            )
+        self.batch_sampler.epoch = state["epoch"]
+        self.batch_sampler.start = 0 if changed else min(state["batch"], len(self))
+        self.batch_sampler.num_given = self.batch_sampler.start
+
+    def _order(self) -> dict[str, int]:
+        batches = self.batch_sampler
+        return {
+            "seed": batches.seed,
+            "num_rows": batches.num_rows,
+            "global_batch_size": batches.batch_size * batches.world_size,
+        }

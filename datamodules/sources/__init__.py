@@ -1,0 +1,1 @@
+"""One public dataset a file: licence, address, counts, label coding, and where its images lie."""
