@@ -76,7 +76,7 @@ def make_eye(seed: int, index: int, labels: dict[str, int]) -> Eye:
         cup_centre=disc + drift,
         crescent=float(crescent),
         sheen=float(np.clip(1.1 - age / 80, 0, 1) * patient.uniform(0.3, 1.3)),
-        macula=float(patient.uniform(0.6, 1.3)),
+        macula=float(patient.uniform(0.7, 1.5)),
         foveal_reflex=float(np.clip(1.2 - age / 55, 0, 1) * patient.uniform(0.3, 1.0)),
         pallor=pallor,
         swelling=swelling,
@@ -104,7 +104,7 @@ def paint_fundus(painting: Painting, eye: Eye, rng: np.random.Generator) -> None
     amount = rng.uniform(0.5, 1.2)
     painting.add(mottle, (0.008 * amount, 0.016 * amount, 0.03 * amount))
     grain = sample_texture("grain", view.size, px, rng)
-    painting.add(grain, (0.003, 0.008, 0.03))
+    painting.add(grain, (0.006, 0.014, 0.03))
     choroid = sample_texture("choroid", view.size, px, rng, stretch=2.0, angle=rng.uniform(-0.5, 0.5))
     outside = np.minimum(view.distance2((0, 0)) * np.float32(1 / 150), np.float32(1.0))
     choroid *= outside * np.float32(0.85) + np.float32(0.15)
@@ -118,7 +118,7 @@ def _paint_sheen(painting: Painting, eye: Eye, rng: np.random.Generator) -> None
     """The nerve fibre layer, thick above and below the disc, reflects bluish white in the young."""
     view = painting.view
     halo = view.glow(eye.disc + [-1.0, 0.0], 5.5, 1.25)
-    warm = rng.uniform(0.10, 0.32)
+    warm = rng.uniform(0.06, 0.24)
     painting.add(halo, (warm, warm * 1.2, warm))
     if eye.sheen < 0.1:
         return

@@ -27,12 +27,16 @@ class CameraType:
 
 # Mean colours lie where those of public sets taken with such cameras do.
 CAMERAS = {
-    "wide_cut": CameraType(0.52, (143, 66, 15.5), (44, 46), 0.862, False, (0.05, 0.55), 0.25),
-    "wide_full": CameraType(0.16, (150, 73, 22), (44, 50), 1.0, False, (0.1, 0.6), 0.3),
+    "wide_cut": CameraType(0.52, (143, 66, 15.5), (44, 46), 0.862, False, (0.25, 1.15), 0.25),
+    "wide_full": CameraType(0.16, (150, 73, 22), (44, 50), 1.0, False, (0.2, 1.0), 0.3),
     "notched": CameraType(0.18, (172, 86, 34), (44, 46), 1.0, True, (0.0, 0.5), 0.3),
     "narrow": CameraType(0.06, (172, 66, 14), (35, 40), 1.0, False, (0.4, 1.0), 0.8),
     "hand_held": CameraType(0.08, (146, 70, 22), (40, 45), 0.92, True, (0.2, 0.9), 0.4),
 }
+
+
+_NOISE_SCALE = 4.0
+"""Sensor noise is as fine as the picture's pixels: texture degrees in which a pixel measures a quarter."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +62,9 @@ def make_camera(seed: int, index: int) -> Camera:
     kinds = list(CAMERAS)
     kind = kinds[int(np.searchsorted(np.cumsum([CAMERAS[k].share for k in kinds])[:-1], shared.random()))]
     make = CAMERAS[kind]
-    exposure = shared.normal(0, 0.10) + rng.normal(0, 0.05)
-    green = shared.normal(0, 0.18) + rng.normal(0, 0.03)
-    blue = shared.normal(0, 0.40) + 0.6 * green + rng.normal(0, 0.08)
+    exposure = shared.normal(-0.02, 0.14) + rng.normal(0, 0.06)
+    green = shared.normal(-0.03, 0.16) + rng.normal(0, 0.03)
+    blue = shared.normal(0, 0.38) + 1.2 * green + rng.normal(0, 0.08)
     balance = np.array([exposure, 1.3 * exposure + green, 1.2 * exposure + blue])
     low, high = make.vignette
     return Camera(
@@ -166,8 +170,8 @@ def develop(lit: np.ndarray, field: np.ndarray, view: View, out_size: int, seed:
     knee = np.float32(205.0)
     over = np.maximum(picture - knee, np.float32(0))
     picture = np.minimum(picture, knee) + np.float32(50.0) * (1 - np.exp(over * np.float32(-1 / 50)))
-    noise = sample_texture("grain", out_size, view.px_per_deg * out_size / view.size, rng, zoom=0.6)
-    picture += (noise * np.float32(rng.uniform(0.4, 1.2)))[..., None]
+    noise = [sample_texture("grain", out_size, _NOISE_SCALE, rng) for _ in range(3)]
+    picture += cv2.merge(noise) * np.float32(rng.uniform(0.8, 1.8))
     black = np.float32(rng.uniform(0, 4) if rng.random() < 0.3 else 0.0)
     picture = black + (picture - black) * inside[..., None]
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)

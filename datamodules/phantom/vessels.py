@@ -125,7 +125,7 @@ def sprout(
     total = many * per_parent
     parent = np.repeat(np.arange(many), per_parent)
     slot = (np.tile(np.arange(per_parent), many) + rng.random(total)) / per_parent
-    at = np.clip(((0.10 + 0.82 * slot) * (length - 2)).astype(int), 1, length - 2)
+    at = np.clip(((0.14 + 0.80 * slot) * (length - 2)).astype(int), 1, length - 2)
     here = parents.points[parent, at].copy()
     ahead = parents.points[parent, at + 1] - parents.points[parent, at - 1]
     heading = np.arctan2(ahead[:, 1], ahead[:, 0])
@@ -163,9 +163,9 @@ def grow(eye: Eye, disease: Disease, seed: int, index: int, px_per_deg: float) -
     trunks = grow_trunks(eye, disease, seed, index)
     big = dataclasses.replace(trunks, **{f.name: getattr(trunks, f.name)[:8] for f in dataclasses.fields(Branches)})
     wild = disease.tortuosity
-    first = sprout(stream(seed, index, "first"), big, eye, 7, (7.0, 20.0), 0.66, 28, wild)
-    twigs = sprout(stream(seed, index, "twigs"), trunks, eye, 6, (2.0, 6.0), 0.30, 12, wild)
-    second = sprout(stream(seed, index, "second"), first, eye, 3, (3.0, 8.0), 0.6, 14, wild)
+    first = sprout(stream(seed, index, "first"), big, eye, 8, (7.0, 20.0), 0.66, 28, wild)
+    twigs = sprout(stream(seed, index, "twigs"), trunks, eye, 8, (2.0, 7.0), 0.32, 12, wild)
+    second = sprout(stream(seed, index, "second"), first, eye, 4, (3.0, 9.0), 0.62, 14, wild)
     orders = [trunks, first, second, twigs]
     if px_per_deg > 7:
         orders.append(sprout(stream(seed, index, "third"), second, eye, 3, (1.2, 4.0), 0.6, 10, wild))
@@ -224,6 +224,8 @@ def paint_vessels(painting: Painting, orders: list[Branches], disease: Disease) 
     blood_v = cv2.GaussianBlur(veins, (0, 0), soft).astype(np.float32) * np.float32(1 / 255)
     painting.add(blood_v, (-0.24, -0.66, -0.34))
     painting.add(blood_a, (-0.06 + 0.10 * disease.copper, -0.50 + 0.16 * disease.copper, -0.30))
+    disc = painting.coverage["disc"].astype(np.float32) * np.float32(1 / 255)
+    painting.add(np.maximum(blood_a, blood_v) * disc, (-0.06, -0.15, -0.60))
     _paint_reflex(painting, orders[0], 0.30 + 0.7 * disease.copper)
 
 
