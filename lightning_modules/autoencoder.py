@@ -1,0 +1,306 @@
+"""Autoencoder: images to normal posteriors over small latents and back, with or without a discriminator.
+
+Legend:
+    B batch    H, W pixels    C latent channels    h, w latent cells = H, W / downsampling
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.checkpoint import CONFIG_KEY, check_architecture
+from lightning_modules.latent_statistics import LatentStatistics
+from lightning_modules.losses.adversarial import discriminator_hinge, generator_hinge
+from lightning_modules.names import check_name
+from lightning_modules.networks.kl import NETWORK_KEY, network_config
+from lightning_modules.optimisation import adamw, lr_scheduler
+from lightning_modules.randomness import step_generator
+
+RECONSTRUCTIONS = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
+
+
+class Autoencoder(L.LightningModule):
+    """KL autoencoder, trained with pixel, perceptual and optionally adversarial losses.
+
+    Source: Rombach et al. 2022 (arXiv 2112.10752), section 3.1 and appendix G. Differs from the paper: the
+    discriminator's weight is fixed, not adapted to gradient norms, and the pixel loss has no learned variance.
+
+    loss = reconstruction + perceptual_weight * perceptual + kl_weight * kl / (3 H W) + disc_weight * adversarial.
+    `kl` is in nats an image, mean over the batch; divided by the number of the image's values it weighs against a
+    reconstruction that is a mean over them, so `kl_weight` means what it means in the paper (1e-6 there), at any size.
+
+    Without a discriminator optimisation is automatic. With one it is manual: two optimisers, of which only the
+    autoencoder's counts in `global_step`; the discriminator joins at step `disc_start`; it computes in float32; a step
+    whose gradient is not finite is left out and counted in `train/skipped_steps`.
+
+    Images are [B, 3, H, W] in [0, 1] outside, in [-1, 1] inside. Latents of `encode` and `decode` are raw;
+    `standardise` uses the mean and standard deviation of `measure_latents`, kept in the checkpoint.
+
+    Args:
+        network: diffusers' AutoencoderKL or the like (`encode(x).latent_dist`, `decode(z).sample`, `config`).
+        perceptual: distance of two batches in [0, 1], e.g. PerceptualLoss.
+        discriminator: images in [-1, 1] -> logits.
+        reconstruction: "l1" or "l2", mean over pixels in [-1, 1].
+        disc_learning_rate: None takes `learning_rate`.
+        decay_steps: end of lr_schedule "cosine"; None takes the Trainer's number of steps.
+        gradient_clip: largest norm of the gradient of either optimiser; None does not clip.
+        seed: of the posterior's noise, with rank, epoch and batch.
+    """
+
+    latent_shift: Tensor
+    latent_scale: Tensor
+    num_measured: Tensor
+    skipped_steps: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        perceptual: nn.Module | None = None,
+        discriminator: nn.Module | None = None,
+        reconstruction: str = "l1",
+        kl_weight: float = 1e-6,
+        perceptual_weight: float = 1.0,
+        disc_weight: float = 0.1,
+        disc_start: int = 0,
+        learning_rate: float = 1e-4,
+        disc_learning_rate: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        lr_schedule: str = "constant",
+        decay_steps: int | None = None,
+        gradient_clip: float | None = None,
+        seed: int = 0,
+        channels_last: bool = False,
+    ):
+        super().__init__()
+        self.network, self.perceptual, self.discriminator = network, perceptual, discriminator
+        self.pixel_loss = RECONSTRUCTIONS[check_name("reconstruction", reconstruction, RECONSTRUCTIONS)]
+        self.kl_weight, self.perceptual_weight = kl_weight, perceptual_weight
+        self.disc_weight, self.disc_start = disc_weight, disc_start
+        self.learning_rate = learning_rate
+        self.disc_learning_rate = learning_rate if disc_learning_rate is None else disc_learning_rate
+        self.betas, self.weight_decay = betas, weight_decay
+        self.warmup_steps, self.lr_schedule, self.decay_steps = warmup_steps, lr_schedule, decay_steps
+        self.gradient_clip, self.seed = gradient_clip, seed
+        self.automatic_optimization = discriminator is None
+        self.config: dict[str, Any] | None = None  # resolved configuration, plain containers; goes into checkpoints
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.register_buffer("latent_shift", torch.zeros(self.latent_channels))
+        self.register_buffer("latent_scale", torch.ones(self.latent_channels))
+        self.register_buffer("num_measured", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
+
+    # --- the border: images in [0, 1], raw latents ----------------------------------------------------------------
+
+    @property
+    def latent_channels(self) -> int:
+        """C, channels of the latents."""
+        return self.network.config.latent_channels
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels of the side of a latent cell."""
+        return 2 ** (len(self.network.config.block_out_channels) - 1)
+
+    @property
+    def measured(self) -> bool:
+        """Whether `measure_latents` has run, here or before the checkpoint was written."""
+        return bool(self.num_measured > 0)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1] -> mean and standard deviation of the raw latents, float32 [B, C, h, w] each.
+
+        Raises:
+            ValueError: a height or width that `downsampling` does not divide.
+        """
+        posterior = self._posterior(2 * images - 1)
+        return posterior.mean.float(), posterior.std.float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Raw latents [B, C, h, w] -> images float32 in [0, 1]."""
+        return (self.network.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] -> the same through the posterior's mean."""
+        return self.decode(self.encode(images)[0])
+
+    def standardise(self, latents: Tensor) -> Tensor:
+        """Raw latents -> zero mean and unit variance a channel, over the images of `measure_latents`."""
+        return (latents - self.latent_shift.view(-1, 1, 1)) / self.latent_scale.view(-1, 1, 1)
+
+    def unstandardise(self, latents: Tensor) -> Tensor:
+        """Inverse of `standardise`."""
+        return latents * self.latent_scale.view(-1, 1, 1) + self.latent_shift.view(-1, 1, 1)
+
+    def measure_latents(self, batches: Iterable[Mapping[str, Any] | Tensor], num_images: int | None = None) -> int:
+        """Set `latent_shift` and `latent_scale` from the posteriors of (the first `num_images`) images.
+
+        In a distributed run the sums of the ranks are added, so all ranks end with the same figures.
+
+        Args:
+            batches: images [B, 3, H, W], float in [0, 1] or uint8, or batches that hold them under "image".
+
+        Returns:
+            Number of images measured.
+
+        Raises:
+            ValueError: no image.
+        """
+        statistics = LatentStatistics(self.latent_channels)
+        for batch in batches:
+            images = batch["image"] if isinstance(batch, Mapping) else batch
+            if num_images is not None:
+                images = images[: num_images - statistics.num_images]
+            images = images.to(self.device)
+            statistics.add(*self.encode(images / 255 if images.dtype == torch.uint8 else images))
+            if statistics.num_images == num_images:
+                break
+        statistics.add_ranks(self.device)
+        mean, std = statistics.mean_and_std()
+        self.latent_shift.copy_(mean)
+        self.latent_scale.copy_(std)
+        self.num_measured.fill_(statistics.num_images)
+        return statistics.num_images
+
+    def drop_judges(self) -> None:
+        """Let go of the perceptual network and the discriminator: what is left encodes and decodes."""
+        self.perceptual, self.discriminator = None, None
+        self.automatic_optimization = True
+
+    # --- losses ---------------------------------------------------------------------------------------------------
+
+    def _posterior(self, x: Tensor) -> Any:
+        """Posterior of images in [-1, 1]."""
+        height, width = x.shape[-2:]
+        factor = self.downsampling
+        if height % factor or width % factor:
+            valid = [f"{max(side // factor, 1) * factor} or {-(-side // factor) * factor}" for side in (height, width)]
+            raise ValueError(
+                f"image of {height} x {width} pixels: the autoencoder downsamples by {factor}, which must divide both. "
+                f"Nearest valid height {valid[0]}, width {valid[1]} (data.image_size)."
+            )
+        return self.network.encode(x).latent_dist
+
+    def _losses(self, x: Tensor, generator: torch.Generator | None) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses apart and their sum, and the reconstruction of x in [-1, 1]; from the mean without a generator."""
+        posterior = self._posterior(x)
+        mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
+        z = mean
+        if generator is not None:
+            z = mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
+        y = self.network.decode(z).sample.float()
+        # Kingma & Welling 2014 (arXiv 1312.6114), appendix B, with the sign of a loss.
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
+        losses = {"reconstruction": self.pixel_loss(y, x), "kl": kl}
+        losses["loss"] = losses["reconstruction"] + self.kl_weight * kl / x[0].numel()
+        if self.perceptual is not None:
+            losses["perceptual"] = self.perceptual(y / 2 + 0.5, x / 2 + 0.5)
+            losses["loss"] = losses["loss"] + self.perceptual_weight * losses["perceptual"]
+        return losses, y
+
+    def _judge(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.discriminator(x.float())
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
+        """One step; the posterior's noise is a function of (seed, rank, epoch, batch)."""
+        where = (self.seed, self.global_rank, self.current_epoch, batch_idx)
+        generator = step_generator(self.device, "autoencoder", *where)
+        x = 2 * batch["image"] - 1
+        losses, y = self._losses(x, generator)
+        if self.discriminator is not None:
+            self._adversarial_step(losses, x, y)
+        logged = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(logged, on_step=True, on_epoch=False, batch_size=len(x))
+        return losses["loss"] if self.discriminator is None else None
+
+    def _adversarial_step(self, losses: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
+        """Step the autoencoder, then the discriminator once it has joined; adds its quantities to `losses`."""
+        optimizer = self.optimizers()[0]
+        disc_optimizer = self.optimizers(use_pl_optimizer=False)[1]  # a raw one: its steps are not global steps
+        judging = self.global_step >= self.disc_start
+        if judging:
+            self.discriminator.requires_grad_(False)
+            losses["adversarial"] = generator_hinge(self._judge(y))
+            losses["loss"] = losses["loss"] + self.disc_weight * losses["adversarial"]
+        if self._backward(losses["loss"], optimizer):
+            optimizer.step()
+            self.lr_schedulers().step()
+        if judging:
+            self.discriminator.requires_grad_(True)
+            real, fake = self._judge(x), self._judge(y.detach())
+            losses["discriminator"] = discriminator_hinge(real, fake)
+            losses["logits_real"], losses["logits_fake"] = real.mean(), fake.mean()
+            if self._backward(losses["discriminator"], disc_optimizer):
+                self.trainer.strategy.optimizer_step(disc_optimizer, lambda: None)
+        losses["skipped_steps"] = self.skipped_steps.float()
+
+    def _backward(self, loss: Tensor, optimizer: Any) -> bool:
+        """Fill the gradients and clip them; False, counted, where they are not finite."""
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, math.inf if self.gradient_clip is None else self.gradient_clip)
+        finite = bool(norm.isfinite())
+        if not finite:
+            optimizer.zero_grad()
+            self.skipped_steps += 1
+        return finite
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip by `gradient_clip` unless the Trainer has a value of its own (automatic optimisation only)."""
+        value = self.gradient_clip if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, value, gradient_clip_algorithm or "norm")
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Log the losses of the posterior's mean, without the discriminator."""
+        losses, _ = self._losses(2 * batch["image"] - 1, None)
+        logged = {f"val/{name}": value for name, value in losses.items()}
+        self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with its schedule, and with a discriminator a second one at a constant rate.
+
+        Raises:
+            ValueError: a strategy or precision that two optimisers do not work with.
+        """
+        optimizer = adamw(self.network.parameters(), self.learning_rate, self.betas, self.weight_decay)
+        decay_steps = self.decay_steps
+        if decay_steps is None and self.lr_schedule == "cosine":
+            decay_steps = self.trainer.estimated_stepping_batches
+        scheduler = lr_scheduler(optimizer, self.lr_schedule, self.warmup_steps, decay_steps or 0)
+        if self.discriminator is None:
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        strategy, precision = type(self.trainer.strategy).__name__, str(self.trainer.precision)
+        if "DeepSpeed" in strategy or precision.startswith("16"):
+            raise ValueError(
+                f"a discriminator needs a second optimiser, which strategy {strategy} with precision {precision!r} "
+                "does not work with: DeepSpeed takes one, float16 scales one loss. Use strategy ddp and bf16-mixed or "
+                "32-true, or set the discriminator to null."
+            )
+        disc_optimizer = adamw(self.discriminator.parameters(), self.disc_learning_rate, self.betas, 0.0)
+        return [optimizer, disc_optimizer], [scheduler]
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the configuration, and the network's own, so that the checkpoint suffices to rebuild it."""
+        checkpoint[NETWORK_KEY] = network_config(self.network)
+        if self.config is not None:
+            checkpoint[CONFIG_KEY] = self.config
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another architecture with an error that says what differs."""
+        check_architecture(self, checkpoint)

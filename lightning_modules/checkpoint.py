@@ -1,0 +1,91 @@
+"""Checkpoints: read them safely, and say what differs when one does not fit the module."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+CONFIG_KEY = "synfundus_config"  # of a checkpoint: the resolved configuration of the run that wrote it
+SHOWN = 4
+
+
+def load_state(path: str | Path) -> dict[str, Any]:
+    """Checkpoint at `path`, tensors on the CPU; nothing but tensors and plain containers is ever unpickled.
+
+    Raises:
+        FileNotFoundError: no such file; lists the checkpoints that are beside it.
+        ValueError: a file without a state_dict.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        hint = f"Beside it: {', '.join(beside[:8])}." if beside else "There is no checkpoint in that folder either."
+        raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist. {hint}")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
+        raise ValueError(f"checkpoint {str(path)!r} holds no 'state_dict': it was not written by a Trainer.")
+    return checkpoint
+
+
+def load_weights(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Load the weights of `checkpoint`, all of them, into `module`.
+
+    Raises:
+        ValueError: the checkpoint is of another architecture; see `check_architecture`.
+    """
+    check_architecture(module, checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])
+
+
+def check_architecture(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Compare names and shapes of the weights before they are loaded.
+
+    Raises:
+        ValueError: names the first weights that differ, and the options that differ when both configurations are known
+            (`module.config` and the checkpoint's).
+    """
+    ours = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if torch.is_tensor(tensor)}
+    theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items() if torch.is_tensor(t)}
+    shapes = [f"{n} is {ours[n]} here, {theirs[n]} there" for n in ours if n in theirs and ours[n] != theirs[n]]
+    missing = [name for name in ours if name not in theirs]
+    unexpected = [name for name in theirs if name not in ours]
+    if not (shapes or missing or unexpected):
+        return
+    lines = [f"the checkpoint is of another architecture than this {type(module).__name__}:"]
+    for title, names in (
+        ("shapes differ", shapes),
+        ("only here", missing),
+        ("only in the checkpoint", unexpected),
+    ):
+        if names:
+            more = f", … ({len(names)} in all)" if len(names) > SHOWN else ""
+            lines.append(f"  {title}: {', '.join(names[:SHOWN])}{more}")
+    differences = config_differences(getattr(module, "config", None), checkpoint.get(CONFIG_KEY))
+    if differences:
+        lines.append("  options that differ: " + "; ".join(differences[: 2 * SHOWN]))
+    lines.append("Give the options that the checkpoint was trained with, or a checkpoint of this architecture.")
+    raise ValueError("\n".join(lines))
+
+
+def config_differences(ours: Mapping | None, theirs: Mapping | None) -> list[str]:
+    """Options under `model` that differ between two configurations, as "name: here, there"; empty if one is unknown."""
+    if ours is None or theirs is None:
+        return []
+    here, there = (_flatten(config.get("model", config)) for config in (ours, theirs))
+    absent = "(absent)"
+    return [
+        f"model.{name}: {here.get(name, absent)} here, {there.get(name, absent)} there"
+        for name in dict.fromkeys([*here, *there])
+        if here.get(name, absent) != there.get(name, absent)
+    ]
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

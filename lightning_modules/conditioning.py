@@ -1,0 +1,99 @@
+"""Labels to a conditioning vector: unknown is a value of its own, and findings are dropped one by one.
+
+Legend:
+    B batch    F findings    D width of the conditioning vector
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+UNKNOWN = -1
+
+
+class LabelConditioning(nn.Module):
+    """Sum of one embedding a finding, then an MLP: labels [B, F] -> [B, D].
+
+    Row 0 of each finding's table stands for "unknown", row 1 + level for a level, so that an unknown finding never
+    counts as an absent one. In training, single findings and whole rows of labels are made unknown at random, which
+    lets one network serve every subset of the findings and, with all unknown, as the unconditional model of
+    classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1).
+    Differs from the paper: findings are also dropped singly.
+
+    Args:
+        num_levels: levels of each finding, in the order of the label columns.
+        dim: width D.
+        factor_dropout: chance that a finding of an image becomes unknown, each by itself.
+        all_dropout: chance that all findings of an image become unknown.
+
+    Raises:
+        ValueError: a chance outside [0, 1]; a finding of fewer than two levels.
+    """
+
+    def __init__(
+        self, num_levels: Mapping[str, int], dim: int = 256, factor_dropout: float = 0.1, all_dropout: float = 0.1
+    ):
+        super().__init__()
+        for name, value in (("factor_dropout", factor_dropout), ("all_dropout", all_dropout)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} must be a fraction in [0, 1].")
+        for name, levels in num_levels.items():
+            if levels < 2:
+                raise ValueError(f"num_levels[{name!r}]={levels}: a finding has at least two levels.")
+        self.names, self.levels = tuple(num_levels), tuple(num_levels.values())
+        self.dim, self.factor_dropout, self.all_dropout = dim, factor_dropout, all_dropout
+        rows = torch.tensor([levels + 1 for levels in self.levels])
+        self.register_buffer("first_row", rows.cumsum(0) - rows, persistent=False)  # of each finding's table
+        self.embedding = nn.Embedding(int(rows.sum()), dim)
+        nn.init.normal_(self.embedding.weight, std=len(rows) ** -0.5)
+        with torch.no_grad():
+            self.embedding.weight[self.first_row] = 0.0  # unknown starts out saying nothing
+        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    @property
+    def num_findings(self) -> int:
+        """F, the number of label columns."""
+        return len(self.names)
+
+    def unknown(self, num: int) -> Tensor:
+        """Labels [num, F] of which nothing is known."""
+        return torch.full((num, self.num_findings), UNKNOWN, device=self.first_row.device)
+
+    def check(self, labels: Tensor) -> None:
+        """Raise ValueError for labels that are not int64 [B, F] in -1..levels-1, naming finding, value and row."""
+        if labels.ndim != 2 or labels.shape[1] != self.num_findings or labels.dtype != torch.int64:
+            raise ValueError(
+                f"labels are {labels.dtype} {tuple(labels.shape)}; need int64 [B, {self.num_findings}] with columns "
+                f"{', '.join(self.names)}."
+            )
+        levels = torch.tensor(self.levels, device=labels.device)
+        wrong = ((labels < UNKNOWN) | (labels >= levels)).nonzero()
+        if len(wrong):
+            row, column = wrong[0].tolist()
+            raise ValueError(
+                f"labels[{row}, {column}]={labels[row, column].item()} is no level of {self.names[column]!r}: "
+                f"use 0..{self.levels[column] - 1}, or {UNKNOWN} for unknown."
+            )
+
+    def drop(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Labels with findings made unknown at random, drawn on the generator's device."""
+        options = {"generator": generator, "device": generator.device}
+        dropped = torch.rand(labels.shape, **options) < self.factor_dropout
+        dropped |= torch.rand(len(labels), 1, **options) < self.all_dropout
+        return labels.masked_fill(dropped.to(labels.device), UNKNOWN)
+
+    def forward(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Labels int64 [B, F] -> [B, D]; in training mode a generator is needed and findings are dropped.
+
+        Raises:
+            ValueError: see `check`. Labels on an accelerator are not checked here, which would wait for it.
+        """
+        if labels.device.type == "cpu":
+            self.check(labels)
+        if self.training and (self.factor_dropout or self.all_dropout):
+            if generator is None:
+                raise ValueError("LabelConditioning in training mode drops findings at random: pass a generator.")
+            labels = self.drop(labels, generator)
+        rows = labels + 1 + self.first_row  # [B, F]
+        return self.mlp(self.embedding(rows).sum(1))

@@ -1,0 +1,54 @@
+"""AdamW and the learning rate's course; the rate given is the rate used, whatever the batch size."""
+
+import math
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_modules.names import check_name
+
+LR_SCHEDULES = ("constant", "cosine")
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float], weight_decay: float
+) -> AdamW:
+    """AdamW over the trainable ones of `parameters`.
+
+    Not fused: fused AdamW, 16-bit mixed precision and gradient clipping exclude one another in Lightning 2.6.
+    """
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    return AdamW(trainable, lr=learning_rate, betas=tuple(betas), weight_decay=weight_decay)
+
+
+def lr_factor(step: int, schedule: str, warmup_steps: int, decay_steps: int) -> float:
+    """Share of the learning rate in optimiser step `step`, from 0: linear warm-up, then constant or half a cosine."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    if schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - warmup_steps) / max(1, decay_steps - warmup_steps))
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def lr_scheduler(optimizer: AdamW, schedule: str, warmup_steps: int, decay_steps: float) -> LambdaLR:
+    """Scheduler to be stepped once an optimiser step.
+
+    Args:
+        decay_steps: optimiser step at which "cosine" reaches 0; "constant" does not read it.
+
+    Raises:
+        ValueError: unknown schedule; negative warm-up; "cosine" without a finite end after the warm-up.
+    """
+    check_name("lr_schedule", schedule, LR_SCHEDULES)
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps={warmup_steps} must not be negative.")
+    if schedule == "cosine" and not warmup_steps < decay_steps < math.inf:
+        raise ValueError(
+            f"lr_schedule='cosine' needs an end after warmup_steps={warmup_steps}, but decay_steps={decay_steps}: set "
+            "decay_steps, trainer.max_steps or trainer.max_epochs."
+        )
+    end = int(decay_steps) if schedule == "cosine" else 0
+    return LambdaLR(optimizer, lambda step: lr_factor(step, schedule, warmup_steps, end))

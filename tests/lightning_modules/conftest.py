@@ -1,0 +1,125 @@
+"""Tiny modules and a deterministic loader that resumes in mid-epoch."""
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.conditioning import LabelConditioning
+from lightning_modules.diffusion.objective import Objective
+from lightning_modules.diffusion.schedule import Schedule
+from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.networks.discriminator import PatchDiscriminator
+from lightning_modules.networks.dit import DiT
+from lightning_modules.networks.kl import kl_autoencoder
+from lightning_modules.networks.unet import UNet
+
+NUM_LEVELS = {"dr_grade": 5, "is_gc": 2, "eye_side": 2}
+
+
+class Batches:
+    """Loader of given batches whose position is part of the checkpoint."""
+
+    def __init__(self, batches):
+        self.batches, self.start, self.position = batches, 0, 0
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        start, self.start = self.start, 0
+        for i in range(start, len(self.batches)):
+            self.position = i + 1
+            yield self.batches[i]
+
+    def state_dict(self):
+        return {"position": self.position}
+
+    def load_state_dict(self, state):
+        self.start = self.position = state["position"] % len(self.batches)
+
+
+class Recorder(Callback):
+    """All quantities logged in training, a dict a batch."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_train_batch_end(self, trainer, *args):
+        logged = trainer.callback_metrics.items()
+        self.steps.append({name: float(value) for name, value in logged if name.startswith("train/")})
+
+
+def make_batches(num=4, size=2, image_size=16):
+    g = torch.Generator().manual_seed(7)
+    return Batches(
+        [
+            {
+                "image": torch.rand(size, 3, image_size, image_size, generator=g),
+                "labels": torch.stack([torch.randint(-1, n, (size,), generator=g) for n in NUM_LEVELS.values()], 1),
+                "id": [f"{i}-{k}" for k in range(size)],
+            }
+            for i in range(num)
+        ]
+    )
+
+
+def make_autoencoder(discriminator=False, seed=0, **arguments):
+    torch.manual_seed(seed)
+    network = kl_autoencoder(2, (8, 8), norm_groups=4, mid_attention=False)
+    judge = PatchDiscriminator(channels=8, num_downsamplings=1, norm_groups=4) if discriminator else None
+    return Autoencoder(network, discriminator=judge, **arguments)
+
+
+def make_denoiser(name, cond_dim=8):
+    if name == "dit":
+        return DiT(2, 8, cond_dim, hidden=16, depth=2, heads=2)
+    return UNet(2, 8, cond_dim, channels=(8, 16), layers_per_block=1, attention_levels=(1,), head_dim=8, norm_groups=4)
+
+
+def make_diffusion(denoiser="dit", prediction="v", seed=0, factor_dropout=0.2, weighting="uniform", **arguments):
+    autoencoder = make_autoencoder()
+    autoencoder.measure_latents(make_batches())
+    torch.manual_seed(seed)
+    conditioning = LabelConditioning(NUM_LEVELS, 8, factor_dropout=factor_dropout)
+    objective = Objective(Schedule(), prediction, weighting)
+    settings = {"learning_rate": 1e-3, "num_steps": 4} | arguments
+    return LatentDiffusion(autoencoder, make_denoiser(denoiser), conditioning, objective, **settings)
+
+
+def fit(module, batches=None, max_steps=6, ckpt_path=None, checkpoints=None, validate=False, **arguments):
+    """Fit on the CPU; returns the trainer and what was logged. With `checkpoints`, one is written there each step."""
+    recorder = Recorder()
+    callbacks = [recorder]
+    if checkpoints is not None:
+        callbacks.append(ModelCheckpoint(checkpoints, "{step}", every_n_train_steps=1, save_top_k=-1))
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=max_steps,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=checkpoints is not None,
+        callbacks=callbacks,
+        **arguments,
+    )
+    trainer.fit(module, batches or make_batches(), make_batches(2) if validate else None, ckpt_path=ckpt_path)
+    return trainer, recorder.steps
+
+
+class Build:
+    """The makers above, as one fixture."""
+
+    num_levels = NUM_LEVELS
+    batches = staticmethod(make_batches)
+    autoencoder = staticmethod(make_autoencoder)
+    denoiser = staticmethod(make_denoiser)
+    diffusion = staticmethod(make_diffusion)
+    fit = staticmethod(fit)
+
+
+@pytest.fixture(scope="session")
+def build():
+    return Build

@@ -1,0 +1,77 @@
+"""Labels: unknown is its own row, findings are dropped one by one, errors name the finding."""
+
+import pytest
+import torch
+
+from lightning_modules.conditioning import LabelConditioning
+
+LEVELS = {"dr_grade": 5, "is_gc": 2, "eye_side": 2}
+
+
+def make(**arguments):
+    torch.manual_seed(0)
+    return LabelConditioning(LEVELS, 16, **arguments)
+
+
+def test_embedding_is_the_sum_of_one_row_a_finding():
+    conditioning = make().eval()
+    rows = conditioning.embedding.weight
+    # Tables of 6, 3 and 3 rows; row 0 of each is "unknown".
+    expected = conditioning.mlp(rows[0 + 4] + rows[6 + 0] + rows[9 + 1])
+    torch.testing.assert_close(conditioning(torch.tensor([[3, -1, 0]]))[0], expected)
+
+
+def test_unknown_is_no_negative():
+    conditioning = make().eval()
+    torch.nn.init.normal_(conditioning.embedding.weight)
+    known, unknown = conditioning(torch.tensor([[2, 0, 1], [2, -1, 1]]))
+    assert not torch.allclose(known, unknown)
+    loss = conditioning(torch.tensor([[2, -1, 1]])).sum()
+    loss.backward()
+    assert conditioning.embedding.weight.grad[7].abs().sum() == 0  # is_gc absent
+    assert conditioning.embedding.weight.grad[6].abs().sum() > 0  # is_gc unknown
+
+
+def test_dropout_only_in_training_by_the_generator_alone():
+    conditioning = make(factor_dropout=0.3, all_dropout=0.2)
+    labels = torch.tensor([[3, 1, 0]]).repeat(20_000, 1)
+    dropped = conditioning.drop(labels, torch.Generator().manual_seed(1))
+    assert torch.equal(dropped, conditioning.drop(labels, torch.Generator().manual_seed(1)))
+    unknown = dropped == -1
+    assert torch.equal(dropped[~unknown], labels[~unknown])
+    # A finding is dropped by itself or with all: 1 - 0.7 * 0.8; all three: 0.2 + 0.8 * 0.3 ** 3.
+    assert (unknown.double().mean(0) - 0.44).abs().max() < 0.015
+    assert abs(unknown.all(1).double().mean() - 0.2216) < 0.015
+    few = labels[:50]
+    assert not torch.equal(conditioning(few, torch.Generator().manual_seed(1)), conditioning.eval()(few))
+    assert torch.equal(conditioning(few, torch.Generator().manual_seed(1)), conditioning(few))
+    with pytest.raises(ValueError, match="generator"):
+        conditioning.train()(few)
+
+
+def test_all_dropped_is_the_unconditional():
+    conditioning = make(factor_dropout=0.0, all_dropout=1.0)
+    labels = torch.tensor([[3, 1, 0], [0, 0, 1]])
+    dropped = conditioning(labels, torch.Generator().manual_seed(0))
+    assert torch.equal(dropped, conditioning.eval()(conditioning.unknown(2)))
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ([[0, 0, 0], [5, 0, 0]], r"labels\[1, 0\]=5 is no level of 'dr_grade': use 0..4, or -1"),
+        ([[0, 2, 0]], "'is_gc'"),
+        ([[0, 0, -2]], "'eye_side'"),
+        ([[0, 0]], r"need int64 \[B, 3\] with columns dr_grade, is_gc, eye_side"),
+    ],
+)
+def test_a_label_out_of_range_is_named(labels, message):
+    with pytest.raises(ValueError, match=message):
+        make().eval()(torch.tensor(labels))
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="factor_dropout=1.5"):
+        make(factor_dropout=1.5)
+    with pytest.raises(ValueError, match=r"num_levels\['x'\]=1"):
+        LabelConditioning({"x": 1}, 4)

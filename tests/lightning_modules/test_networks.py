@@ -1,0 +1,111 @@
+"""Denoiser contract, discriminator, autoencoder network and where its weights come from."""
+
+import diffusers
+import pytest
+import torch
+
+from lightning_modules.losses.adversarial import discriminator_hinge, generator_hinge
+from lightning_modules.networks.discriminator import PatchDiscriminator
+from lightning_modules.networks.dit import DiT, sincos_positions
+from lightning_modules.networks.kl import kl_autoencoder, pretrained
+from lightning_modules.networks.unet import UNet
+
+
+@pytest.mark.parametrize("name", ["unet", "dit"])
+def test_denoiser_contract(build, name):
+    torch.manual_seed(0)
+    denoiser = build.denoiser(name, cond_dim=8)
+    x_t, t, cond = torch.randn(3, 2, 8, 8), torch.tensor([0.0, 500.0, 999.0]), torch.randn(3, 8)
+    assert torch.equal(denoiser(x_t, t, cond), torch.zeros(3, 2, 8, 8))  # starts at 0
+    with torch.no_grad():
+        for parameter in denoiser.parameters():  # leave the zero start, or nothing can be seen
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    out = denoiser(x_t, t, cond)
+    assert out.shape == x_t.shape
+    assert not torch.allclose(out, denoiser(x_t, t, cond + 1), atol=1e-4)
+    assert not torch.allclose(out[1:2], denoiser(x_t[1:2], torch.tensor([501.0]), cond[1:2]), atol=1e-5)
+    torch.testing.assert_close(out[1:2], denoiser(x_t[1:2], t[1:2], cond[1:2]))
+    assert (denoiser.latent_channels, denoiser.latent_size, denoiser.cond_dim) == (2, 8, 8)
+
+
+def test_dit_puts_patches_back_where_they_came_from():
+    denoiser = DiT(3, 4, 8, patch_size=2, hidden=12, depth=0, heads=2)
+    # Make patchify and the last layer copy: token = flattened patch (c, p, p), output order (p, p, c).
+    with torch.no_grad():
+        denoiser.patchify.weight.copy_(torch.eye(12).view(12, 3, 2, 2))
+        denoiser.positions.zero_()
+        denoiser.final_norm = torch.nn.Identity()
+        order = torch.arange(12).view(3, 2, 2).permute(1, 2, 0).flatten()
+        denoiser.final.weight.copy_(torch.eye(12)[order])
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(denoiser(x, torch.zeros(2), torch.zeros(2, 8)), x)
+
+
+def test_positions_tell_rows_from_columns():
+    positions = sincos_positions(4, 16)[0]
+    assert positions.shape == (16, 16)
+    assert torch.cdist(positions, positions).fill_diagonal_(1).min() > 0.1
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: UNet(2, 10, 8, channels=(32, 32, 32)), "latent_size=10 is not divisible by 4.*8 or 12"),
+        (lambda: UNet(2, 8, 8, channels=(40,), attention_levels=()), r"channels\[0\]=40 .*norm_groups=32"),
+        (lambda: UNet(2, 8, 8, channels=(32, 32), attention_levels=(2,)), "levels of `channels` are 0..1"),
+        (lambda: UNet(2, 8, 8, channels=(32, 32), attention_levels=(1,), head_dim=24), "head_dim=24"),
+        (lambda: DiT(2, 9, 8), "latent_size=9 .*patch_size=2"),
+        (lambda: DiT(2, 8, 8, hidden=30, heads=4), "hidden=30"),
+        (lambda: kl_autoencoder(block_channels=(20, 64)), r"block_channels\[0\]=20"),
+        (lambda: PatchDiscriminator(channels=8), "norm_groups=16"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_discriminator_sees_seventy_pixels_and_judges_each_image_by_itself():
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(channels=8, norm_groups=8)
+    images = torch.randn(2, 3, 72, 72)
+    logits = discriminator(images)
+    torch.testing.assert_close(logits[:1], discriminator(images[:1]))
+    discriminator.layers = torch.nn.Sequential(
+        *[layer for layer in discriminator.layers if not isinstance(layer, torch.nn.GroupNorm)]
+    )  # the normalisation sees the whole image; the convolutions see a patch
+    images = torch.zeros(1, 3, 144, 144, requires_grad=True)
+    discriminator(images)[0, 0, 8, 8].backward()
+    seen = images.grad.abs().sum((0, 1)).nonzero()
+    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [70, 70]
+    with pytest.raises(ValueError, match="num_downsamplings"):
+        PatchDiscriminator()(torch.zeros(1, 3, 16, 16))
+
+
+def test_hinge_losses():
+    zero = torch.zeros(4, dtype=torch.bfloat16)
+    assert discriminator_hinge(zero, zero) == 1 and discriminator_hinge(zero + 1, zero - 1) == 0
+    assert discriminator_hinge(zero, zero).dtype == torch.float32
+    assert generator_hinge(torch.tensor([1.0, 3.0])) == -2
+
+
+def test_pretrained_from_a_folder_and_from_a_checkpoint(build, tmp_path):
+    module = build.autoencoder()
+    module.network.save_pretrained(tmp_path / "vae" / "inner")
+    loaded = pretrained(str(tmp_path / "vae"), subfolder="inner")
+    trainer, _ = build.fit(module, max_steps=1)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    again = pretrained(str(tmp_path / "a.ckpt"))
+    assert isinstance(loaded, diffusers.AutoencoderKL)
+    for name, tensor in module.network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+
+
+def test_pretrained_that_cannot_be_had_says_where_to_put_it(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        pretrained(str(tmp_path / "absent.ckpt"))
+    with pytest.raises(FileNotFoundError, match=r"vae/config.json.*huggingface.co/nobody/nothing.*give that folder"):
+        pretrained("nobody/nothing", subfolder="vae")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="not a checkpoint of an autoencoder"):
+        pretrained(str(tmp_path / "other.ckpt"))
