@@ -1,0 +1,91 @@
+"""metrics.csv: a Lightning logger whose file, after a kill and a resume, equals that of a run never interrupted."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from callbacks.csv_table import CsvTable, Row
+
+
+class MetricsCSV(Logger):
+    """Write `<output_dir>/metrics.csv`: columns step, epoch, then the metrics in order of first appearance.
+
+    Each call is a line, and is on disk when the call returns, so that a kill loses none that a checkpoint vouches for.
+    There is no time in it.
+
+    Args:
+        output_dir: folder of the run.
+        first_step: rows from this step on are dropped at the start; 0 starts afresh. When resuming give
+            `resume_step(checkpoint)`.
+    """
+
+    def __init__(self, output_dir: str, first_step: int = 0) -> None:
+        super().__init__()
+        self.output_dir = output_dir
+        self.first_step = first_step
+        self._table = CsvTable(Path(output_dir) / "metrics.csv")
+        self._started = False
+
+    @property
+    def name(self) -> str:
+        """Nothing: the folder of the run says what this is."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Nothing: the folder of the run says what this is."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """Folder of the run."""
+        return self.output_dir
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add a line."""
+        if not self._started:
+            self._table.keep(self._is_before_the_start)
+            self._started = True
+        row: dict[str, Any] = {"step": step, "epoch": metrics.get("epoch")}
+        if row["epoch"] is not None:
+            row["epoch"] = int(row["epoch"])
+        row |= {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        self._table.append(row)
+
+    def _is_before_the_start(self, row: Row) -> bool:
+        return row["step"] != "" and int(row["step"]) < self.first_step
+
+
+def resume_step(checkpoint: str) -> int:
+    """Return the first step that training resumed from a checkpoint will log, 0 if it holds no training.
+
+    The same number is right for MetricsCSV(first_step=...) and TensorBoardLogger(purge_step=...).
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: the file is not a Lightning checkpoint.
+    """
+    path = Path(checkpoint)
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoint {checkpoint} does not exist: give the path of a last.ckpt")
+    # A sharded checkpoint is a folder with the loops' state in a file of its own: FSDP2's or DeepSpeed's.
+    places = [path, path / "meta.pt", path / "checkpoint" / "mp_rank_00_model_states.pt"]
+    files = [place for place in places if place.is_file()]
+    saved = torch.load(files[0], map_location="cpu", weights_only=True, mmap=True) if files else None
+    if not isinstance(saved, dict) or "global_step" not in saved:
+        raise ValueError(f"{checkpoint} holds no global_step: it is not a checkpoint that training can go on from")
+    loop = saved.get("loops", {}).get("fit_loop", {})
+    manual = loop.get("epoch_loop.manual_optimization.optim_step_progress", {})
+    if manual.get("total", {}).get("completed", 0) > 0:
+        # Two optimisers may count two steps a batch, while the loggers' steps count batches.
+        return int(loop["epoch_loop.batch_progress"]["total"]["ready"])
+    return int(saved["global_step"])

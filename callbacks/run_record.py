@@ -1,0 +1,193 @@
+"""What a run was and what came of it: config.yaml, record.json, and its line in TensorBoard's table of hparams."""
+
+import json
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from callbacks.atomic import write_text
+
+PACKAGES = ("torch", "lightning", "diffusers", "timm", "torchmetrics", "numpy", "synfundus")
+
+
+class RunRecord(Callback):
+    """Write `<output_dir>/config.yaml` at the start and `<output_dir>/record.json` at the start and the end.
+
+    record.json holds versions, code revision, seed, fingerprints of the data and its split, device, times and final
+    metrics; `status` is running, finished, interrupted or failed. A resumed run adds to `sessions`, one entry a start;
+    `wall_seconds` is their sum. Jobs without a Trainer call `start` and `finish` themselves.
+
+    Args:
+        output_dir: folder of the run.
+        config: the resolved config, in plain containers.
+        fingerprints: name -> fingerprint, beside those that the datamodule tells (data, split).
+
+    Raises:
+        ValueError: config holds something that is not plain.
+    """
+
+    def __init__(
+        self, output_dir: str, config: Mapping[str, Any], fingerprints: Mapping[str, str] | None = None
+    ) -> None:
+        self.output_dir = output_dir
+        try:
+            self.config_text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        except yaml.YAMLError as error:
+            raise ValueError(
+                f"config is not made of plain containers: {error}; resolve and convert it first"
+            ) from error
+        self.record: dict[str, Any] = {
+            "status": "running",
+            "seed": config.get("seed"),
+            "fingerprints": dict(fingerprints or {}),
+            "code": code_revision(),
+            "versions": _versions(),
+            "sessions": [],
+        }
+
+    def start(self, device: str | None = None, num_processes: int = 1, step: int = 0) -> None:
+        """Open a session and write both files."""
+        folder = Path(self.output_dir)
+        self.record |= {"device": device or _device_name(), "num_processes": num_processes}
+        self.record["sessions"] = [*_earlier_sessions(folder / "record.json"), {"start": _now(), "first_step": step}]
+        self._clock = time.monotonic()
+        write_text(folder / "config.yaml", self.config_text)
+        self._write()
+
+    def finish(self, status: str, metrics: Mapping[str, Any] | None = None, step: int | None = None) -> None:
+        """Close the session: status finished, interrupted or failed, and the final metrics."""
+        session = self.record["sessions"][-1]
+        session |= {"end": _now(), "status": status, "wall_seconds": round(time.monotonic() - self._clock, 3)}
+        if step is not None:
+            session["last_step"] = step
+        self.record["status"] = status
+        self.record["wall_seconds"] = round(sum(s.get("wall_seconds", 0) for s in self.record["sessions"]), 3)
+        self.record["metrics"] = {name: _number(value) for name, value in sorted((metrics or {}).items())}
+        self._write()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what only the trainer knows, and write."""
+        self._begin(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the end."""
+        self._end(trainer, "finished")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write that the run was stopped or broke."""
+        stopped = isinstance(exception, KeyboardInterrupt | SystemExit)
+        if not stopped:
+            self.record["error"] = f"{type(exception).__name__}: {exception}"
+        self._end(trainer, "interrupted" if stopped else "failed")
+
+    def _begin(self, trainer: Trainer) -> None:
+        told = {"data": "fingerprint", "split": "split_fingerprint"}
+        for name, attribute in told.items():
+            if getattr(trainer.datamodule, attribute, None) is not None:
+                self.record["fingerprints"][name] = str(getattr(trainer.datamodule, attribute))
+        if trainer.is_global_zero:
+            device = _device_name(trainer.strategy.root_device)
+            self.start(device, trainer.world_size, trainer.global_step)
+
+    def _end(self, trainer: Trainer, status: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        if not self.record["sessions"]:
+            # It broke before the first step: the folder is to say so.
+            self._begin(trainer)
+        self.finish(status, trainer.callback_metrics, trainer.global_step)
+
+    def _write(self) -> None:
+        write_text(Path(self.output_dir) / "record.json", json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
+
+
+class HParams(Callback):
+    """Show the run in TensorBoard's hparams table, under tags that are the same for every backbone.
+
+    Args:
+        hparams: the settings that tell runs apart, name -> number, text or truth value.
+        metrics: log keys whose last values are shown, as `hp/<key>` with / replaced by _.
+    """
+
+    def __init__(self, hparams: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        self.hparams = {name: _plain(value) for name, value in hparams.items()}
+        self.metrics = list(metrics)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the line."""
+        self._write(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write the line of a run that was stopped, with what it had reached."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        values = {
+            f"hp/{key.replace('/', '_')}": float(trainer.callback_metrics.get(key, math.nan)) for key in self.metrics
+        }
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(self.hparams, values, trainer.global_step)
+
+
+def code_revision(folder: Path = Path(__file__).parent) -> dict[str, Any] | None:
+    """Return the git commit of the checkout that folder is in and whether it has changes; None if it is in none."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # An installed package may lie inside a checkout that is not its own: it is not tracked there.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--porcelain", "--", ".") != ""}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _earlier_sessions(path: Path) -> list[dict[str, Any]]:
+    """Return the sessions of the same folder before this one; what was running then was killed."""
+    if not path.is_file():
+        return []
+    return [{"status": "killed", **session} for session in json.loads(path.read_text(encoding="utf-8"))["sessions"]]
+
+
+def _device_name(device: torch.device | None = None) -> str:
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _number(value: Any) -> float | None:
+    """Return a number JSON can hold: what is not finite becomes null."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float | str) else str(value)

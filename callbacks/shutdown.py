@@ -1,0 +1,170 @@
+"""Stop on Ctrl-C or SIGTERM with a checkpoint from which training goes on as if it had never stopped."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+ECHO_SECONDS = 1.0  # launchers pass on a signal that the terminal has sent already: within this time it is the same one
+
+
+class Interrupted(SystemExit):
+    """Raised out of Trainer.fit once the checkpoint is saved; its code is 128 + the signal's number on rank 0.
+
+    The other ranks leave with code 0: a launcher that sees another code kills rank 0 before it has written its record.
+
+    Attributes:
+        checkpoint: path of the checkpoint to go on from.
+    """
+
+    def __init__(self, checkpoint: str, code: int) -> None:
+        super().__init__(code)
+        self.checkpoint = checkpoint
+
+    def __str__(self) -> str:
+        return f"saved {self.checkpoint}; go on with resume=auto"
+
+
+class GracefulShutdown(Callback):
+    """On SIGINT or SIGTERM save `<output_dir>/checkpoints/last.ckpt` at the end of the batch and leave `Trainer.fit`.
+
+    The ranks agree at the end of each batch, so it is enough that one of them gets the signal. Where a validation
+    follows the batch, it is finished and the checkpoint saved again after it, for a resumed run does not go back to it.
+    A second signal stops at once; the checkpoint of the batch is there by then if the first came a batch ago.
+
+    Lightning's SIGTERM handling is set aside while this trains (it stops without a checkpoint), SLURM's requeueing on
+    its own signal is not.
+
+    Args:
+        output_dir: folder of the run.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        self.path = str(Path(output_dir) / "checkpoints" / "last.ckpt")
+        self._received: int | None = None
+        self._received_at = 0.0
+        self._process = 0
+        self._listening = False
+        self._previous: dict[int, Any] = {}
+        self._at_step_end = True  # false between the batches whose gradients are accumulated
+        self._ready = False  # the checkpoint is there, and resuming from it repeats and leaves out nothing
+        self._validated = False  # it was saved after a validation
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Go to the end of the callbacks: the checkpoint is to hold what the others have noted."""
+        trainer.callbacks = [*(other for other in trainer.callbacks if other is not self), self]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to SIGINT; before the loaders' workers are forked, so that Ctrl-C does not kill them."""
+        self._received, self._ready, self._validated, self._process = None, False, False, os.getpid()
+        self._listen(signal.SIGINT)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to SIGTERM in the place of Lightning's handler, which is there by now."""
+        self._listen(signal.SIGTERM)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save, if any rank got a signal. After the last batch of an epoch this is a makeshift until the validation."""
+        self._ready = self._validated = False
+        self._at_step_end = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self._at_step_end and self._is_asked(trainer):
+            self._save(trainer)
+            # Resuming from the end of the last batch leaves the end of the epoch out; the next batch will do, if any.
+            self._ready = not trainer.is_last_batch or trainer.num_training_batches == 1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save with the validation done."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        if self._at_step_end and self._is_asked(trainer):
+            self._save(trainer)
+            self._ready = self._validated = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave after the validation at an epoch's end; the end itself is for the resumed run to do."""
+        finished = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        if self._validated and not finished:
+            self._leave(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Leave before the next batch, when the loggers have everything of the last."""
+        if self._ready:
+            self._leave(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back."""
+        self._stop_listening()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._stop_listening()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back once more: Lightning's own clean-up came in between."""
+        self._stop_listening()
+
+    def _is_asked(self, trainer: Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
+
+    def _save(self, trainer: Trainer) -> None:
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.save_last and self._is_in_folder_of(callback):
+                # Told of the file, it goes on overwriting it; otherwise it would write last-v1.ckpt after the resume.
+                callback.last_model_path = self.path
+        trainer.save_checkpoint(self.path)
+
+    def _is_in_folder_of(self, callback: ModelCheckpoint) -> bool:
+        return callback.dirpath is not None and Path(callback.dirpath).resolve() == Path(self.path).resolve().parent
+
+    def _leave(self, trainer: Trainer) -> None:
+        leaving = Interrupted(self.path, 128 + (self._received or signal.SIGTERM) if trainer.is_global_zero else 0)
+        if trainer.is_global_zero:
+            print(f"\n{leaving}", file=sys.stderr, flush=True)
+        raise leaving
+
+    def _listen(self, number: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._previous[number] = signal.signal(number, self._handle)
+            self._listening = True
+
+    def _stop_listening(self) -> None:
+        self._listening = False
+        for number, handler in self._previous.items():
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A loader's worker: Ctrl-C is the parent's to deal with, SIGTERM is the parent's order.
+            if number == signal.SIGTERM:
+                _pass_on(signal.SIG_DFL, number, frame)
+        elif not self._listening:
+            # After an exception Lightning puts back the handlers that it found, ours among them.
+            _pass_on(self._previous[number], number, frame)
+        elif self._received is None:
+            self._received, self._received_at = number, time.monotonic()
+            _say("signal received: finishing the batch, then saving; once more to stop at once")
+        elif time.monotonic() - self._received_at > ECHO_SECONDS:
+            raise KeyboardInterrupt
+
+
+def _pass_on(handler: Any, number: int, frame: FrameType | None) -> None:
+    if callable(handler):
+        handler(number, frame)
+    elif handler == signal.SIG_DFL:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+def _say(text: str) -> None:
+    # print is not safe inside a signal handler: it may interrupt another print.
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{text}\n".encode())

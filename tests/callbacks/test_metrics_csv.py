@@ -1,0 +1,65 @@
+"""metrics.csv: columns may come late, a torn line is left out, resuming drops what a checkpoint does not vouch for."""
+
+import pytest
+import torch
+from tiny_fit import fit
+
+from callbacks.csv_table import CsvTable
+from callbacks.metrics_csv import MetricsCSV, resume_step
+
+
+def test_columns_in_order_of_first_appearance_and_exact_numbers(tmp_path):
+    table = CsvTable(tmp_path / "t.csv")
+    table.append({"step": 0, "a": 0.1 + 0.2})
+    table.append({"step": 1, "b,c": 'say "x"', "a": None})
+    assert (tmp_path / "t.csv").read_text() == 'step,a,"b,c"\n0,0.30000000000000004,\n1,,"say ""x"""\n'
+    assert float(table.read()[0]["a"]) == 0.1 + 0.2
+    table.keep(lambda row: row["step"] == "0")
+    assert (tmp_path / "t.csv").read_text() == "step,a\n0,0.30000000000000004\n"
+
+
+def test_line_cut_short_by_a_kill_is_left_out(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("step,a,b\n0,1.0,2.0\n1,1.")
+    table = CsvTable(path)
+    assert [row["step"] for row in table.read()] == ["0"]
+    table.append({"step": 1, "a": 3.0})
+    assert path.read_text() == "step,a,b\n0,1.0,2.0\n1,3.0,\n"
+
+
+def test_resumed_file_equals_that_of_the_uninterrupted_run(tmp_path):
+    fit(tmp_path, logger=MetricsCSV(str(tmp_path / "whole")), max_epochs=3)
+    trainer, _ = fit(tmp_path, logger=MetricsCSV(str(tmp_path / "killed")), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    whole, killed = ((tmp_path / name / "metrics.csv") for name in ("whole", "killed"))
+    reached = killed.read_text()
+    assert whole.read_text().startswith(reached)
+    # The run went on to the second epoch, logged something new, and was killed without a checkpoint.
+    lost = MetricsCSV(str(tmp_path / "killed"), first_step=6)
+    lost.log_metrics({"train/loss": 1.0, "epoch": 1, "odd": 2.0}, step=6)
+    step = resume_step(str(tmp_path / "one.ckpt"))
+    assert step == 6
+    logger = MetricsCSV(str(tmp_path / "killed"), first_step=step)
+    logger.log_metrics({"val/loss": 1.0, "epoch": 1}, step=6)
+    assert killed.read_text() == reached + "6,1,,1.0\n"
+
+
+def test_fresh_run_starts_afresh(tmp_path):
+    MetricsCSV(str(tmp_path)).log_metrics({"a": 1.0}, step=0)
+    MetricsCSV(str(tmp_path)).log_metrics({"b": 1.0}, step=0)
+    assert (tmp_path / "metrics.csv").read_text() == "step,b\n0,1.0\n"
+
+
+def test_resume_step_counts_batches_where_two_optimisers_count_double(tmp_path):
+    progress = {"epoch_loop.manual_optimization.optim_step_progress": {"total": {"ready": 20, "completed": 20}}}
+    progress["epoch_loop.batch_progress"] = {"total": {"ready": 10}}
+    torch.save({"global_step": 20, "loops": {"fit_loop": progress}}, tmp_path / "a.ckpt")
+    assert resume_step(str(tmp_path / "a.ckpt")) == 10
+    (tmp_path / "sharded.ckpt").mkdir()
+    torch.save({"global_step": 7}, tmp_path / "sharded.ckpt" / "meta.pt")
+    assert resume_step(str(tmp_path / "sharded.ckpt")) == 7
+    torch.save({"state_dict": {}}, tmp_path / "b.ckpt")
+    with pytest.raises(ValueError, match="no global_step"):
+        resume_step(str(tmp_path / "b.ckpt"))
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        resume_step(str(tmp_path / "c.ckpt"))

@@ -1,0 +1,153 @@
+"""A run stopped by a signal at any batch and resumed is the run that was never stopped."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny_fit import TinyModule, fit
+
+from callbacks.metrics_csv import MetricsCSV, resume_step
+from callbacks.shutdown import GracefulShutdown, Interrupted
+
+
+class ResumableModule(TinyModule):
+    """Noise is a function of the step, as in every module of this project."""
+
+    def training_step(self, batch, batch_idx):
+        torch.manual_seed(self.trainer.fit_loop.total_batch_idx)
+        return super().training_step(batch, batch_idx)
+
+
+class SendSignal(Callback):
+    def __init__(self, batch, number=signal.SIGTERM, hook="train"):
+        self.batch, self.number, self.hook = batch, number, hook
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.hook == "train" and trainer.fit_loop.total_batch_idx == self.batch:
+            os.kill(os.getpid(), self.number)
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        if self.hook == "validation" and trainer.fit_loop.total_batch_idx == self.batch:
+            os.kill(os.getpid(), self.number)
+
+
+def rows_of(folder):
+    with open(Path(folder) / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run(folder, *callbacks, ckpt_path=None, **settings):
+    logger = MetricsCSV(str(folder), first_step=resume_step(ckpt_path) if ckpt_path else 0)
+    callbacks = [GracefulShutdown(str(folder)), *callbacks]
+    module = ResumableModule()
+    trainer, _ = fit(folder, callbacks, module=module, logger=logger, ckpt_path=ckpt_path, **settings)
+    return module
+
+
+def stop_and_resume(folder, sender, **settings):
+    with pytest.raises(Interrupted) as stopped:
+        run(folder, sender, **settings)
+    assert stopped.value.checkpoint == str(folder / "checkpoints" / "last.ckpt")
+    assert stopped.value.code == 128 + sender.number
+    return run(folder, ckpt_path=stopped.value.checkpoint, **settings)
+
+
+SETTINGS = {
+    "plain": {},
+    "no validation": {"limit_val_batches": 0},
+    "validation within the epoch": {"val_check_interval": 3},
+    "accumulated gradients": {"accumulate_grad_batches": 2},
+    "max_steps": {"max_epochs": -1, "max_steps": 12},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path, name):
+    settings = SETTINGS[name]
+    whole = run(tmp_path / "whole", **settings)
+    assert len(whole.losses) == 12
+    for batch in range(10):
+        folder = tmp_path / str(batch)
+        resumed = stop_and_resume(folder, SendSignal(batch), **settings)
+        assert torch.equal(resumed.scale, whole.scale), batch
+        assert resumed.losses == whole.losses[-len(resumed.losses) :], batch
+        assert len(resumed.losses) >= 12 - batch - 3, batch
+        assert rows_of(folder) == rows_of(tmp_path / "whole"), batch
+
+
+def test_signal_during_validation_is_heeded_after_it(tmp_path):
+    whole = run(tmp_path / "whole")
+    resumed = stop_and_resume(tmp_path / "stopped", SendSignal(5, signal.SIGINT, "validation"))
+    assert resumed.losses == whole.losses[6:]
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
+
+
+def test_signal_in_the_last_batch_lets_the_run_finish(tmp_path):
+    whole = run(tmp_path / "whole")
+    assert run(tmp_path / "late", SendSignal(11)).losses == whole.losses
+
+
+def test_model_checkpoint_keeps_its_best_and_its_file(tmp_path):
+    def keeper():
+        folder = str(tmp_path / "checkpoints")
+        return ModelCheckpoint(folder, monitor="val/loss", save_last=True, filename="{epoch}")
+
+    settings = {"enable_checkpointing": True, "max_epochs": 3}
+    with pytest.raises(Interrupted) as stopped:
+        run(tmp_path, keeper(), SendSignal(8), **settings)
+    run(tmp_path, kept := keeper(), ckpt_path=stopped.value.checkpoint, **settings)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir())[-1] == "last.ckpt"
+    assert resume_step(str(tmp_path / "checkpoints" / "last.ckpt")) == 18
+    assert kept.last_model_path.endswith("last.ckpt")
+    assert kept.best_model_path
+
+
+def test_handlers_are_given_back(tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run(tmp_path / "whole", max_epochs=1)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    with pytest.raises(Interrupted):
+        run(tmp_path / "stopped", SendSignal(2))
+    assert signal.getsignal(signal.SIGTERM) == before[1]
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    signal.signal(signal.SIGINT, before[0])
+
+
+def test_second_signal_stops_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("callbacks.shutdown.ECHO_SECONDS", -1)
+
+    class Twice(SendSignal):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, Twice(1))
+    assert not isinstance(stopped.value, Interrupted)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_process_leaves_with_a_clear_line(tmp_path):
+    script = (
+        f"import sys, os, signal; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]}\n"
+        "from tiny_fit import fit, TinyModule\n"
+        "from callbacks.shutdown import GracefulShutdown\n"
+        "class Module(TinyModule):\n"
+        "    def on_train_batch_start(self, batch, batch_idx):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM) if batch_idx == 2 else None\n"
+        f"fit({str(tmp_path)!r}, [GracefulShutdown({str(tmp_path)!r})], module=Module())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 143
+    assert f"saved {tmp_path}/checkpoints/last.ckpt; go on with resume=auto" in done.stderr
+    assert "Traceback" not in done.stderr
