@@ -1,0 +1,111 @@
+"""The manifest: what it refuses, and that it says the same however it was made."""
+
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules.findings import NAMES, NUM_LEVELS, encode
+from datamodules.manifest import Manifest, ManifestError
+
+names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="/\\:."), min_size=1)
+levels = st.fixed_dictionaries({}, optional={name: st.integers(-1, NUM_LEVELS[name] - 1) for name in NAMES})
+rows = st.lists(
+    st.tuples(names, names, st.sampled_from(["", "train", "val", "test"]), levels), max_size=8, unique_by=lambda row: row[0]
+).map(lambda found: [{"id": i, "path": f"a/{i}.png", "patient": p, "split": s, **x} for i, p, s, x in found])
+
+
+def table(n=3, **columns):
+    plain = {"id": [f"i{k}" for k in range(n)], "path": [f"p/{k}.png" for k in range(n)]}
+    return pa.table({name: values for name, values in {**plain, **columns}.items() if values is not None})
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows)
+def test_rows_come_back_as_they_went_in(tmp_path_factory, rows):
+    manifest = Manifest.from_rows(rows)
+    assert manifest.ids == [row["id"] for row in rows]
+    assert manifest.splits == [row["split"] for row in rows]
+    expected = [encode({name: row[name] for name in NAMES if name in row}) for row in rows]
+    assert manifest.labels.dtype == np.int64 and manifest.labels.shape == (len(rows), 16)
+    assert manifest.labels.tolist() == [row.tolist() for row in expected]
+    path = tmp_path_factory.mktemp("m") / "manifest.parquet"
+    manifest.write(path)
+    again = Manifest.read(path)
+    assert again.table.to_pylist() == manifest.table.to_pylist()
+    assert again.fingerprint == manifest.fingerprint
+
+
+def test_inside_it_is_small_and_outside_it_is_int64():
+    manifest = Manifest.from_rows([{"id": "a", "path": "a.png"}])
+    assert manifest.table.schema.field("is_amd").type == pa.int8()
+    assert pa.types.is_dictionary(manifest.table.schema.field("patient").type)
+    assert manifest.labels.tolist() == [[-1] * 16]
+    assert manifest.patients == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"dr_grade": [0, None, 7]}, r"row 2, column 'dr_grade': 7 is not a level.*0 \(none\).*4 \(proliferative\)"),
+        ({"is_dme": [0.0, 0.5, 1.0]}, "row 1, column 'is_dme': 0.5"),
+        ({"is_dme": [0, 1, -2]}, "row 2, column 'is_dme': -2"),
+        ({"is_dme": ["yes", "no", "no"]}, "column 'is_dme': 'yes' is of type string.*integers"),
+        ({"id": ["a", "b", "a"]}, "row 2, column 'id': 'a' is already the id of row 0"),
+        ({"id": ["a", " ", "b"]}, "row 1, column 'id': '' is blank"),
+        ({"path": ["a", None, "b"]}, "row 1, column 'path': '' is blank"),
+        ({"path": ["a", "b", "/etc/passwd"]}, "row 2, column 'path': '/etc/passwd' is outside the root"),
+        ({"path": ["a", "x/../../b", "c"]}, "row 1, column 'path'.*outside the root"),
+        ({"path": ["C:\\a", "b", "c"]}, "row 0, column 'path'.*outside the root"),
+        ({"path": ["..\\a", "b", "c"]}, "row 0, column 'path'.*outside the root"),
+        ({"split": ["train", "validation", ""]}, "row 1, column 'split': 'validation' is not a split"),
+        ({"dr_grad": [1, 1, 1]}, "unknown column 'dr_grad'. Did you mean 'dr_grade'"),
+        ({"path": None}, "no column 'path'; its columns are: id"),
+    ],
+)
+def test_what_cannot_be_a_manifest_is_refused_by_cell(columns, message):
+    with pytest.raises(ManifestError, match=message):
+        Manifest.from_table(table(**columns))
+
+
+def test_dots_in_a_name_are_no_climbing():
+    manifest = Manifest.from_table(table(path=["a..b/c..png", "...", "x/.y/..z"]))
+    assert len(manifest) == 3
+
+
+def test_row_numbers_start_where_the_origin_starts():
+    with pytest.raises(ManifestError, match="labels.csv, row 4, column 'dr_grade': 9"):
+        Manifest.from_table(table(dr_grade=[0, 0, 9]), origin="labels.csv", first_row=2)
+
+
+def test_the_fingerprint_is_of_the_content():
+    plain = Manifest.from_table(table(dr_grade=[0, 1, 2]))
+    chunked = pa.concat_tables([table(dr_grade=[0, 1, 2]).slice(0, 1), table(dr_grade=[0, 1, 2]).slice(1)])
+    assert Manifest.from_table(chunked).fingerprint == plain.fingerprint
+    assert plain.take([0, 1, 2]).fingerprint == plain.fingerprint
+    others = [table(dr_grade=[0, 1, 3]), table(id=["i0", "i1", "x"], dr_grade=[0, 1, 2])]
+    others += [table(dr_grade=[0, 1, 2], patient=["i0", "i1i", "2"]), table(dr_grade=[0, 1, 2], split=["", "", "val"])]
+    prints = {Manifest.from_table(other).fingerprint for other in others} | {plain.fingerprint}
+    assert len(prints) == 5
+
+
+def test_select_and_rows_agree():
+    manifest = Manifest.from_table(table(split=["val", "train", "val"]))
+    assert manifest.rows("val").tolist() == [0, 2]
+    assert manifest.select("val").ids == ["i0", "i2"]
+    assert manifest.with_splits(["test"] * 3).rows("val").tolist() == []
+    with pytest.raises(ValueError, match="'valid', and must be one of: train, val, test"):
+        manifest.rows("valid")
+
+
+def test_half_a_million_rows_take_seconds():
+    n = 500_000
+    columns = {name: pa.array(np.zeros(n, dtype=np.int8)) for name in NAMES}
+    big = table(n, patient=[f"p{k // 2}" for k in range(n)], **columns)
+    start = time.perf_counter()
+    manifest = Manifest.from_table(big)
+    assert manifest.fingerprint and manifest.labels.shape == (n, 16)
+    assert time.perf_counter() - start < 8
