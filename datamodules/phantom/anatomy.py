@@ -105,11 +105,11 @@ def paint_fundus(painting: Painting, eye: Eye, rng: np.random.Generator) -> None
     painting.add(mottle, (0.008 * amount, 0.016 * amount, 0.03 * amount))
     grain = sample_texture("grain", view.size, px, rng)
     painting.add(grain, (0.006, 0.014, 0.03))
-    choroid = sample_texture("choroid", view.size, px, rng, stretch=2.0, angle=rng.uniform(-0.5, 0.5))
+    choroid = sample_texture("choroid", view.size, px, rng, stretch=2.2, angle=rng.uniform(-0.7, 0.7))
     outside = np.minimum(view.distance2((0, 0)) * np.float32(1 / 150), np.float32(1.0))
     choroid *= outside * np.float32(0.85) + np.float32(0.15)
     t = eye.tessellation
-    painting.add(choroid, (0.045 * t, 0.075 * t, 0.04 * t))
+    painting.add(choroid, (0.055 * t, 0.068 * t, 0.02 * t))
     _paint_sheen(painting, eye, rng)
     _paint_macula(painting, eye, rng)
 

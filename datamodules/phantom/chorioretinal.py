@@ -32,10 +32,10 @@ def _paint_atrophy(painting: Painting, name: str, centres: np.ndarray, radii: np
     layer = view.blank()
     for outline in blobs(rng, centres, radii, 0.22, 36):
         view.fill(layer, outline)
-    painting.cover(layer, (0.30, 0.62, 0.62), 0.82, 0.10)
+    painting.cover(layer, (0.36, 0.62, 1.05), 0.72, 0.14)
     choroid = sample_texture("choroid", view.size, view.px_per_deg, rng, zoom=0.6, stretch=1.5)
     alpha = layer.astype(np.float32) * np.float32(1 / 255)
-    painting.add(choroid * alpha, (-0.03, -0.09, -0.07))
+    painting.add(choroid * alpha, (-0.02, -0.10, -0.12))
     painting.mark(name, layer)
 
 
@@ -57,20 +57,21 @@ def paint_scars(painting: Painting, eye: Eye, rng: np.random.Generator) -> None:
     places = marks.scatter(rng, painting, eye, int(rng.integers(1, 5)), 5.0, 16.0, 0.72)
     layer, ring, pigment = view.blank(), view.blank(), view.blank()
     naevus = rng.random() < 0.25
-    radii = rng.uniform(1.0, 2.3, len(places)) * (1.3 if naevus else 1.0)
+    radii = rng.lognormal(np.log(1.3), 0.4, len(places)).clip(0.7, 2.8) * (1.3 if naevus else 1.0)
     for outline, place in zip(blobs(rng, places, radii, 0.25, 30), places, strict=True):
         view.fill(layer, outline)
         view.fill(ring, place + (outline - place) * 1.18)
     for place, radius in zip(places, radii.tolist(), strict=True):
-        clumps = place + rng.normal(0, 0.55 * radius, (6, 2))
-        for outline in blobs(rng, clumps, rng.uniform(0.12, 0.35, 6) * radius, 0.4, 12):
+        turn = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.9, 7)
+        clumps = place + radius * rng.uniform(0.55, 1.05, (7, 1)) * np.stack([np.cos(turn), np.sin(turn)], 1)
+        for outline in blobs(rng, clumps, rng.uniform(0.10, 0.30, 7) * radius, 0.45, 12):
             view.fill(pigment, outline)
     if naevus:
         painting.spread(layer, (-0.38, -0.40, -0.15), 0.3)
     else:
-        painting.spread(ring, (-0.45, -0.60, -0.35), 0.12)
-        painting.cover(layer, (0.36, 0.78, 0.95), 0.85, 0.10)
-        painting.cover(pigment, (-1.1, -1.3, -0.6), 0.85, 0.06)
+        painting.spread(ring, (-0.20, -0.30, -0.20), 0.20)
+        painting.cover(layer, (0.36, 0.68, 1.15), 0.75, 0.14)
+        painting.spread(pigment, (-0.75, -0.90, -0.60), 0.10)
     painting.mark("chorioretinal_lesion", layer)
 
 
@@ -81,7 +82,7 @@ def paint_pathologic_myopia(painting: Painting, eye: Eye, rng: np.random.Generat
     painting.add(pallor, np.array([0.10, 0.24, 0.28]) * rng.uniform(0.8, 1.3))
     count = int(rng.integers(1, 5))
     places = marks.scatter(rng, painting, eye, count, 2.0, 10.0)
-    _paint_atrophy(painting, "patchy_atrophy", places, rng.uniform(0.7, 2.0, len(places)), rng)
+    _paint_atrophy(painting, "patchy_atrophy", places, rng.uniform(0.9, 2.8, len(places)), rng)
 
 
 def paint_membrane(painting: Painting, eye: Eye, rng: np.random.Generator) -> None:
@@ -93,7 +94,7 @@ def paint_membrane(painting: Painting, eye: Eye, rng: np.random.Generator) -> No
     view.fill(layer, blobs(rng, centre[None], np.array([radius]), 0.2, 36)[0])
     sheen = sample_texture("mottle", view.size, view.px_per_deg, rng, stretch=3.0, zoom=0.8)
     film = view.glow(centre, radius * 0.6)
-    painting.add(film * np.maximum(0.5 + 0.6 * sheen, 0), (0.10, 0.26, 0.38))
+    painting.add(film * np.maximum(0.6 + 0.6 * sheen, 0), (0.13, 0.32, 0.58))
     folds = view.blank()
     count = int(rng.integers(14, 24))
     angle = rng.uniform(0, 2 * np.pi, count)
@@ -103,7 +104,7 @@ def paint_membrane(painting: Painting, eye: Eye, rng: np.random.Generator) -> No
     length = radius * rng.uniform(0.6, 1.25, count)[:, None] * along
     paths = centre + np.stack([length * np.cos(turn), length * np.sin(turn)], -1)
     view.lines(folds, list(paths), 0.12)
-    painting.spread(folds, (0.12, 0.32, 0.42), 0.06)
+    painting.spread(folds, (0.14, 0.40, 0.60), 0.06)
     shadow = np.roll(folds, max(1, int(0.18 * view.px_per_deg)), 0)
-    painting.spread(shadow, (-0.06, -0.14, -0.12), 0.06)
+    painting.spread(shadow, (-0.09, -0.22, -0.20), 0.06)
     painting.mark("epiretinal_membrane", layer)

@@ -38,12 +38,12 @@ def _spoiled(view: View, eye: Eye, unreadable: list[str], rng: np.random.Generat
     uneven = sample_texture("cloud", _COARSE, coarse.px_per_deg, rng, zoom=0.6) * np.float32(0.10)
     to_fovea = cv2.sqrt(coarse.distance2((0.0, 0.0)))
     to_disc = cv2.sqrt(coarse.distance2(eye.disc))
-    macula = _inside(to_fovea / np.float32(7.0) + uneven)
-    disc = _inside(to_disc / np.float32(1.7 * eye.disc_radius) + uneven)
-    keep_macula = _inside(to_fovea / np.float32(6.0), 0.35)
-    keep_disc = _inside(to_disc / np.float32(1.35 * eye.disc_radius), 0.35)
-    span = np.abs(coarse.y) + np.maximum(np.maximum(-coarse.x, coarse.x - np.float32(eye.disc[0])), 0)
-    bridge = _inside(span / np.float32(6.5) + uneven)
+    macula = _inside(to_fovea / np.float32(5.2) + uneven)
+    disc = _inside(to_disc / np.float32(1.15 * eye.disc_radius) + uneven)
+    keep_macula = _inside(to_fovea / np.float32(4.8))
+    keep_disc = _inside(to_disc / np.float32(1.15 * eye.disc_radius))
+    beyond = np.maximum(np.maximum(-coarse.x, coarse.x - np.float32(eye.disc[0])), 0)
+    bridge = _inside(np.sqrt(coarse.y**2 + beyond**2) / np.float32(5.5) + uneven)
     kept = np.zeros((_COARSE, _COARSE), np.float32)
     if "is_macular_readable" not in unreadable:
         kept = np.maximum(kept, keep_macula)
@@ -58,7 +58,7 @@ def _spoiled(view: View, eye: Eye, unreadable: list[str], rng: np.random.Generat
     }
 
 
-def _inside(distance: np.ndarray, margin: float = 0.45) -> np.ndarray:
+def _inside(distance: np.ndarray, margin: float = 1.0) -> np.ndarray:
     """1 up to distance 1, falling smoothly to 0 at 1 + ``margin``."""
     edge = np.clip((np.float32(1 + margin) - distance) * np.float32(1 / margin), 0, 1)
     return edge * edge * (3 - 2 * edge)
@@ -95,7 +95,7 @@ def _haze(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.n
 
 def _dark(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A shadow: small pupil, opacity or a lid in the light's way."""
-    return lit * np.exp(window * np.float32(-rng.uniform(2.6, 3.4)))[..., None]
+    return lit * np.exp(window * np.float32(-rng.uniform(2.5, 3.2)))[..., None]
 
 
 def _bright(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -80,13 +80,13 @@ def paint_laser(painting: Painting, eye: Eye, rng: np.random.Generator) -> None:
         return
     places = marks.scatter(rng, painting, eye, 170, 9.5, reach=0.97)
     places = places[np.hypot(*(places - eye.disc).T) > 6.0]
-    radii = rng.uniform(0.35, 0.62, len(places))
+    radii = rng.uniform(0.28, 0.58, len(places))
     layer, pigment = painting.view.blank(), painting.view.blank()
     painting.view.dots(layer, places, radii)
     dark = rng.random(len(places)) < 0.5
     painting.view.dots(pigment, places[dark] + rng.normal(0, 0.1, (dark.sum(), 2)), radii[dark] * 0.5)
-    painting.spread(layer, (0.16, 0.42, 0.40), 0.10)
-    painting.spread(pigment, (-0.5, -0.8, -0.5), 0.06)
+    painting.spread(layer, (0.10, 0.30, 0.34), 0.14)
+    painting.spread(pigment, (-0.35, -0.5, -0.3), 0.10)
     painting.mark("laser_scar", layer)
 
 

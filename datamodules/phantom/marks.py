@@ -58,17 +58,17 @@ def bleed_flames(
 ) -> None:
     """Striate haemorrhages along the nerve fibres, which run away from the disc."""
     layer = painting.view.blank()
-    strokes = 7
+    strokes = 9
     for centre, length in zip(centres, lengths.tolist(), strict=True):
         away = centre - eye.disc
         along = away / (np.hypot(*away) + 1e-6)
         across = np.array([-along[1], along[0]])
-        offset = rng.normal(0, 0.11 * length, strokes)
-        start = rng.normal(-0.45 * length, 0.15 * length, strokes)
-        end = start + rng.uniform(0.5, 1.1, strokes) * length
+        offset = rng.normal(0, 0.13 * length, strokes)
+        start = rng.normal(-0.4 * length, 0.22 * length, strokes)
+        end = start + rng.uniform(0.3, 1.0, strokes) * length
         paths = centre + offset[:, None, None] * across + np.stack([start, end], 1)[..., None] * along
-        painting.view.lines(layer, list(paths), 0.13 * length)
-    painting.spread(layer, np.array(BLOOD) * 0.95, 0.07)
+        painting.view.lines(layer, list(paths), 0.085 * length)
+    painting.spread(layer, np.array(BLOOD) * 0.95, 0.09)
     painting.mark(name, layer)
 
 

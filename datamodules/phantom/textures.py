@@ -24,8 +24,11 @@ def _band_noise(name: str, coarse_deg: float, fine_deg: float, slope: float) -> 
 
 def _ridges(name: str, wavelength_deg: float) -> np.ndarray:
     """A net of bright, winding bands: where band-limited noise crosses zero."""
-    noise = _band_noise(name, wavelength_deg * 1.6, wavelength_deg * 0.55, 0.5)
-    net = np.exp(-((noise / 0.45) ** 2)) * 0.7 + 0.3 * np.exp(-((np.roll(noise, 311, 1) / 0.6) ** 2))
+    noise = _band_noise(name, wavelength_deg * 1.8, wavelength_deg * 0.45, 0.9)
+    net = np.zeros_like(noise)
+    for shift, share in ((0, 0.5), (311, 0.35), (622, 0.25)):
+        net += share * np.exp(-((np.roll(noise, (shift, shift // 2), (0, 1)) / 0.55) ** 2))
+    net += 0.12 * _band_noise(name + " shade", 2 * wavelength_deg, 0.4, 1.2)
     net -= net.mean()
     return (net / net.std()).astype(np.float32)
 
@@ -34,7 +37,7 @@ _RECIPES = {
     "cloud": lambda: _band_noise("cloud", 60.0, 7.0, 1.6),
     "mottle": lambda: _band_noise("mottle", 9.0, 0.5, 1.1),
     "grain": lambda: _band_noise("grain", 1.6, 0.10, 0.6),
-    "choroid": lambda: _ridges("choroid", 4.0),
+    "choroid": lambda: _ridges("choroid", 5.0),
     "fibres": lambda: _band_noise("fibres", 3.0, 0.25, 0.4),
 }
 
