@@ -104,7 +104,7 @@ def paint_fundus(painting: Painting, eye: Eye, rng: np.random.Generator) -> None
     amount = rng.uniform(0.5, 1.2)
     painting.add(mottle, (0.008 * amount, 0.016 * amount, 0.03 * amount))
     grain = sample_texture("grain", view.size, px, rng)
-    painting.add(grain, (0.006, 0.014, 0.03))
+    painting.add(grain, (0.009, 0.020, 0.03))
     choroid = sample_texture("choroid", view.size, px, rng, stretch=2.2, angle=rng.uniform(-0.7, 0.7))
     outside = np.minimum(view.distance2((0, 0)) * np.float32(1 / 150), np.float32(1.0))
     choroid *= outside * np.float32(0.85) + np.float32(0.15)

@@ -26,7 +26,7 @@ def paint_retinopathy(painting: Painting, eye: Eye, grade: int, seed: int, index
 def _paint_aneurysms(painting: Painting, eye: Eye, grade: int, rng: np.random.Generator) -> None:
     low, high = {1: (4, 12), 2: (12, 28), 3: (25, 50), 4: (15, 40)}[grade]
     places = marks.scatter(rng, painting, eye, int(rng.integers(low, high)), 0.9, 14.0)
-    marks.bleed_dots(painting, places, rng.uniform(0.10, 0.18, len(places)), "microaneurysm", 0.8)
+    marks.bleed_dots(painting, places, rng.uniform(0.11, 0.20, len(places)), "microaneurysm", 0.9)
 
 
 def _paint_haemorrhages(painting: Painting, eye: Eye, grade: int, rng: np.random.Generator) -> None:
@@ -75,9 +75,7 @@ def paint_macular_oedema(painting: Painting, rng: np.random.Generator) -> None:
 
 
 def paint_laser(painting: Painting, eye: Eye, rng: np.random.Generator) -> None:
-    """Panretinal photocoagulation, in two of five proliferative eyes: rows of pale, pigmented burns outside the arcades."""
-    if rng.random() > 0.4:
-        return
+    """Panretinal photocoagulation: pale, pigmented burns outside the arcades."""
     places = marks.scatter(rng, painting, eye, 170, 9.5, reach=0.97)
     places = places[np.hypot(*(places - eye.disc).T) > 6.0]
     radii = rng.uniform(0.28, 0.58, len(places))
@@ -90,8 +88,8 @@ def paint_laser(painting: Painting, eye: Eye, rng: np.random.Generator) -> None:
     painting.mark("laser_scar", layer)
 
 
-def paint_proliferation(painting: Painting, eye: Eye, rng: np.random.Generator) -> None:
-    """New vessels on the disc or elsewhere, often with blood before the retina."""
+def paint_proliferation(painting: Painting, eye: Eye, bleeds: bool, rng: np.random.Generator) -> None:
+    """New vessels on the disc or elsewhere, and blood before the retina where one ``bleeds``."""
     on_disc = rng.random() < 0.55
     fronds = [eye.disc + rng.normal(0, 0.6, 2)] if on_disc else []
     elsewhere = int(rng.integers(0, 3)) + (not on_disc)
@@ -101,7 +99,7 @@ def paint_proliferation(painting: Painting, eye: Eye, rng: np.random.Generator) 
         _draw_frond(painting, layer, centre, rng, 1.0 if on_disc and number == 0 else 0.8)
     painting.spread(layer, (-0.22, -0.62, -0.40), 0.03)
     painting.mark("new_vessel", layer)
-    if rng.random() < 0.55:
+    if bleeds:
         _paint_preretinal(painting, eye, rng)
 
 
@@ -111,7 +109,7 @@ def _draw_frond(painting: Painting, layer: np.ndarray, centre: np.ndarray, rng: 
     heading = np.cumsum(rng.normal(0, 0.42, (count, length)), 1) + rng.uniform(0, 2 * np.pi, (count, 1))
     step = 0.26 * size * rng.uniform(0.5, 1.2, (count, 1))
     path = np.stack([np.cumsum(step * np.cos(heading), 1), np.cumsum(step * np.sin(heading), 1)], -1)
-    painting.view.lines(layer, list(centre + path), 0.13)
+    painting.view.lines(layer, list(centre + path), 0.15)
 
 
 def _paint_preretinal(painting: Painting, eye: Eye, rng: np.random.Generator) -> None:

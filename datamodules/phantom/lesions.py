@@ -54,7 +54,7 @@ def paint_deep(painting: Painting, eye: Eye, labels: dict[str, int], seed: int, 
         chorioretinal.paint_scars(painting, eye, stream(seed, index, "crp"))
     if labels["is_amd"]:
         chorioretinal.paint_macular_degeneration(painting, eye, stream(seed, index, "amd"))
-    if labels["dr_grade"] == 4:
+    if labels["dr_grade"] == 4 and _proliferation(seed, index)[0]:
         diabetic.paint_laser(painting, eye, stream(seed, index, "laser"))
     if labels["is_gc"]:
         vascular.paint_fibre_defect(painting, eye, stream(seed, index, "fibre defect"))
@@ -86,6 +86,13 @@ def paint_superficial(
     if labels["is_em"]:
         chorioretinal.paint_membrane(painting, eye, stream(seed, index, "em"))
     if grade == 4:
-        diabetic.paint_proliferation(painting, eye, stream(seed, index, "proliferation"))
+        bleeds = _proliferation(seed, index)[1]
+        diabetic.paint_proliferation(painting, eye, bleeds, stream(seed, index, "proliferation"))
 
 
+
+
+def _proliferation(seed: int, index: int) -> tuple[bool, bool]:
+    """Whether a proliferative eye has been lasered, and whether its new vessels bleed: at least one of the two."""
+    lasered, bleeds = stream(seed, index, "course").random(2) < (0.45, 0.50)
+    return bool(lasered), bool(bleeds or not lasered)

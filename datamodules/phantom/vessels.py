@@ -96,8 +96,9 @@ def grow_trunks(eye: Eye, disease: Disease, seed: int, index: int) -> Branches:
                 widths.append(width * (1.0 if vein else 0.68) * rng.uniform(0.82, 1.15))
                 kind.append(number)
     vein = np.tile([False, True], NUM_TRUNKS // 2)
-    curves = eye.disc + [0.25, 0.0] + np.einsum("nk,bkd->bnd", _SPLINE, np.array(points))
-    taper = 1.0 - 0.55 * along**0.8
+    hub = eye.disc + [0.1 + 0.4 * eye.cup_ratio * eye.disc_radius, 0.0]
+    curves = hub + np.einsum("nk,bkd->bnd", _SPLINE, np.array(points))
+    taper = (1.0 - 0.55 * along**0.8) * (0.72 + 0.28 * np.minimum(along * 14, 1.0))
     width = np.array(widths)[:, None] * taper * np.where(vein, disease.vein_width, disease.artery_width)[:, None]
     upper = np.tile([True, True, False, False], NUM_TRUNKS // 4)
     sick = np.isin(np.arange(NUM_TRUNKS), disease.occluded)
@@ -226,7 +227,7 @@ def paint_vessels(painting: Painting, orders: list[Branches], disease: Disease) 
     painting.add(blood_a, (-0.06 + 0.10 * disease.copper, -0.50 + 0.16 * disease.copper, -0.30))
     disc = painting.coverage["disc"].astype(np.float32) * np.float32(1 / 255)
     painting.add(np.maximum(blood_a, blood_v) * disc, (-0.06, -0.15, -0.60))
-    _paint_reflex(painting, orders[0], 0.30 + 0.7 * disease.copper)
+    _paint_reflex(painting, orders[0], 0.55 + 0.45 * disease.copper)
 
 
 def _paint_reflex(painting: Painting, trunks: Branches, strength: float) -> None:
