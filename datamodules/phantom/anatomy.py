@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from datamodules.phantom.canvas import Painting, View, blobs
+from datamodules.phantom.canvas import Painting, blobs
 from datamodules.phantom.labels import FACTORS, draw_factors
 from datamodules.phantom.streams import stream
 from datamodules.phantom.textures import sample_texture
@@ -83,7 +83,9 @@ def make_eye(seed: int, index: int, labels: dict[str, int]) -> Eye:
     )
 
 
-def ellipse(centre: np.ndarray, radius: float, aspect: float, tilt: float, wobble: np.ndarray | None = None) -> np.ndarray:
+def ellipse(
+    centre: np.ndarray, radius: float, aspect: float, tilt: float, wobble: np.ndarray | None = None
+) -> np.ndarray:
     """Outline [48, 2] of an upright ellipse of half-height ``radius`` sqrt(aspect), turned by ``tilt`` radians."""
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     scale = np.ones(48)
@@ -164,7 +166,9 @@ def paint_disc(painting: Painting, eye: Eye, labels: dict[str, int], rng: np.ran
         shade = view.blank()
         view.fill(shade, ellipse(eye.disc + [1.1, 0], eye.disc_radius * 0.75, 1.5, eye.disc_tilt))
         painting.spread(shade, np.array([0.02, -0.16, -0.20]) * (1 - eye.pallor), 0.8)
-    cup_outline = ellipse(eye.cup_centre - [0.1, 0], eye.disc_radius * eye.cup_ratio, _cup_aspect(eye, labels), eye.disc_tilt)
+    cup_outline = ellipse(
+        eye.cup_centre - [0.1, 0], eye.disc_radius * eye.cup_ratio, _cup_aspect(eye, labels), eye.disc_tilt
+    )
     if labels["is_gc"]:
         cup_outline = _notched(cup_outline, eye, rng)
     cup = view.blank()
@@ -194,7 +198,9 @@ def _paint_crescent(painting: Painting, eye: Eye, labels: dict[str, int], rng: n
         return
     pathologic = labels["is_pm"]
     shift = np.array([-(0.55 if pathologic else 0.8) * width, 0.15 * width * rng.normal()])
-    outer = ellipse(eye.disc + shift, eye.disc_radius + width * (0.75 if pathologic else 0.3), eye.disc_aspect, eye.disc_tilt)
+    outer = ellipse(
+        eye.disc + shift, eye.disc_radius + width * (0.75 if pathologic else 0.3), eye.disc_aspect, eye.disc_tilt
+    )
     outer += rng.normal(0, 0.05 * width, outer.shape)
     layer = view.blank()
     view.fill(layer, outer)

@@ -117,9 +117,9 @@ def shine(planes: list[np.ndarray], view: View, camera: Camera, seed: int, index
     dx, dy = rng.normal(0, 0.22, 2).astype(np.float32)
     dist2 = (axis[:, None] - dy) ** 2 + (axis[None] - dx) ** 2
     bowl = dist2 * dist2
-    tilt = rng.normal(0, 0.17) * axis[None] + rng.normal(0, 0.17) * axis[:, None]
-    light = (-camera.vignette * np.float32(0.42)) * (bowl * np.float32(0.6) + dist2 * np.float32(0.55)) + tilt.astype(np.float32)
-    light += np.float32(0.42 * camera.vignette * 0.40)
+    tilt = rng.normal(0, 0.17, 2).astype(np.float32)
+    light = np.float32(-0.25 * camera.vignette) * bowl + np.float32(-0.23 * camera.vignette) * dist2
+    light += tilt[0] * axis[None] + tilt[1] * axis[:, None] + np.float32(0.17 * camera.vignette)
     for plane, gain in zip(planes, (0.85, 1.0, 1.05), strict=True):
         cv2.scaleAdd(light, gain, plane, plane)
 
@@ -166,7 +166,7 @@ def develop(lit: np.ndarray, field: np.ndarray, view: View, out_size: int, seed:
     """Exposed picture to uint8 [out_size, out_size, 3]: shoulder of the tone curve, black surround, sensor noise."""
     rng = stream(seed, index, "sensor")
     picture = cv2.resize(lit, (out_size, out_size), interpolation=cv2.INTER_AREA)
-    inside = cv2.resize(field, (out_size, out_size), interpolation=cv2.INTER_AREA).astype(np.float32) * np.float32(1 / 255)
+    inside = cv2.resize(field, (out_size, out_size), interpolation=cv2.INTER_AREA) * np.float32(1 / 255)
     knee = np.float32(205.0)
     over = np.maximum(picture - knee, np.float32(0))
     picture = np.minimum(picture, knee) + np.float32(50.0) * (1 - np.exp(over * np.float32(-1 / 50)))

@@ -13,7 +13,7 @@ class View:
     """The part of the retina that the camera sees.
 
     Retinal coordinates are degrees of visual angle of a right eye: origin at the fovea, x towards the nose (the disc),
-    y downwards. ``centre`` is what lies in the middle of the picture, ``half_field`` the radius of the field in degrees,
+    y downwards. ``centre`` is what lies in the middle of the picture, ``half_field`` the field's radius in degrees,
     ``fill`` the radius of the field as a fraction of half the picture.
     """
 
@@ -60,7 +60,8 @@ class View:
         radii_px = radii * self.px_per_deg
         for point, radius in zip(points, radii_px.tolist(), strict=True):
             shade = value if radius > 0.8 else int(value * max(radius / 0.8, 0.15) ** 2)
-            cv2.circle(layer, point.tolist(), max(int((max(radius, 0.6) - 0.3) * _ONE), 1), shade, -1, cv2.LINE_AA, _SHIFT)
+            reach = int((max(radius, 0.6) - 0.3) * _ONE)
+            cv2.circle(layer, point.tolist(), reach, shade, -1, cv2.LINE_AA, _SHIFT)
 
     def lines(self, layer: np.ndarray, paths: list[np.ndarray], width_deg: float, value: int = 255) -> None:
         """Polylines, each [N, 2] degrees; thinner than a pixel they fade."""
@@ -70,7 +71,9 @@ class View:
         cv2.polylines(layer, fixed, False, max(shade, 1), max(1, int(round(width))), cv2.LINE_AA, _SHIFT)
 
 
-def blobs(rng: np.random.Generator, centres: np.ndarray, radii: np.ndarray, rough: float, points: int = 18) -> np.ndarray:
+def blobs(
+    rng: np.random.Generator, centres: np.ndarray, radii: np.ndarray, rough: float, points: int = 18
+) -> np.ndarray:
     """Outlines [N, points, 2] of irregular round patches; ``rough`` 0 gives circles."""
     angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
     count = len(centres)
@@ -82,8 +85,8 @@ def blobs(rng: np.random.Generator, centres: np.ndarray, radii: np.ndarray, roug
     return centres[:, None] + np.stack([wave * np.cos(angle), wave * np.sin(angle)], -1)
 
 
-# Pale tissue keeps its colour better than the fundus does when camera and pigment change: log colours of the mean fundus,
-# and how much of an eye's departure from it pale tissue shares (regression over three public sets).
+# Pale tissue keeps its colour better than the fundus does when camera and pigment change: log colours of the mean
+# fundus, and how much of an eye's departure from it pale tissue shares (regression over three public sets).
 _MEAN_FUNDUS = np.log([143.0, 66.0, 15.5])
 _PALE_SHARE = np.array([0.30, 0.45, 0.55])
 

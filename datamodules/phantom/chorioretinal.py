@@ -26,7 +26,9 @@ def paint_macular_degeneration(painting: Painting, eye: Eye, rng: np.random.Gene
         _paint_subretinal_blood(painting, rng)
 
 
-def _paint_atrophy(painting: Painting, name: str, centres: np.ndarray, radii: np.ndarray, rng: np.random.Generator) -> None:
+def _paint_atrophy(
+    painting: Painting, name: str, centres: np.ndarray, radii: np.ndarray, rng: np.random.Generator
+) -> None:
     """Sharp-edged patches where the choroid's large vessels and the sclera show."""
     view = painting.view
     layer = view.blank()

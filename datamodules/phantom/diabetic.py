@@ -9,7 +9,7 @@ from datamodules.phantom.streams import stream
 
 
 def paint_retinopathy(painting: Painting, eye: Eye, grade: int, seed: int, index: int) -> None:
-    """Grade 1: microaneurysms alone; 2: more; 3: the 4-2-1 rule's many haemorrhages and IRMA; 4: what grade 2 or 3 has."""
+    """Grade 1: microaneurysms alone; 2: more; 3: the 4-2-1 rule's haemorrhages and IRMA; 4: what grade 2 has."""
     _paint_aneurysms(painting, eye, grade, stream(seed, index, "microaneurysms"))
     if grade >= 2:
         _paint_haemorrhages(painting, eye, grade, stream(seed, index, "haemorrhages"))
@@ -103,7 +103,9 @@ def paint_proliferation(painting: Painting, eye: Eye, bleeds: bool, rng: np.rand
         _paint_preretinal(painting, eye, rng)
 
 
-def _draw_frond(painting: Painting, layer: np.ndarray, centre: np.ndarray, rng: np.random.Generator, size: float) -> None:
+def _draw_frond(
+    painting: Painting, layer: np.ndarray, centre: np.ndarray, rng: np.random.Generator, size: float
+) -> None:
     """A tangle of fine loops that fans out from one place."""
     count, length = 26, 16
     heading = np.cumsum(rng.normal(0, 0.42, (count, length)), 1) + rng.uniform(0, 2 * np.pi, (count, 1))

@@ -1,8 +1,8 @@
 """Which findings a phantom has: eye-clinic prevalences, clinical co-occurrence and fellow-eye correlation.
 
 Every finding is a threshold on a standard normal liability (Falconer's liability-threshold model), so the marginal
-prevalence is the tabulated one exactly, while shared factors (age, diabetes, blood pressure, axial myopia, clarity of the
-media) and a share common to both eyes of a patient make findings co-occur as they do in a clinic.
+prevalence is the tabulated one exactly, while shared factors (age, diabetes, blood pressure, axial myopia, clarity of
+the media) and a share common to both eyes of a patient make findings co-occur as they do in a clinic.
 
 Prevalences are those among photographs that do show a fundus:
 
@@ -32,11 +32,11 @@ from statistics import NormalDist
 
 import numpy as np
 
+from datamodules.findings import NUM_LEVELS
 from datamodules.phantom.streams import stream
 
 DISEASES = ("is_amd", "is_aon", "is_crp", "is_dm", "is_dme", "is_em", "is_gc", "is_htr", "is_pm", "is_rvo")
 READABLE = ("is_macular_readable", "is_optic_disc_readable", "is_retinal_region_readable")
-NUM_LEVELS = {"dr_grade": 5} | dict.fromkeys((*DISEASES, "is_fundus", *READABLE, "eye_side"), 2)
 
 PREVALENCE = {
     "dr_grade": (0.58, 0.09, 0.18, 0.07, 0.08),
@@ -62,7 +62,7 @@ FACTORS = ("age", "diabetes", "vascular", "myopia", "media")
 # Loadings on the shared factors, then the loading on what both eyes of one patient share besides.
 _LOADINGS = {
     "dr_grade": ({"diabetes": 0.85, "vascular": 0.15}, 0.30),
-    "is_dme": ({"diabetes": 0.30, "vascular": 0.20}, 0.60),
+    "is_dme": ({}, 0.70),
     "is_amd": ({"age": 0.75}, 0.45),
     "is_aon": ({}, 0.50),
     "is_crp": ({"age": 0.15}, 0.55),

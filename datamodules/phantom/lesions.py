@@ -90,8 +90,6 @@ def paint_superficial(
         diabetic.paint_proliferation(painting, eye, bleeds, stream(seed, index, "proliferation"))
 
 
-
-
 def _proliferation(seed: int, index: int) -> tuple[bool, bool]:
     """Whether a proliferative eye has been lasered, and whether its new vessels bleed: at least one of the two."""
     lasered, bleeds = stream(seed, index, "course").random(2) < (0.45, 0.50)

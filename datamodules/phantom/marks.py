@@ -19,7 +19,7 @@ def scatter(
     to_fovea: float = 99.0,
     reach: float = 0.80,
 ) -> np.ndarray:
-    """Up to ``count`` places [N, 2] inside the field, off the disc, and between two distances (degrees) of the fovea."""
+    """Up to ``count`` places [N, 2] inside the field, off the disc, between two distances (degrees) of the fovea."""
     view = painting.view
     tries = 6 * count + 40
     radius = reach * view.half_field * np.sqrt(rng.random(tries))
@@ -89,7 +89,9 @@ def exudates(painting: Painting, centres: np.ndarray, radii: np.ndarray) -> None
     painting.mark("hard_exudate", layer)
 
 
-def exudate_cluster(rng: np.random.Generator, centre: np.ndarray, spread_deg: float, circinate: bool) -> tuple[np.ndarray, np.ndarray]:
+def exudate_cluster(
+    rng: np.random.Generator, centre: np.ndarray, spread_deg: float, circinate: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Places [N, 2] and radii [N] of the exudates of one leak: a heap, or a broken ring round it."""
     count = int(rng.integers(14, 34))
     if circinate:

@@ -64,8 +64,12 @@ def _page(rng: np.random.Generator, size: int) -> np.ndarray:
     height = size * rng.uniform(0.04, 0.07)
     y = 1.5 * height
     while y < size - height:
-        word = "".join(_LETTERS[k] if rng.random() > 0.17 else " " for k in rng.integers(26, size=int(rng.integers(8, 34))))
-        cv2.putText(image, word, (int(0.08 * size), int(y)), cv2.FONT_HERSHEY_SIMPLEX, height / 34, (30, 30, 34), 1, cv2.LINE_AA)
+        word = "".join(
+            _LETTERS[k] if rng.random() > 0.17 else " " for k in rng.integers(26, size=int(rng.integers(8, 34)))
+        )
+        cv2.putText(
+            image, word, (int(0.08 * size), int(y)), cv2.FONT_HERSHEY_SIMPLEX, height / 34, (30, 30, 34), 1, cv2.LINE_AA
+        )
         y += height * 1.5
     return image
 

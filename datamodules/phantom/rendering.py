@@ -24,7 +24,7 @@ _MASK_THRESHOLD = {"artery": 40, "vein": 40, "microaneurysm": 40, "hard_exudate"
 
 @dataclasses.dataclass(frozen=True)
 class Phantom:
-    """One picture: ``image`` uint8 [S, S, 3], ``labels`` of all 16 findings, ``masks`` uint8 [S, S] in {0, 1}, ``patient``."""
+    """``image`` uint8 [S, S, 3], ``labels`` of all 16 findings, ``masks`` uint8 [S, S] of 0 and 1, ``patient``."""
 
     image: np.ndarray
     labels: dict[str, int]
@@ -35,8 +35,8 @@ class Phantom:
 def render(seed: int, index: int, image_size: int, labels: Mapping[str, int] | None = None) -> Phantom:
     """The phantom of ``(seed, index)``: a pure function, the same in every process, the same scene at every size.
 
-    ``labels`` replaces some or all of the drawn labels; see ``labels.resolve`` for what follows from them. Masks show what
-    was painted, also where the picture is unreadable; a picture that shows no fundus has empty masks.
+    ``labels`` replaces some or all of the drawn labels; see ``labels.resolve`` for what follows from them. Masks show
+    what was painted, also where the picture is unreadable; a picture that shows no fundus has empty masks.
 
     Raises:
         ValueError: negative ``seed`` or ``index``, ``image_size`` outside 16 to 2048, or impossible ``labels``.

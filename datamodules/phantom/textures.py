@@ -13,7 +13,7 @@ _TILE = 1024
 
 
 def _band_noise(name: str, coarse_deg: float, fine_deg: float, slope: float) -> np.ndarray:
-    """Tileable Gaussian noise with wavelengths from ``fine_deg`` to ``coarse_deg`` and spectrum f^-slope, unit variance."""
+    """Tileable Gaussian noise, unit variance: wavelengths ``fine_deg`` to ``coarse_deg``, amplitude f^-slope."""
     freq = np.hypot(np.fft.fftfreq(_TILE)[:, None], np.fft.rfftfreq(_TILE)[None]) * _TILE / TILE_DEG
     freq[0, 0] = 1e-6
     gain = freq**-slope * np.exp(-((freq * fine_deg) ** 2)) * (1.0 - np.exp(-((freq * coarse_deg) ** 2)))

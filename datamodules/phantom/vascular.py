@@ -25,11 +25,15 @@ def paint_occlusion(painting: Painting, eye: Eye, trunks: Branches, disease: Dis
         breadth = 0.8 + 0.22 * np.hypot(*(base - eye.disc).T)
         places = base + rng.normal(0, 1, (count, 2)) * np.minimum(breadth, 3.6)[:, None]
         if not central:
-            places = np.where(np.sign(places[:, 1:] - eye.disc[1]) == np.sign(course[40, 1] - eye.disc[1]), places, base)
+            places = np.where(
+                np.sign(places[:, 1:] - eye.disc[1]) == np.sign(course[40, 1] - eye.disc[1]), places, base
+            )
         places = places[np.hypot(*places.T) > 1.2]
         half = len(places) * 3 // 4
         marks.bleed_flames(painting, rng, eye, places[:half], rng.uniform(0.7, 2.3, half))
-        marks.bleed_blots(painting, rng, places[half:], rng.lognormal(np.log(0.34), 0.4, len(places) - half).clip(0.18, 0.8))
+        marks.bleed_blots(
+            painting, rng, places[half:], rng.lognormal(np.log(0.34), 0.4, len(places) - half).clip(0.18, 0.8)
+        )
         count = int(rng.integers(1, 4))
         spots = course[rng.integers(12, 45, count)] + rng.normal(0, 1.5, (count, 2))
         marks.wool(painting, rng, spots, rng.uniform(0.5, 0.9, count))

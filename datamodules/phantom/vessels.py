@@ -1,4 +1,4 @@
-"""The retinal vessels: arterioles and venules that leave the disc, arch round the fovea and branch to capillary scale."""
+"""Retinal vessels: arterioles and venules that leave the disc, arch round the fovea and branch to capillary scale."""
 
 import dataclasses
 
@@ -11,7 +11,9 @@ from datamodules.phantom.streams import stream
 
 # Control points of the trunks (degrees from the disc's centre, upper half; y is mirrored for the lower), with the width
 # of the vein in degrees (the artery's is two thirds of it) and how much the points may stray.
-_ARCADE = np.array([(0.1, 0.1), (-0.4, -1.9), (-2.2, -5.0), (-7.0, -8.6), (-14.5, -10.6), (-24.0, -10.6), (-37.0, -8.0)])
+_ARCADE = np.array(
+    [(0.1, 0.1), (-0.4, -1.9), (-2.2, -5.0), (-7.0, -8.6), (-14.5, -10.6), (-24.0, -10.6), (-37.0, -8.0)]
+)
 _NASAL = np.array([(0.2, 0.1), (0.7, -1.8), (1.8, -4.6), (3.8, -8.6), (7.0, -13.5), (11.5, -19.0), (17.0, -25.0)])
 _MACULAR = np.array([(-0.1, 0.1), (-1.2, -0.7), (-3.0, -1.3), (-5.5, -2.1), (-8.0, -2.6), (-10.5, -2.6), (-12.6, -2.2)])
 _MEDIAL = np.array([(0.2, 0.0), (1.2, -0.5), (3.0, -1.1), (6.0, -2.2), (10.0, -3.6), (14.0, -5.0), (19.0, -6.5)])
