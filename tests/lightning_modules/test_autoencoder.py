@@ -128,6 +128,19 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(build):
     assert all(p.isfinite().all() for p in module.parameters())
 
 
+def test_the_posteriors_noise_is_a_function_of_seed_rank_epoch_and_batch(build, monkeypatch):
+    module = build.autoencoder()
+    batch = build.batches().batches[0]
+    monkeypatch.setattr(module, "log_dict", lambda *args, **kwargs: None)
+
+    def loss(rank, batch_idx):
+        monkeypatch.setattr(Autoencoder, "global_rank", rank)
+        return float(module.training_step(batch, batch_idx))
+
+    assert loss(0, 0) == loss(0, 0)
+    assert len({loss(0, 0), loss(1, 0), loss(0, 1)}) == 3
+
+
 @pytest.mark.parametrize("discriminator", [False, True])
 def test_a_killed_run_resumes_bit_for_bit(build, tmp_path, discriminator):
     settings = {"discriminator": discriminator, "warmup_steps": 4, "gradient_clip": 1.0}

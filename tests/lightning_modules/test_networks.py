@@ -96,6 +96,10 @@ def test_pretrained_from_a_folder_and_from_a_checkpoint(build, tmp_path):
     trainer, _ = build.fit(module, max_steps=1)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     again = pretrained(str(tmp_path / "a.ckpt"))
+    diffusion = build.diffusion()
+    build.fit(diffusion, max_steps=1)[0].save_checkpoint(tmp_path / "d.ckpt")
+    nested = pretrained(str(tmp_path / "d.ckpt"))
+    assert torch.equal(nested.encoder.conv_in.weight, diffusion.autoencoder.network.encoder.conv_in.weight)
     assert isinstance(loaded, diffusers.AutoencoderKL)
     for name, tensor in module.network.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
