@@ -1,0 +1,1 @@
+"""What is run: the configuration, the one entry point, and one job a file."""

@@ -1,0 +1,179 @@
+"""Objects from a configuration: the only place, with the jobs, where the two meet."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+
+from callbacks.metrics_csv import MetricsCSV, resume_step
+from callbacks.progress import TimeLeftProgressBar
+from callbacks.run_record import HParams, RunRecord
+from callbacks.shutdown import GracefulShutdown
+from datamodules.fundus import FundusDataModule
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.checkpoint import CONFIG_KEY, load_state, load_weights
+from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.networks.kl import pretrained
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration in plain containers, as checkpoints and records keep it."""
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+def build_datamodule(cfg: DictConfig) -> FundusDataModule:
+    """The data module of `cfg.data`."""
+    return instantiate(cfg.data.module)
+
+
+def build_autoencoder(cfg: DictConfig, with_judges: bool = True) -> Autoencoder:
+    """The autoencoder of `cfg.model.autoencoder` with the settings of `cfg.autoencoder`, weights at random.
+
+    Args:
+        with_judges: False leaves the perceptual network and the discriminator out: it is not going to be trained.
+    """
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    judges = {} if with_judges else {"perceptual": None, "discriminator": None}
+    module = instantiate(cfg.autoencoder.module, network=instantiate(cfg.model.autoencoder), **judges)
+    module.config = plain(cfg)
+    return module
+
+
+def pretrained_autoencoder(cfg: DictConfig, source: str) -> Autoencoder:
+    """An autoencoder with trained weights: a checkpoint of ours, with its latents measured, or a diffusers one.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be had; says which, from where, and where to put it.
+    """
+    module = instantiate(cfg.autoencoder.module, network=pretrained(source), perceptual=None, discriminator=None)
+    if Path(source).is_file():
+        state = load_state(source)["state_dict"]
+        prefix = "autoencoder." if any(name.startswith("autoencoder.network.") for name in state) else ""
+        for name in ("latent_shift", "latent_scale", "num_measured"):
+            getattr(module, name).copy_(state[prefix + name])
+    module.config = plain(cfg)
+    return module
+
+
+def check_image_size(image_size: int, downsampling: int) -> int:
+    """Latent cells along a side.
+
+    Raises:
+        ValueError: `downsampling` does not divide the size; names the nearest sizes that it divides.
+    """
+    if image_size % downsampling:
+        lower = max(image_size // downsampling, 1) * downsampling
+        raise ValueError(
+            f"data.image_size={image_size} cannot be divided by the autoencoder's downsampling of {downsampling}. "
+            f"Nearest sizes: {lower} and {lower + downsampling}; or another model/autoencoder."
+        )
+    return image_size // downsampling
+
+
+def build_diffusion(cfg: DictConfig, autoencoder: Autoencoder) -> LatentDiffusion:
+    """The latent diffusion model of `cfg.model` on this autoencoder, weights at random."""
+    latent_size = check_image_size(cfg.data.image_size, autoencoder.downsampling)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)  # the same start whether or not an autoencoder was trained
+    denoiser = instantiate(
+        cfg.model.denoiser,
+        latent_channels=autoencoder.latent_channels,
+        latent_size=latent_size,
+        cond_dim=cfg.model.conditioning.dim,
+    )
+    conditioning = instantiate(cfg.model.conditioning)
+    objective = instantiate(cfg.model.objective)
+    module = instantiate(
+        cfg.model.diffusion,
+        autoencoder=autoencoder,
+        denoiser=denoiser,
+        conditioning=conditioning,
+        objective=objective,
+        _convert_="all",
+    )
+    module.config = plain(cfg)
+    return module
+
+
+def load_generator(checkpoint: str | Path) -> LatentDiffusion:
+    """Rebuild a latent diffusion model from its checkpoint alone.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: a checkpoint without a configuration, or of another kind.
+    """
+    state = load_state(checkpoint)
+    if CONFIG_KEY not in state or "denoiser" not in state[CONFIG_KEY].get("model", {}):
+        raise ValueError(f"ckpt={checkpoint}: it was not written by ddpm_train; give the checkpoint of a generator.")
+    cfg = OmegaConf.create(state[CONFIG_KEY])
+    network = pretrained(str(checkpoint)) if cfg.autoencoder.pretrained else instantiate(cfg.model.autoencoder)
+    autoencoder = instantiate(cfg.autoencoder.module, network=network, perceptual=None, discriminator=None)
+    module = build_diffusion(cfg, autoencoder)
+    load_weights(module, state)
+    return module.eval()
+
+
+def build_trainer(
+    cfg: DictConfig,
+    output_dir: Path,
+    checkpoint: str,
+    monitor: str,
+    hparams: Mapping[str, Any],
+    metrics: Sequence[str],
+    parts: Sequence[L.Callback] = (),
+    find_unused: bool = False,
+    **overrides: Any,
+) -> L.Trainer:
+    """A Trainer that records, saves, resumes and stops as every run of ours does.
+
+    Args:
+        monitor: log key of which the least value marks the best checkpoint.
+        metrics: log keys that are shown beside `hparams` in TensorBoard.
+        parts: the callbacks of this run.
+        find_unused: some parameters have no gradient in some steps, which DDP must be told.
+        overrides: arguments of the Trainer that differ from `cfg.trainer`.
+    """
+    folder = str(output_dir)
+    step = resume_step(checkpoint) if checkpoint else 0
+    loggers = [
+        TensorBoardLogger(folder, name="", version="", sub_dir="tensorboard", purge_step=step or None,
+                          default_hp_metric=False),
+        MetricsCSV(folder, first_step=step),
+    ]  # fmt: skip
+    checkpoints = output_dir / "checkpoints"
+    every = {"dirpath": str(checkpoints), "enable_version_counter": False, "save_top_k": 1}
+    standing = [
+        RunRecord(folder, plain(cfg)),
+        TimeLeftProgressBar(),
+        HParams(hparams, metrics),
+        LearningRateMonitor("step"),
+        ModelCheckpoint(filename="best", monitor=monitor, mode="min", **every),
+        ModelCheckpoint(filename="last", every_n_train_steps=cfg.checkpoint_every_n_steps, **every),
+        GracefulShutdown(folder),
+    ]
+    strategy = cfg.strategy.name
+    if find_unused and strategy == "ddp":
+        strategy = "ddp_find_unused_parameters_true"
+    settings = {**plain(cfg.trainer), **overrides}
+    settings.pop("_target_")
+    return L.Trainer(
+        **settings, strategy=strategy, logger=loggers, callbacks=[*parts, *standing], default_root_dir=folder
+    )
+
+
+def world_size(cfg: DictConfig) -> int:
+    """Processes that the Trainer will have, as far as the configuration tells."""
+    devices = cfg.trainer.devices
+    number = len(devices) if OmegaConf.is_list(devices) else int(devices) if str(devices).isdigit() else 1
+    return max(1, number) * int(cfg.trainer.num_nodes)
+
+
+def final_metrics(trainer: L.Trainer) -> dict[str, float]:
+    """The last values of all logged quantities."""
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {name: value for name, value in values.items() if not math.isnan(value)}

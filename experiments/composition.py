@@ -1,0 +1,205 @@
+"""From a command line to a configuration: what experiments there are, and what is wrong with the words typed."""
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from datamodules.findings import FINDINGS
+
+CONFIG_MODULE = "experiments.conf"
+OPEN_KEYS = ("data.grid.conditions", "data.grid.defaults", "data.fractions")  # mappings whose keys a user chooses
+OPEN_NODES = ("callbacks",)  # nodes to which a user may add members that have a _target_
+INSTANTIATE_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
+
+
+class CommandError(ValueError):
+    """The command line asks for something that is not there; the message says what is."""
+
+
+def register_resolvers() -> None:
+    """Make `${finding_levels:}` (name -> number of levels) and `${finding_names:}` known to configurations."""
+    levels = {finding.name: len(finding.levels) for finding in FINDINGS}
+    OmegaConf.register_new_resolver("finding_levels", lambda: OmegaConf.create(levels), replace=True)
+    OmegaConf.register_new_resolver("finding_names", lambda: OmegaConf.create(list(levels)), replace=True)
+
+
+def experiments() -> dict[str, str]:
+    """Name -> what it does, the first comment line of its file; in alphabetical order."""
+    folder = resources.files(CONFIG_MODULE) / "exp"
+    found = {}
+    for file in folder.iterdir():
+        if file.name.endswith(".yaml"):
+            comments = [line[1:].strip() for line in file.read_text("utf-8").splitlines() if line.startswith("#")]
+            found[file.name[:-5]] = next((line for line in comments if not line.startswith("@package")), "")
+    return dict(sorted(found.items()))
+
+
+def list_experiments() -> str:
+    """The experiments, a line each, and how to start one."""
+    known = experiments()
+    width = max(map(len, known))
+    lines = [f"  {name:<{width}}  {line}" for name, line in known.items()]
+    usage = "Start one with: python -m experiments.run +exp=NAME [group=option] [key=value]"
+    return "\n".join(["Experiments:", *lines, usage])
+
+
+def compose_config(overrides: Iterable[str]) -> DictConfig:
+    """Compose a configuration from overrides as they are typed, and check every name in it.
+
+    Raises:
+        CommandError: an experiment, group, option or key that does not exist; names the nearest.
+    """
+    register_resolvers()
+    overrides = list(overrides)
+    check_experiment(overrides)
+    GlobalHydra.instance().clear()
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        try:
+            cfg = compose("run", overrides=overrides, return_hydra_config=True)
+            choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
+            reference = compose("run", overrides=_chosen(choices))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise CommandError(_explain(error, overrides)) from error
+    OmegaConf.set_struct(cfg, False)
+    del cfg["hydra"]
+    OmegaConf.set_struct(cfg, True)
+    _check_keys(cfg, reference, "")
+    missing = sorted(key for key in OmegaConf.missing_keys(cfg))
+    if missing:
+        raise CommandError(f"{', '.join(missing)} must be given: {' '.join(f'{key}=VALUE' for key in missing)}")
+    return cfg
+
+
+def check_command(arguments: list[str]) -> None:
+    """Check the words of a command line before Hydra runs it; of a sweep its first combination is checked.
+
+    Raises:
+        CommandError: as `compose_config`.
+    """
+    words = [word for word in arguments if not word.startswith("-")]
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+    except HydraException as error:
+        raise CommandError(f"cannot read the command line: {_first_line(error)}") from error
+    first = []
+    for word, override in zip(words, parsed, strict=True):
+        swept = override.is_sweep_override()
+        first.append(f"{word.split('=')[0]}={next(iter(override.sweep_string_iterator()))}" if swept else word)
+    compose_config(first)
+
+
+def check_experiment(overrides: list[str]) -> None:
+    """See that one experiment is named, and that it exists.
+
+    Raises:
+        CommandError: none or an unknown one; lists them all.
+    """
+    named = [word.split("=", 1) for word in overrides if re.match(r"\+{0,2}exp=", word)]
+    if not named:
+        raise CommandError(f"no experiment is named.\n{list_experiments()}")
+    key, name = named[0]
+    if name not in experiments():
+        raise CommandError(f"there is no experiment {name!r}{_nearest(name, experiments())}\n{list_experiments()}")
+    if key != "+exp":
+        raise CommandError(f"write +exp={name} instead of {key}={name}: an experiment is added to the configuration.")
+
+
+def _chosen(choices: Mapping[str, Any]) -> list[str]:
+    """Overrides that choose the same options of every group, without the experiment's own keys."""
+    ours = {group: option for group, option in choices.items() if not group.startswith("hydra/") and group != "exp"}
+    return [f"{group}={option}" for group, option in ours.items() if "/" not in group.split("@")[0] or option]
+
+
+def _check_keys(cfg: DictConfig, reference: Any, path: str) -> None:
+    """Refuse keys that neither the option files nor the constructor of a `_target_` know."""
+    known = set(reference) if isinstance(reference, DictConfig) else set()
+    constructor = _parameters(cfg)
+    for key in cfg:
+        name = f"{path}{key}"
+        node = cfg._get_node(key)
+        is_new_part = path.rstrip(".") in OPEN_NODES and isinstance(node, DictConfig) and "_target_" in node
+        if key not in known and constructor is not None:
+            if key not in constructor | INSTANTIATE_KEYS:
+                raise CommandError(_unknown_key(name, key, constructor | known))
+        elif key not in known and not is_new_part:
+            raise CommandError(_unknown_key(name, key, known))
+        if isinstance(node, DictConfig) and name not in OPEN_KEYS and not node._is_none():
+            _check_keys(node, None if key not in known else reference._get_node(key), f"{name}.")
+
+
+def _parameters(cfg: DictConfig) -> set[str] | None:
+    """Names of the parameters of a node's `_target_`; None where any or none are admitted by it."""
+    target = cfg.get("_target_") if "_target_" in cfg and not OmegaConf.is_missing(cfg, "_target_") else None
+    if target is None:
+        return None
+    parameters = inspect.signature(locate(target)).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
+def locate(target: str) -> Any:
+    """The class or function at a dotted path.
+
+    Raises:
+        CommandError: no such module or member; names the nearest members.
+    """
+    module_name, _, name = target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise CommandError(f"_target_ {target!r}: cannot import {module_name!r} ({error}).") from error
+    if not hasattr(module, name):
+        raise CommandError(f"_target_ {target!r}: {module_name} has no {name!r}{_nearest(name, dir(module))}")
+    return getattr(module, name)
+
+
+def _unknown_key(path: str, key: str, known: Iterable[str]) -> str:
+    names = sorted(str(name) for name in known if not str(name).startswith("_") and name != "self")
+    return f"unknown key {path!r}{_nearest(key, names)} Known here: {', '.join(names)}."
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), [str(other) for other in known], n=2, cutoff=0.5)
+    return f": did you mean {' or '.join(near)}?" if near else "."
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _explain(error: BaseException, overrides: list[str]) -> str:
+    """What Hydra says, with the nearest name where one is misspelt."""
+    text = str(error).strip()
+    option = re.search(r"Could not find '([\w/]+?)/?([\w-]+)'", text)
+    if option and "Available options" in text:
+        listed = text.split("Available options", 1)[1].split("Config search path")[0].splitlines()[1:]
+        known = [line.strip() for line in listed if line.strip() and not line.strip().startswith("_")]
+        group, name = option.groups()
+        return f"{group} has no option {name!r}{_nearest(name, known)} Options: {', '.join(known)}."
+    group = re.search(r"Could not override '([\w/@.]+)'", text)
+    if group:
+        key = group.group(1)
+        parent, _, last = key.replace("/", ".").rpartition(".")
+        return f"unknown key or group {key!r}{_nearest(last, _members(parent, overrides))}"
+    return text
+
+
+def _members(parent: str, overrides: list[str]) -> list[str]:
+    """Names below `parent` in the configuration of the experiment without any further override."""
+    with_exp = [word for word in overrides if word.startswith("+exp=")]
+    node = compose("run", overrides=with_exp)
+    for part in parent.split(".") if parent else []:
+        node = node.get(part) if isinstance(node, DictConfig) and part in node else None
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []

@@ -1,0 +1,78 @@
+"""`+exp=ddpm_train`: a latent diffusion model that paints labelled fundus photographs."""
+
+import time
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from datamodules.fundus import FundusDataModule
+from datamodules.latents import LatentCache
+from experiments.assembly import build_autoencoder, build_diffusion, build_trainer, check_image_size, final_metrics
+from experiments.assembly import world_size
+from experiments.report import batch_text, ending_text, heading, parameters_text, say
+from experiments.training import describe_data, fit, prepare_data
+from experiments.vae_train import find_or_train_autoencoder
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.latent_diffusion import LatentDiffusion
+
+
+def ddpm_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+    """Find or train the autoencoder, cache its latents, train the denoiser; returns the final metrics."""
+    start, output_dir = time.monotonic(), Path(cfg.output_dir)
+    preview(cfg)
+    datamodule = prepare_data(cfg, output_dir)
+    autoencoder = find_or_train_autoencoder(cfg, datamodule, output_dir)
+    say(heading("denoiser"))
+    module = build_diffusion(cfg, autoencoder)
+    callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
+    monitor = next((callback.tag for callback in callbacks if hasattr(callback, "tag")), "val/loss")
+    trainer = build_trainer(cfg, output_dir, checkpoint, monitor, hparams(cfg), [monitor, "val/loss"], callbacks)
+    datamodule.setup("fit")
+    describe_data(datamodule, output_dir)
+    if cfg.job.cache_latents:
+        datamodule.attach_latents(cache_latents(cfg, datamodule, module.autoencoder.to(trainer.strategy.root_device)))
+    fit(trainer, module, datamodule, checkpoint)
+    metrics = final_metrics(trainer)
+    say(ending_text(output_dir, metrics, time.monotonic() - start))
+    return metrics
+
+
+def preview(cfg: DictConfig) -> None:
+    """Say what is going to be trained, at what batch and rate, before anything heavy.
+
+    Raises:
+        ValueError: parts that do not fit together, found now and not after an hour.
+    """
+    size = world_size(cfg)
+    with torch.device("meta"):
+        autoencoder = build_autoencoder(cfg, with_judges=False)
+    check_image_size(cfg.data.image_size, autoencoder.downsampling)
+    module = build_diffusion(cfg, build_autoencoder(cfg, with_judges=False))
+    say(heading("model"))
+    say(parameters_text({"autoencoder": module.autoencoder, "denoiser": module.network.denoiser,
+                         "conditioning": module.network.conditioning}))  # fmt: skip
+    say("denoiser:     " + batch_text(cfg.data.batch_size, cfg.trainer, size, cfg.model.diffusion.learning_rate))
+
+
+def cache_latents(cfg: DictConfig, datamodule: FundusDataModule, autoencoder: Autoencoder) -> LatentCache:
+    """Latents of the training images, both ways round; made once for these images and these weights."""
+    fingerprint = {"images": datamodule.fingerprint, "autoencoder": autoencoder.fingerprint}
+    return LatentCache.build(autoencoder.encode, datamodule.images("train"), fingerprint, cfg.cache_dir)
+
+
+def hparams(cfg: DictConfig) -> dict[str, object]:
+    """The settings that tell runs apart in TensorBoard."""
+    diffusion, objective = cfg.model.diffusion, cfg.model.objective
+    return {
+        "denoiser": cfg.model.denoiser._target_.rpartition(".")[2],
+        "image_size": cfg.data.image_size,
+        "batch_size": cfg.data.batch_size,
+        "learning_rate": diffusion.learning_rate,
+        "prediction": objective.prediction,
+        "weighting": objective.weighting,
+        "schedule": objective.schedule.name,
+        "guidance": diffusion.guidance,
+        "seed": cfg.seed,
+    }

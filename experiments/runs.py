@@ -1,0 +1,113 @@
+"""The folder of a run: a new one, or the one to go on with."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FOLDER_VARIABLE = "SYNFUNDUS_OUTPUT_DIR"  # tells the processes that a run starts which folder it has
+RESUME_VARIABLE = "SYNFUNDUS_RESUME_FROM"
+NOT_COMPARED = ("output_dir", "resume")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run writes, which checkpoint it goes on from ("" for none), and a line that says why."""
+
+    output_dir: Path
+    checkpoint: str
+    note: str
+
+
+def settle(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
+    """Decide on the folder of a run with this resolved configuration.
+
+    `resume=auto` takes `output_dir` if it was given, else the newest unfinished run of the same experiment with the
+    same configuration; with nothing to go on from it starts afresh, and says so. A path goes on from that checkpoint.
+
+    Raises:
+        ValueError: the folder already holds a run and `resume` was not given.
+        FileNotFoundError: `resume` is a path that does not exist.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0" and FOLDER_VARIABLE in os.environ:
+        return RunFolder(Path(os.environ[FOLDER_VARIABLE]), os.environ.get(RESUME_VARIABLE, ""), "")
+    folder = _decide(config, output_dir_given)
+    os.environ[FOLDER_VARIABLE], os.environ[RESUME_VARIABLE] = str(folder.output_dir), folder.checkpoint
+    return folder
+
+
+def _decide(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
+    wanted, resume = Path(config["output_dir"]), config["resume"]
+    if resume == "auto":
+        return _go_on(wanted, "") if output_dir_given else _newest(config, wanted)
+    if resume is not None:
+        path = Path(resume).expanduser()
+        if not path.is_file():
+            beside = ", ".join(sorted(other.name for other in path.parent.glob("*.ckpt"))) or "none"
+            raise FileNotFoundError(f"resume={resume}: no such checkpoint. Checkpoints in that folder: {beside}.")
+        return RunFolder(_unused(wanted), str(path), f"going on from {path}")
+    if output_dir_given and (wanted / "record.json").exists():
+        raise ValueError(
+            f"output_dir={wanted} already holds a run ({_status(wanted)}). Go on with it: resume=auto. Or give another."
+        )
+    return RunFolder(wanted if output_dir_given else _unused(wanted), "", "")
+
+
+def _newest(config: Mapping[str, Any], wanted: Path) -> RunFolder:
+    """The newest unfinished run beside `wanted` that has the same configuration."""
+    notes = []
+    known = (folder for folder in wanted.parent.glob("*") if (folder / "config.yaml").is_file())
+    for folder in sorted(known, key=lambda folder: folder.stat().st_mtime, reverse=True):
+        if _status(folder) == "finished":
+            continue
+        differences = differing_keys(config, yaml.safe_load((folder / "config.yaml").read_text("utf-8")))
+        if not differences:
+            return _go_on(folder, "")
+        notes.append(f"{folder} is unfinished, but differs in {', '.join(differences[:3])}")
+    note = f"nothing to go on with in {wanted.parent}, starting afresh"
+    return RunFolder(_unused(wanted), "", f"{note} ({notes[0]})" if notes else note)
+
+
+def _go_on(folder: Path, note: str) -> RunFolder:
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        return RunFolder(folder, str(last), f"going on from {last}")
+    return RunFolder(folder, "", f"{folder} has no checkpoint yet, starting from its beginning")
+
+
+def _unused(folder: Path) -> Path:
+    """`folder`, or with the first free number behind it where it exists."""
+    candidate, number = folder, 2
+    while candidate.exists():
+        candidate, number = folder.with_name(f"{folder.name}_{number}"), number + 1
+    return candidate
+
+
+def _status(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "record.json").read_text("utf-8")).get("status", "unknown"))
+    except (OSError, json.JSONDecodeError):
+        return "unknown"
+
+
+def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ between two configurations, but for where the run is written."""
+    keys = []
+    for key in dict.fromkeys([*ours, *theirs]):
+        if not prefix and key in NOT_COMPARED:
+            continue
+        here, there = ours.get(key), theirs.get(key)
+        if isinstance(here, Mapping) and isinstance(there, Mapping):
+            keys += differing_keys(here, there, f"{prefix}{key}.")
+        elif here != there and not _is_path_below(here, there, ours, theirs):
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+def _is_path_below(here: Any, there: Any, ours: Mapping, theirs: Mapping) -> bool:
+    """Whether two values differ only because one run's folder is not the other's."""
+    return isinstance(here, str) and isinstance(there, str) and here.startswith("runs/") and there.startswith("runs/")

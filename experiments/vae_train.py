@@ -1,0 +1,160 @@
+"""`+exp=vae_train`: the autoencoder; and how other jobs find one, or train it when there is none."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch.distributed
+from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from callbacks.reconstructions import Reconstructions
+from datamodules.fundus import FundusDataModule
+from experiments.assembly import (
+    build_autoencoder,
+    build_datamodule,
+    build_trainer,
+    check_image_size,
+    final_metrics,
+    plain,
+    pretrained_autoencoder,
+    world_size,
+)
+from experiments.report import batch_text, ending_text, heading, parameters_text, say
+from experiments.training import describe_data, fit, prepare_data
+from lightning_modules.autoencoder import Autoencoder
+
+RECIPE_VERSION = 1  # raise it when the same configuration no longer trains the same autoencoder
+
+
+def vae_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+    """Train the autoencoder of `cfg.model.autoencoder`; returns the final metrics."""
+    start, output_dir = time.monotonic(), Path(cfg.output_dir)
+    module = build_autoencoder(cfg)
+    check_image_size(cfg.data.image_size, module.downsampling)
+    announce(cfg, module)
+    datamodule = prepare_data(cfg, output_dir)
+    metrics = train_autoencoder(cfg, module, datamodule, output_dir, checkpoint)
+    say(ending_text(output_dir, metrics, time.monotonic() - start))
+    return metrics
+
+
+def announce(cfg: DictConfig, module: Autoencoder) -> None:
+    """Say how large it is, and at what batch and rate it is going to be trained."""
+    parts = {"network": module.network}
+    if module.discriminator is not None:
+        parts["discriminator"] = module.discriminator
+    say(heading("autoencoder"))
+    say(parameters_text(parts))
+    say(batch_text(cfg.autoencoder.batch_size, cfg.trainer, world_size(cfg), cfg.autoencoder.module.learning_rate))
+
+
+def find_or_train_autoencoder(cfg: DictConfig, datamodule: FundusDataModule, output_dir: Path) -> Autoencoder:
+    """The autoencoder given by `autoencoder.pretrained`, or the one of this recipe on these data, trained if need be.
+
+    A trained one is kept as `<cache_dir>/autoencoders/<fingerprint>.ckpt`, the fingerprint being over all that it
+    depends on.
+    """
+    if cfg.autoencoder.pretrained:
+        say(heading(f"autoencoder: {cfg.autoencoder.pretrained}"))
+        module = pretrained_autoencoder(cfg, cfg.autoencoder.pretrained)
+        check_image_size(cfg.data.image_size, module.downsampling)
+        if not module.measured:
+            datamodule.setup("fit")
+            _measure(module, datamodule)
+        return module
+    own = OmegaConf.merge(cfg, {"data": {"batch_size": cfg.autoencoder.batch_size}})
+    data = build_datamodule(own)
+    data.setup("fit")
+    kept = Path(cfg.cache_dir) / "autoencoders" / f"{recipe_fingerprint(cfg, data)}.ckpt"
+    if not kept.exists():
+        say(heading(f"no trained autoencoder for these data and settings ({kept}): training one first"))
+        module = build_autoencoder(cfg)
+        announce(cfg, module)
+        folder = output_dir / "autoencoder"
+        last = folder / "checkpoints" / "last.ckpt"
+        train_autoencoder(own, module, data, folder, str(last) if cfg.resume and last.exists() else "")
+        if rank_zero_only.rank == 0:
+            _publish(folder / "checkpoints" / "last.ckpt", kept)
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+    say(f"autoencoder: {kept}")
+    return pretrained_autoencoder(cfg, str(kept))
+
+
+def recipe_fingerprint(cfg: DictConfig, datamodule: FundusDataModule) -> str:
+    """16 hexadecimal digits over all that the trained autoencoder depends on."""
+    config = plain(cfg)
+    recipe: dict[str, Any] = {
+        "version": RECIPE_VERSION,
+        "network": config["model"]["autoencoder"],
+        "training": {key: value for key, value in config["autoencoder"].items() if key != "pretrained"},
+        "data": [datamodule.fingerprint, datamodule.split_fingerprint, config["data"]["flip"]],
+        "trainer": [config["trainer"][key] for key in ("precision", "accumulate_grad_batches", "limit_train_batches")],
+        "world_size": world_size(cfg),
+        "seed": cfg.seed,
+    }
+    return hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def train_autoencoder(
+    cfg: DictConfig, module: Autoencoder, datamodule: FundusDataModule, output_dir: Path, checkpoint: str
+) -> dict[str, float]:
+    """Train, measure the latents over the training set, and save both in `checkpoints/last.ckpt`."""
+    settings = cfg.autoencoder
+    hparams = {
+        "channels": str(list(cfg.model.autoencoder.get("block_channels", []))),
+        "latent_channels": module.latent_channels,
+        "downsampling": module.downsampling,
+        "image_size": cfg.data.image_size,
+        "batch_size": settings.batch_size,
+        "learning_rate": settings.module.learning_rate,
+        "discriminator": module.discriminator is not None,
+        "seed": cfg.seed,
+    }
+    manual = not module.automatic_optimization
+    overrides = {"gradient_clip_val": None, "max_epochs": settings.max_epochs, "max_steps": -1}
+    if manual and cfg.trainer.accumulate_grad_batches > 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}: an autoencoder with a "
+            "discriminator steps every batch. Use a larger data.batch_size, or autoencoder.module.discriminator=null."
+        )
+    trainer = build_trainer(
+        cfg, output_dir, checkpoint, "val/loss", hparams, ["val/psnr", "val/ssim", "val/loss"],
+        [Reconstructions(str(output_dir), every_n_epochs=settings.reconstruct_every_n_epochs, num_metric_images=128)],
+        find_unused=manual, **overrides,
+    )  # fmt: skip
+    datamodule.setup("fit")
+    describe_data(datamodule, output_dir)
+    fit(trainer, module, datamodule, checkpoint)
+    module.to(trainer.strategy.root_device)
+    _measure(module, datamodule)
+    trainer.save_checkpoint(str(output_dir / "checkpoints" / "last.ckpt"))
+    return final_metrics(trainer)
+
+
+def _measure(module: Autoencoder, datamodule: FundusDataModule) -> None:
+    """Mean and deviation of the latents over the whole training set, the same on every rank."""
+    images = datamodule.images("train")
+    size = 64
+    batches = (
+        torch.from_numpy(images[start : start + size]).permute(0, 3, 1, 2).contiguous()
+        for start in range(0, len(images), size)
+    )
+    number = module.eval().measure_latents(batches)
+    scales = ", ".join(f"{value:.3g}" for value in module.latent_scale.tolist())
+    say(f"latents measured over {number} training images: standard deviation by channel {scales}")
+
+
+def _publish(checkpoint: Path, kept: Path) -> None:
+    """Copy a finished checkpoint to where other runs find it; whole or not at all."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(f".{os.getpid()}.part")
+    shutil.copyfile(checkpoint, part)
+    os.replace(part, kept)
