@@ -82,7 +82,7 @@ def _veil(lit: np.ndarray, whiteness: float) -> np.ndarray:
 
 
 def _blur(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return _mix(lit, _smear(lit, rng.uniform(0.045, 0.07)), window)
+    return _mix(lit, _smear(lit, rng.uniform(0.055, 0.08)), window)
 
 
 def _haze(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -100,8 +100,8 @@ def _dark(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.n
 
 def _bright(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Over-exposure: tones pushed up into white."""
-    glare = np.array([240, 215, 165], np.float32) * np.float32(rng.uniform(1.0, 1.25))
-    return lit * (1 - np.float32(0.7) * window)[..., None] + (window * window)[..., None] * glare
+    glare = np.array([240, 215, 165], np.float32) * np.float32(rng.uniform(1.0, 1.2))
+    return lit * (1 - np.float32(0.85) * window)[..., None] + window[..., None] * glare
 
 
 def _artefact(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -83,7 +83,7 @@ def paint_laser(painting: Painting, eye: Eye, rng: np.random.Generator) -> None:
     painting.view.dots(layer, places, radii)
     dark = rng.random(len(places)) < 0.5
     painting.view.dots(pigment, places[dark] + rng.normal(0, 0.1, (dark.sum(), 2)), radii[dark] * 0.5)
-    painting.spread(layer, (0.10, 0.30, 0.34), 0.14)
+    painting.spread(layer, (0.13, 0.36, 0.42), 0.14)
     painting.spread(pigment, (-0.35, -0.5, -0.3), 0.10)
     painting.mark("laser_scar", layer)
 

@@ -76,6 +76,12 @@ def _wiggle(rng: np.random.Generator, points: np.ndarray, amount: np.ndarray) ->
     return points + normal * offset[..., None]
 
 
+def _round_fovea(points: np.ndarray) -> np.ndarray:
+    """Push points out of the fovea's avascular zone, which is about four degrees wide here."""
+    distance4 = np.maximum((points**2).sum(-1, keepdims=True), 1e-6) ** 2
+    return points * (1 + 2.0**4 / distance4) ** 0.25
+
+
 def grow_trunks(eye: Eye, disease: Disease, seed: int, index: int) -> Branches:
     """The sixteen vessels that cross the disc's margin."""
     rng = stream(seed, index, "trunks")
@@ -106,7 +112,7 @@ def grow_trunks(eye: Eye, disease: Disease, seed: int, index: int) -> Branches:
     sick = np.isin(np.arange(NUM_TRUNKS), disease.occluded)
     width *= np.where(sick, 1.45, 1.0)[:, None]
     swing = 0.24 * disease.tortuosity * rng.uniform(0.5, 1.5, NUM_TRUNKS) + 0.5 * sick
-    curves = _wiggle(rng, curves, swing)
+    curves = _round_fovea(_wiggle(rng, curves, swing))
     if disease.beading:
         beads = np.sin(along * rng.uniform(60, 90, (NUM_TRUNKS, 1)) + rng.uniform(0, 6, (NUM_TRUNKS, 1)))
         width *= 1 + disease.beading * beads * vein[:, None]
@@ -141,7 +147,7 @@ def sprout(
     alive = np.ones((total, num_points))
     inner = (np.abs(here[:, 1]) < 11) & (here[:, 0] < eye.disc[0] - 1.5)
     noise = rng.normal(0, 0.065 * tortuosity, (num_points, total))
-    swing, nearest = np.zeros(total), np.full(total, np.inf)
+    swing, nearest, growing = np.zeros(total), np.full(total, np.inf), np.ones(total, bool)
     for k in range(num_points):
         points[:, k] = here
         away = here - eye.disc
@@ -152,10 +158,10 @@ def sprout(
         turn = np.cos(heading) * goal_y - np.sin(heading) * goal_x
         swing = 0.6 * swing + noise[k]
         heading = heading + 2.6 / num_points * turn + swing
-        here = here + step[:, None] * np.stack([np.cos(heading), np.sin(heading)], 1)
-        alive[:, k] = (gap > 1.5) & ~(inner & (gap < 7) & (gap > nearest + 0.15))
+        growing &= (gap > 2.0) & ~(inner & (gap < 7) & (gap > nearest + 0.15))
         nearest = np.minimum(nearest, gap)
-    alive = np.minimum.accumulate(alive, 1)
+        here = here + (step * growing)[:, None] * np.stack([np.cos(heading), np.sin(heading)], 1)
+        alive[:, k] = growing
     taper = 1.0 - 0.6 * np.linspace(0, 1, num_points)
     widths = start_width[:, None] * taper * alive
     return Branches(points, widths, parents.vein[parent], parents.upper[parent], parents.kind[parent])
