@@ -35,9 +35,9 @@ class Interrupted(SystemExit):
 class GracefulShutdown(Callback):
     """On SIGINT or SIGTERM save `<output_dir>/checkpoints/last.ckpt` at the end of the batch and leave `Trainer.fit`.
 
-    The ranks agree at the end of each batch, so it is enough that one of them gets the signal. Where a validation
-    follows the batch, it is finished and the checkpoint saved again after it, for a resumed run does not go back to it.
-    A second signal stops at once; the checkpoint of the batch is there by then if the first came a batch ago.
+    The ranks agree at the end of each batch, so it is enough that one of them gets the signal. After the last batch of
+    an epoch, or where a validation follows, the checkpoint is a makeshift: resuming would not go back to what follows.
+    So that is finished, and the checkpoint saved again after one batch more. A second signal stops at once.
 
     Lightning's SIGTERM handling is set aside while this trains (it stops without a checkpoint), SLURM's requeueing on
     its own signal is not.
@@ -53,9 +53,8 @@ class GracefulShutdown(Callback):
         self._process = 0
         self._listening = False
         self._previous: dict[int, Any] = {}
-        self._at_step_end = True  # false between the batches whose gradients are accumulated
-        self._ready = False  # the checkpoint is there, and resuming from it repeats and leaves out nothing
-        self._validated = False  # it was saved after a validation
+        self._num_saved = 0
+        self._is_exact = False  # resuming from what is saved repeats and leaves out nothing
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Go to the end of the callbacks: the checkpoint is to hold what the others have noted."""
@@ -63,7 +62,7 @@ class GracefulShutdown(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to SIGINT; before the loaders' workers are forked, so that Ctrl-C does not kill them."""
-        self._received, self._ready, self._validated, self._process = None, False, False, os.getpid()
+        self._received, self._num_saved, self._is_exact, self._process = None, 0, False, os.getpid()
         self._listen(signal.SIGINT)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,31 +72,22 @@ class GracefulShutdown(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save, if any rank got a signal. After the last batch of an epoch this is a makeshift until the validation."""
-        self._ready = self._validated = False
-        self._at_step_end = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self._at_step_end and self._is_asked(trainer):
+        """Save, if any rank got a signal; not while gradients are being accumulated, for they are not saved."""
+        self._is_exact = False
+        at_step_end = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if at_step_end and trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):
             self._save(trainer)
-            # Resuming from the end of the last batch leaves the end of the epoch out; the next batch will do, if any.
-            self._ready = not trainer.is_last_batch or trainer.num_training_batches == 1
+            self._num_saved += 1
+            self._is_exact = not trainer.is_last_batch
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save with the validation done."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
-        if self._at_step_end and self._is_asked(trainer):
-            self._save(trainer)
-            self._ready = self._validated = True
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave after the validation at an epoch's end; the end itself is for the resumed run to do."""
-        finished = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        if self._validated and not finished:
-            self._leave(trainer)
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that resuming would leave this validation out."""
+        self._is_exact = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Leave before the next batch, when the loggers have everything of the last."""
-        if self._ready:
+        # With an epoch or a validation every batch no checkpoint is better than the second.
+        if self._is_exact or self._num_saved >= 2:
             self._leave(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,9 +101,6 @@ class GracefulShutdown(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back once more: Lightning's own clean-up came in between."""
         self._stop_listening()
-
-    def _is_asked(self, trainer: Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
 
     def _save(self, trainer: Trainer) -> None:
         for callback in trainer.checkpoint_callbacks:

@@ -48,6 +48,15 @@ def test_figure_is_that_of_the_images_by_hand(tmp_path, num_images):
     assert callback.record["kd"] == pytest.approx(kernel_distance(generated, real), rel=1e-4)
 
 
+def test_a_part_of_the_reals_is_drawn_from_all_of_them(tmp_path):
+    callback = distance(tmp_path, num_real=9)
+    trainer, module = fit(tmp_path, [callback], max_epochs=1)
+    generated, real = expected_figures(module, trainer.datamodule, 11, 0, tiny_extractor())
+    drawn = torch.randperm(24, generator=torch.Generator().manual_seed(0))[:9]
+    assert callback.record["fd"] == pytest.approx(frechet_distance(generated, real[drawn]), rel=1e-5)
+    assert callback.record["num_real"] == 9
+
+
 def test_batch_size_changes_nothing(tmp_path):
     a, b = distance(tmp_path / "a", batch_size=3), distance(tmp_path / "b", batch_size=100)
     fit(tmp_path, [a, b], max_epochs=1)

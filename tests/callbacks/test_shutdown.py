@@ -23,6 +23,9 @@ class ResumableModule(TinyModule):
         torch.manual_seed(self.trainer.fit_loop.total_batch_idx)
         return super().training_step(batch, batch_idx)
 
+    def on_train_epoch_end(self):
+        self.log("train/epochs_ended", float(self.current_epoch))
+
 
 class SendSignal(Callback):
     def __init__(self, batch, number=signal.SIGTERM, hook="train"):
@@ -77,14 +80,14 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, name):
         resumed = stop_and_resume(folder, SendSignal(batch), **settings)
         assert torch.equal(resumed.scale, whole.scale), batch
         assert resumed.losses == whole.losses[-len(resumed.losses) :], batch
-        assert len(resumed.losses) >= 12 - batch - 3, batch
+        assert len(resumed.losses) >= 12 - batch - 4, batch
         assert rows_of(folder) == rows_of(tmp_path / "whole"), batch
 
 
 def test_signal_during_validation_is_heeded_after_it(tmp_path):
     whole = run(tmp_path / "whole")
     resumed = stop_and_resume(tmp_path / "stopped", SendSignal(5, signal.SIGINT, "validation"))
-    assert resumed.losses == whole.losses[6:]
+    assert resumed.losses == whole.losses[7:]
     assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
 
 
@@ -100,12 +103,29 @@ def test_model_checkpoint_keeps_its_best_and_its_file(tmp_path):
 
     settings = {"enable_checkpointing": True, "max_epochs": 3}
     with pytest.raises(Interrupted) as stopped:
-        run(tmp_path, keeper(), SendSignal(8), **settings)
+        run(tmp_path, keeper(), SendSignal(2), **settings)
     run(tmp_path, kept := keeper(), ckpt_path=stopped.value.checkpoint, **settings)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir())[-1] == "last.ckpt"
+    assert [path.name for path in (tmp_path / "checkpoints").glob("last*")] == ["last.ckpt"]
     assert resume_step(str(tmp_path / "checkpoints" / "last.ckpt")) == 18
     assert kept.last_model_path.endswith("last.ckpt")
     assert kept.best_model_path
+
+
+@pytest.mark.parametrize(("val_check_interval", "batch"), [(1.0, 5), (3, 2)])
+def test_checkpoint_holds_what_other_callbacks_made_of_the_validation(tmp_path, val_check_interval, batch):
+    keeper = ModelCheckpoint(str(tmp_path / "best"), monitor="val/loss")
+    settings = {"enable_checkpointing": True, "val_check_interval": val_check_interval}
+    with pytest.raises(Interrupted) as stopped:
+        run(tmp_path, keeper, SendSignal(batch), **settings)
+    assert resume_step(stopped.value.checkpoint) == batch + 2
+    saved = torch.load(stopped.value.checkpoint, weights_only=True)["callbacks"][keeper.state_key]
+    assert saved["best_model_score"] is not None
+    assert saved["best_model_score"] == keeper.best_model_score
+
+
+def test_epochs_of_one_batch_are_left_too(tmp_path):
+    stop_and_resume(tmp_path, SendSignal(2), limit_train_batches=1, max_epochs=5)
+    assert [row["step"] for row in rows_of(tmp_path) if row["train/loss"]] == ["0", "1", "2", "3", "4"]
 
 
 def test_handlers_are_given_back(tmp_path):

@@ -62,9 +62,10 @@ def test_figures_equal_those_of_one_process(two_ranks, tmp_path):
     assert json.loads((folder / "record.json").read_text())["num_processes"] == 2
 
 
-def test_all_ranks_make_the_same_calls(two_ranks):
+def test_all_ranks_make_the_same_calls_and_keep_the_order(two_ranks):
     first, second = (result["sampled"] for result in two_ranks[1])
     assert first == second
+    assert [result["gathered"] for result in two_ranks[1]] == [{"1": [0], "4": [0, 1, 2, 3], "5": [0, 1, 2, 3, 4]}] * 2
     assert first == [2, 2, 2, 5, 5, 5, 1, 1, 3]
 
 

@@ -6,11 +6,13 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback
 from tiny_fit import TinyData, TinyModule, fit, tiny_extractor
 
 from callbacks.fid import FrechetDistance
 from callbacks.metrics_csv import MetricsCSV
+from callbacks.ranks import Ranks
 from callbacks.reconstructions import Reconstructions
 from callbacks.run_record import RunRecord
 from callbacks.sample_grid import SampleGrid
@@ -55,7 +57,10 @@ def main(folder: str) -> None:
     callbacks = [*measuring_callbacks(folder), RunRecord(folder, {"seed": 3})]
     trainer, module = fit(folder, callbacks, module=NumberOfCalls(lr=0), data=uneven_data(), max_epochs=1, **two)
     figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    result = {"figures": figures, "sampled": module.sampled}
+    ranks = Ranks.of(trainer)
+    result = {"figures": figures, "sampled": module.sampled, "gathered": {}}
+    for num_items in (1, 4, 5):
+        result["gathered"][num_items] = ranks.gather(torch.tensor(ranks.share(num_items)), num_items).tolist()
     (Path(folder) / f"rank_{trainer.global_rank}.json").write_text(json.dumps(result))
     callbacks = [GracefulShutdown(folder), SignalToRankOne(), RunRecord(f"{folder}/stopped", {"seed": 3})]
     fit(folder, callbacks, data=uneven_data(), logger=MetricsCSV(folder), **two)
