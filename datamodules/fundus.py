@@ -4,6 +4,7 @@ import csv
 import hashlib
 import logging
 from collections.abc import Mapping
+from os import cpu_count
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class FundusDataModule(lightning.LightningDataModule):
     """Batches {image float32 [B, 3, S, S] in [0, 1], labels int64 [B, F], id list[str]} of a source, split by patient.
 
     `prepare_data` reads every image once into a cache below `cache_dir` and stops when more than `max_rejected` are
-    refused. `fractions` are for the patients without an official split, drawn by hash of (seed, patient). `flip`
+    refused, with `cache_workers` processes (None: one for each core). `fractions` are for the patients without an official split, drawn by hash of (seed, patient). `flip`
     mirrors half of the training images. On several processes each reads its own share; the Trainer's sampler injection
     does not concern it.
     """
@@ -48,6 +49,7 @@ class FundusDataModule(lightning.LightningDataModule):
         seed: int = 0,
         flip: bool = True,
         max_rejected: int = 0,
+        cache_workers: int | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (("image_size", image_size, 8), ("batch_size", batch_size, 1),
@@ -63,6 +65,7 @@ class FundusDataModule(lightning.LightningDataModule):
         self.seed = seed
         self.flip = flip
         self.max_rejected = max_rejected
+        self.cache_workers = cache_workers
         self.manifest: Manifest | None = None
         self.rejected: list[tuple[str, str]] = []
         self.fingerprint = ""
@@ -80,8 +83,10 @@ class FundusDataModule(lightning.LightningDataModule):
         """
         index = self.source.index()
         paths = index.paths
-        cache = ImageCache.build(self.source, paths, self.image_size, self.cache_dir, self.num_workers)
-        self._check_rejected([(paths[row], reason) for row, reason in cache.rejected.items()], len(paths))
+        workers = cpu_count() if self.cache_workers is None else self.cache_workers
+        cache = ImageCache.build(self.source, paths, self.image_size, self.cache_dir, workers)
+        self.rejected = [(paths[row], reason) for row, reason in cache.rejected.items()]
+        self._check_rejected(self.rejected, len(paths))
 
     def setup(self, stage: str | None = None) -> None:
         """Open the cache and split by patient; the second call and later ones do nothing."""
@@ -192,20 +197,32 @@ class FundusDataModule(lightning.LightningDataModule):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._ready().write(folder / "manifest.parquet")
-        with open(folder / "rejected.csv", "w", newline="", encoding="utf-8") as file:
+        self.write_rejected(folder)
+
+    def write_rejected(self, folder: str | Path) -> None:
+        """Write `rejected.csv` (path, reason) there, also when there are too many to go on."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with open(Path(folder) / "rejected.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("path", "reason"), *self.rejected])
+
+    def preview(self) -> dict[str, Any]:
+        """As `describe`, by the index alone: no image has been read yet, so none is rejected."""
+        index = self.source.index()
+        split = index.with_splits(assign_splits(index.patients, self.fractions, self.seed, index.splits))
+        return self._describe(split)
 
     def describe(self) -> dict[str, Any]:
         """Counts for people: images and patients per split, and for each finding how many of each level."""
-        manifest = self._ready()
+        prints = {"fingerprint": self.fingerprint, "split_fingerprint": self.split_fingerprint}
+        return {**self._describe(self._ready()), **prints}
+
+    def _describe(self, manifest: Manifest) -> dict[str, Any]:
         return {
             "source": self.source.name,
             "image_size": self.image_size,
             "num_images": len(manifest),
             "num_patients": manifest.num_patients,
             "num_rejected": len(self.rejected),
-            "fingerprint": self.fingerprint,
-            "split_fingerprint": self.split_fingerprint,
             "splits": {split: _count(manifest.select(split)) for split in SPLITS},
         }
 

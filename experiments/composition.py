@@ -75,7 +75,7 @@ def compose_config(overrides: Iterable[str]) -> DictConfig:
     del cfg["hydra"]
     OmegaConf.set_struct(cfg, True)
     _check_keys(cfg, reference, "")
-    missing = sorted(key for key in OmegaConf.missing_keys(cfg))
+    missing = _missing_keys(cfg, "")
     if missing:
         raise CommandError(f"{', '.join(missing)} must be given: {' '.join(f'{key}=VALUE' for key in missing)}")
     return cfg
@@ -134,8 +134,22 @@ def _check_keys(cfg: DictConfig, reference: Any, path: str) -> None:
                 raise CommandError(_unknown_key(name, key, constructor | known))
         elif key not in known and not is_new_part:
             raise CommandError(_unknown_key(name, key, known))
-        if isinstance(node, DictConfig) and name not in OPEN_KEYS and not node._is_none():
+        if _is_tree(node) and name not in OPEN_KEYS:
             _check_keys(node, None if key not in known else reference._get_node(key), f"{name}.")
+
+
+def _missing_keys(cfg: DictConfig, path: str) -> list[str]:
+    """Dotted keys whose value is ???."""
+    nodes = ((f"{path}{key}", cfg._get_node(key)) for key in cfg)
+    return [
+        key
+        for name, node in nodes
+        for key in ([name] if node._is_missing() else _missing_keys(node, f"{name}.") if _is_tree(node) else [])
+    ]
+
+
+def _is_tree(node: Any) -> bool:
+    return isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation()
 
 
 def _parameters(cfg: DictConfig) -> set[str] | None:

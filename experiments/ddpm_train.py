@@ -1,11 +1,13 @@
 """`+exp=ddpm_train`: a latent diffusion model that paints labelled fundus photographs."""
 
+import hashlib
 import time
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import nn
 
 from datamodules.fundus import FundusDataModule
 from datamodules.latents import LatentCache
@@ -58,8 +60,24 @@ def preview(cfg: DictConfig) -> None:
 
 def cache_latents(cfg: DictConfig, datamodule: FundusDataModule, autoencoder: Autoencoder) -> LatentCache:
     """Latents of the training images, both ways round; made once for these images and these weights."""
-    fingerprint = {"images": datamodule.fingerprint, "autoencoder": autoencoder.fingerprint}
-    return LatentCache.build(autoencoder.encode, datamodule.images("train"), fingerprint, cfg.cache_dir)
+    device = autoencoder.device
+
+    def encode(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, std = autoencoder.encode(images.to(device))
+        return mean.cpu(), std.cpu()
+
+    fingerprint = {"images": datamodule.fingerprint, "split": datamodule.split_fingerprint,
+                   "autoencoder": weights_fingerprint(autoencoder.network)}  # fmt: skip
+    return LatentCache.build(encode, datamodule.images("train"), fingerprint, cfg.cache_dir)
+
+
+def weights_fingerprint(network: nn.Module) -> str:
+    """16 hexadecimal digits over the names and values of a network's weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def hparams(cfg: DictConfig) -> dict[str, object]:

@@ -16,7 +16,7 @@ from lightning_modules.checkpoint import CONFIG_KEY, check_architecture
 from lightning_modules.latent_statistics import LatentStatistics
 from lightning_modules.losses.adversarial import discriminator_hinge, generator_hinge
 from lightning_modules.names import check_name
-from lightning_modules.networks.kl import NETWORK_KEY, network_config
+from lightning_modules.networks.kl import NETWORK_KEY, downsampling, network_config
 from lightning_modules.optimisation import adamw, lr_scheduler
 from lightning_modules.randomness import step_generator
 
@@ -106,7 +106,7 @@ class Autoencoder(L.LightningModule):
     @property
     def downsampling(self) -> int:
         """Pixels of the side of a latent cell."""
-        return 2 ** (len(self.network.config.block_out_channels) - 1)
+        return downsampling(self.network.config)
 
     @property
     def measured(self) -> bool:

@@ -1,0 +1,42 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.networks.kl import FoldedAutoencoderKL, downsampling, kl_autoencoder, pretrained
+
+SIZES = {"latent_channels": 2, "block_channels": (8, 8), "norm_groups": 4, "mid_attention": False}
+
+
+@pytest.mark.parametrize("patch_size, cell", [(1, 2), (2, 4), (4, 8)])
+def test_a_fold_multiplies_the_downsampling(patch_size, cell):
+    network = kl_autoencoder(**SIZES, patch_size=patch_size)
+    images = torch.rand(1, 3, 16, 24)
+    latents = network.encode(images).latent_dist.mean
+    assert latents.shape == (1, 2, 16 // cell, 24 // cell)
+    assert network.decode(latents).sample.shape == images.shape
+    assert downsampling(network.config) == cell == Autoencoder(network).downsampling
+
+
+def test_it_is_the_plain_network_on_folded_pixels():
+    network = kl_autoencoder(**SIZES, patch_size=2).eval()
+    plain = super(FoldedAutoencoderKL, network)
+    images = torch.rand(2, 3, 16, 16)
+    mean = network.encode(images).latent_dist.mean
+    torch.testing.assert_close(mean, plain.encode(F.pixel_unshuffle(images, 2)).latent_dist.mean)
+    torch.testing.assert_close(network.decode(mean).sample, F.pixel_shuffle(plain.decode(mean).sample, 2))
+
+
+def test_a_checkpoint_of_a_folded_one_is_rebuilt(tmp_path):
+    module = Autoencoder(kl_autoencoder(**SIZES, patch_size=2))
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "a.ckpt")
+    images = torch.rand(1, 3, 16, 16)
+    again = pretrained(str(tmp_path / "a.ckpt")).eval()
+    torch.testing.assert_close(again.encode(images).latent_dist.mean, module.eval().encode(images)[0])
+
+
+def test_a_fold_of_zero_is_refused():
+    with pytest.raises(ValueError, match="patch_size=0 must be at least 1"):
+        kl_autoencoder(**SIZES, patch_size=0)
