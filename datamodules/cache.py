@@ -8,6 +8,7 @@ goes on where it stopped; two processes that build the same cache write the same
 renames.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -16,6 +17,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -33,7 +35,8 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 PENDING, STORED, REJECTED = 0, 1, 2
 ROW = np.dtype([("state", "u1"), ("digest", "V8")])
-SYNC_EVERY = 512  # rows between two flushes to the disk
+SYNC_SECONDS = 1.0  # between two flushes to the disk: a killed build loses no more
+LEAST_PER_WORKER = 64  # rows for which it pays to start a process (which imports the program anew)
 IMAGES, ROWS, REASONS, COMPLETE = "images.uint8", "rows.bin", "rejected.jsonl", "complete.json"
 
 
@@ -73,7 +76,9 @@ class ImageCache:
                 _fill(building, source, paths, image_size, num_workers)
                 _finish(building, folder, len(paths), image_size)
             except OSError as error:
-                raise _disk_error(error, folder, len(paths) * image_size**2 * 3) from error
+                if not (folder / COMPLETE).is_file():  # else another process finished it, and took the folder away
+                    raise _disk_error(error, folder, len(paths) * image_size**2 * 3) from error
+                shutil.rmtree(building, ignore_errors=True)
         return cls(folder, len(paths), image_size)
 
 
@@ -129,18 +134,27 @@ def _fill(building: Path, source: Source, paths: Sequence[str], image_size: int,
     tasks = ((row, paths[row]) for row in pending)
     store = partial(_store, source, str(building / IMAGES), image_size)
     unsynced: list[tuple[int, int, bytes]] = []
+    last = time.monotonic()
     with (
         open(building / IMAGES, "r+b") as images,
         open(building / ROWS, "r+b") as rows,
         open(building / REASONS, "a", encoding="utf-8") as reasons,
-        tqdm(total=len(paths), initial=done, desc=f"caching {source.name} at {image_size} px", unit="image") as bar,
+        _bar(len(paths), done, f"caching {source.name} at {image_size} px") as bar,
     ):
-        for row, digest, reason in _results(store, tasks, len(pending), num_workers, bar):
-            if reason is not None:
-                reasons.write(json.dumps({"row": row, "reason": reason}) + "\n")
-            unsynced.append((row, STORED if reason is None else REJECTED, digest))
-            if len(unsynced) == SYNC_EVERY or bar.n == len(paths):
-                _sync(images, reasons, rows, unsynced)
+        try:
+            for row, digest, reason in _results(store, tasks, len(pending), num_workers, bar):
+                if reason is not None:
+                    reasons.write(json.dumps({"row": row, "reason": reason}) + "\n")
+                unsynced.append((row, STORED if reason is None else REJECTED, digest))
+                if time.monotonic() - last > SYNC_SECONDS:
+                    _sync(images, reasons, rows, unsynced)
+                    last = time.monotonic()
+        finally:
+            _sync(images, reasons, rows, unsynced)
+
+
+def _bar(total: int, done: int, what: str) -> tqdm:
+    return tqdm(total=total, initial=done, desc=what, unit="image", mininterval=0.5)
 
 
 def _sync(images, reasons, rows, unsynced: list[tuple[int, int, bytes]]) -> None:
@@ -157,7 +171,7 @@ def _sync(images, reasons, rows, unsynced: list[tuple[int, int, bytes]]) -> None
 
 
 def _results(store, tasks: Iterator, num_tasks: int, num_workers: int, bar: tqdm) -> Iterator:
-    if num_workers <= 1 or num_tasks < 2 * num_workers:
+    if num_workers <= 1 or num_tasks < LEAST_PER_WORKER * num_workers:
         for task in tasks:
             result = store(task)
             bar.update()
@@ -227,16 +241,12 @@ def _die_with_parent() -> None:
 
 def _finish(building: Path, folder: Path, num_images: int, image_size: int) -> None:
     marker = {"format": FORMAT, "num_images": num_images, "image_size": image_size}
-    try:
-        with open(building / f"{COMPLETE}.{os.getpid()}", "w") as file:
-            json.dump(marker, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, building / COMPLETE)
-        os.rename(building, folder)
-    except OSError:
-        if not (folder / COMPLETE).is_file():  # else another process finished the same cache first
-            raise
+    with open(building / f"{COMPLETE}.{os.getpid()}", "w") as file:
+        json.dump(marker, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, building / COMPLETE)
+    os.rename(building, folder)
 
 
 def _read_reasons(folder: Path) -> dict[int, str]:
@@ -264,8 +274,6 @@ def _check_space(folder: Path, num_bytes: int, held: int = 0) -> None:
 
 
 def _disk_error(error: OSError, folder: Path, num_bytes: int) -> Exception:
-    import errno
-
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return _space_error(folder, num_bytes, shutil.disk_usage(folder.parent).free)
     return error

@@ -21,6 +21,7 @@ VERSION = 1  # changes whenever the same file would give other pixels; every ima
 DETECTION_SIDE = 256  # the disc is sought on a copy whose longer side has so many pixels
 NUM_BINS = 180  # angular bins of two degrees, for the support of a circle
 TOLERANCE = 0.012  # how far an edge point may lie from the circle, as a fraction of the radius
+LEAST_TOLERANCE = 0.8  # and in pixels of the reduced copy, for small images
 MIN_SUPPORT = 0.8  # fraction of the circle's visible part that must be an edge
 MIN_ARC = 0.25  # fraction of the full circle that must be an edge
 MIN_RADIUS, MAX_RADIUS = 0.25, 0.85  # radius as a fraction of the shorter and of the longer side
@@ -85,12 +86,12 @@ def detect_field_of_view(rgb: np.ndarray) -> FieldOfView:
     """
     _check_rgb(rgb)
     height, width = rgb.shape[:2]
-    scale = min(1.0, DETECTION_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if scale < 1.0 else rgb
-    if min(size) < 32:
+    if min(height, width) < 32:
         raise NotAFundusError(f"the image is only {width} x {height} pixels")
-    bright = cv2.GaussianBlur(small.max(axis=2), (5, 5), 0)
+    scale = DETECTION_SIDE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1.0 else cv2.INTER_LINEAR)
+    bright = cv2.medianBlur(small.max(axis=2), 5)  # keeps the edge in its place, where a mean would move it out
     low, high = (float(v) for v in np.percentile(bright, (1, 99)))
     if high - low < 12:
         raise NotAFundusError(f"the image is uniform (brightness {low:.0f} to {high:.0f} of 255)")
@@ -125,13 +126,17 @@ def _fit_circle(mask: np.ndarray) -> tuple[FieldOfView, float] | None:
     if circle is None:
         return None
     for _ in range(3):
-        circle = _least_squares(points[_distance(points, circle) < TOLERANCE * circle.radius])
+        circle = _least_squares(points[_distance(points, circle) < _tolerance(circle.radius)])
         if circle is None:
             return None
     support, arc = _support(points, circle, mask.shape)
     if support < MIN_SUPPORT or arc < MIN_ARC:
         return None
     return circle, support
+
+
+def _tolerance(radius: float) -> float:
+    return max(TOLERANCE * radius, LEAST_TOLERANCE)
 
 
 def _distance(points: np.ndarray, circle: FieldOfView) -> np.ndarray:
@@ -152,7 +157,7 @@ def _ransac(points: np.ndarray, shape: tuple[int, int], num_trials: int = 200) -
         return None
     x, y, radius = x[good], y[good], radius[good]
     gap = np.abs(np.hypot(points[:, :1] - x, points[:, 1:] - y) - radius)
-    best = int(np.argmax((gap < TOLERANCE * radius).sum(axis=0)))
+    best = int(np.argmax((gap < np.maximum(TOLERANCE * radius, LEAST_TOLERANCE)).sum(axis=0)))
     return FieldOfView(float(x[best]), float(y[best]), float(radius[best]))
 
 
@@ -168,7 +173,7 @@ def _least_squares(points: np.ndarray) -> FieldOfView | None:
 
 def _support(points: np.ndarray, circle: FieldOfView, shape: tuple[int, int]) -> tuple[float, float]:
     """How much of the circle is an edge: as a fraction of its part inside the image, and of the whole circle."""
-    near = points[_distance(points, circle) < TOLERANCE * circle.radius]
+    near = points[_distance(points, circle) < _tolerance(circle.radius)]
     angle = np.arctan2(near[:, 1] - circle.y, near[:, 0] - circle.x)
     hit = np.zeros(NUM_BINS, dtype=bool)
     hit[np.floor((angle / (2 * np.pi) % 1.0) * NUM_BINS).astype(int) % NUM_BINS] = True

@@ -155,8 +155,10 @@ class Manifest:
                 digest.update(column.to_numpy().astype(np.int8).tobytes())
                 continue
             for start in range(0, len(column), 1 << 20):
-                cells = column.slice(start, 1 << 20).to_pylist()
-                digest.update("".join(f"{len(cell)}:{cell}" for cell in cells).encode())
+                cells = column.slice(start, 1 << 20).cast(pa.large_string()).combine_chunks()
+                ends = np.frombuffer(cells.buffers()[1], dtype=np.int64)[cells.offset : cells.offset + len(cells) + 1]
+                digest.update(np.diff(ends).tobytes())
+                digest.update(memoryview(cells.buffers()[2] or b"")[ends[0] : ends[-1]])
         return digest.hexdigest()
 
 

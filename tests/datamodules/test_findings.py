@@ -7,10 +7,10 @@ from datamodules.findings import EYE_SIDE, FINDINGS, NAMES, NUM_LEVELS, describe
 
 
 def test_the_columns_are_those_of_synfundus_1m_in_the_agreed_order():
-    assert NAMES == (
+    assert (
         *("dr_grade", "is_amd", "is_aon", "is_crp", "is_dm", "is_dme", "is_em", "is_gc", "is_htr", "is_pm", "is_rvo"),
         *("is_fundus", "is_macular_readable", "is_optic_disc_readable", "is_retinal_region_readable", "eye_side"),
-    )
+    ) == NAMES
     assert list(NUM_LEVELS.values()) == [5] + 15 * [2]
     assert FINDINGS[EYE_SIDE].levels == ("right", "left")
     assert all(finding.title and finding.description for finding in FINDINGS)

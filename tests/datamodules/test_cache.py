@@ -1,0 +1,254 @@
+"""The image cache: built once, resumed after a kill, never served partial or for something else."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules import cache as cache_module
+from datamodules.cache import CacheError, ImageCache, cache_folder
+from datamodules.images import ImageError, NotAFundusError
+
+REPO = Path(__file__).parents[2]
+
+# A source that draws its image from the path's number, refuses every seventh, and notes each read in a file.
+SOURCE = '''
+import time
+import numpy as np
+from datamodules.images import ImageError
+
+class Numbered:
+    name = "numbered"
+
+    def __init__(self, reads, identity="1", seconds=0.0):
+        self.reads, self.id, self.seconds = reads, identity, seconds
+
+    def index(self):
+        raise NotImplementedError
+
+    def identity(self):
+        return self.id
+
+    def read(self, path, image_size):
+        with open(self.reads, "a") as file:
+            file.write(path + "\\n")
+        time.sleep(self.seconds)
+        if int(path) % 7 == 3:
+            raise ImageError(f"number {path} is refused")
+        return np.random.default_rng(int(path)).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
+'''
+
+
+@pytest.fixture
+def numbered(tmp_path, monkeypatch):
+    (tmp_path / "numbered_source.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "numbered_source", raising=False)
+    import numbered_source
+
+    return lambda **options: numbered_source.Numbered(str(tmp_path / "reads.txt"), **options)
+
+
+def reads(tmp_path) -> list[str]:
+    path = tmp_path / "reads.txt"
+    return path.read_text().split() if path.exists() else []
+
+
+def paths(n: int) -> list[str]:
+    return [str(i) for i in range(n)]
+
+
+def check(cache: ImageCache, n: int, size: int = 8) -> None:
+    assert cache.images.shape == (n, size, size, 3) and cache.images.dtype == np.uint8
+    for i in range(n):
+        if i % 7 == 3:
+            assert cache.rejected[i] == f"number {i} is refused"
+            assert cache.images[i].max() == 0
+        else:
+            expected = np.random.default_rng(i).integers(0, 256, (size, size, 3), dtype=np.uint8)
+            assert (cache.images[i] == expected).all()
+    assert len(cache.rejected) == sum(i % 7 == 3 for i in range(n))
+
+
+def test_built_once_and_then_opened(tmp_path, numbered, capfd):
+    check(ImageCache.build(numbered(), paths(20), 8, tmp_path), 20)
+    assert "20/20" in capfd.readouterr().err
+    check(ImageCache.build(numbered(), paths(20), 8, tmp_path), 20)
+    cache = ImageCache.open(numbered(), paths(20), 8, tmp_path)
+    check(cache, 20)
+    assert reads(tmp_path) == paths(20)
+    with pytest.raises(ValueError, match="read-only|WRITEABLE"):
+        cache.images[0] = 1
+
+
+def test_the_folder_depends_on_all_that_the_pixels_depend_on(tmp_path, numbered):
+    plain = cache_folder(numbered(), paths(5), 8, tmp_path)
+    other = numbered()
+    other.name = "other"
+    variants = [(numbered(identity="2"), paths(5), 8), (other, paths(5), 8), (numbered(), paths(6), 8)]
+    variants += [(numbered(), paths(5), 9), (numbered(), paths(5)[::-1], 8)]
+    folders = {cache_folder(*variant, tmp_path) for variant in variants} | {plain}
+    assert len(folders) == 6
+    assert cache_folder(numbered(), paths(5), 8, tmp_path) == plain
+
+
+def test_workers_make_the_same_cache(tmp_path, numbered, monkeypatch):
+    alone = ImageCache.build(numbered(), paths(40), 8, tmp_path / "a")
+    monkeypatch.setattr(cache_module, "LEAST_PER_WORKER", 4)
+    many = ImageCache.build(numbered(), paths(40), 8, tmp_path / "b", num_workers=2)
+    check(many, 40)
+    for name in (cache_module.IMAGES, cache_module.ROWS, cache_module.COMPLETE, cache_module.REASONS):
+        assert (alone.folder / name).read_bytes() == (many.folder / name).read_bytes()
+
+
+SCRIPT = """
+import sys
+from datamodules import cache
+from datamodules.cache import ImageCache
+from numbered_source import Numbered
+
+cache.SYNC_SECONDS = 0.05
+cache.LEAST_PER_WORKER = 4
+if __name__ == "__main__":
+    folder, workers = sys.argv[1], int(sys.argv[2])
+    ImageCache.build(Numbered(folder + "/reads.txt", seconds=0.02), [str(i) for i in range(200)], 8, folder, workers)
+"""
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_killed_build_goes_on_where_it_stopped(tmp_path, numbered, num_workers):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": f"{REPO}{os.pathsep}{tmp_path}"}
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path), str(num_workers)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(reads(tmp_path)) < 60 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.2)
+    before = len(reads(tmp_path))
+    assert 60 <= before < 200
+    with pytest.raises(CacheError, match="no finished image cache.*prepare_data"):
+        ImageCache.open(numbered(), paths(200), 8, tmp_path)
+    time.sleep(0.3)
+    assert len(reads(tmp_path)) == before, "a worker outlived its killed parent"
+    check(ImageCache.build(numbered(), paths(200), 8, tmp_path), 200)
+    again = len(reads(tmp_path)) - before
+    assert 200 - before <= again < 200 - before + (50 if num_workers == 0 else 180)
+    if num_workers == 0:
+        assert again < 180, "nothing that was made before the kill was kept"
+
+
+def test_an_interrupted_build_keeps_what_it_made(tmp_path, numbered, monkeypatch):
+    source = numbered()
+    plain_read = source.read
+
+    def read(path, image_size):
+        if path == "12":
+            raise KeyboardInterrupt
+        return plain_read(path, image_size)
+
+    source.read = read
+    with pytest.raises(KeyboardInterrupt):
+        ImageCache.build(source, paths(20), 8, tmp_path)
+    assert reads(tmp_path) == paths(12)
+    check(ImageCache.build(numbered(), paths(20), 8, tmp_path), 20)
+    assert reads(tmp_path) == paths(20), "rejected rows, too, are remembered"
+
+
+def test_an_error_of_the_program_is_no_rejection(tmp_path, numbered):
+    source = numbered()
+    source.read = lambda path, image_size: np.zeros((4, 4, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match=r"numbered read '0' as uint8 \[4, 4, 3\]"):
+        ImageCache.build(source, paths(3), 8, tmp_path)
+
+
+@pytest.mark.parametrize("error", [ImageError("cut off"), NotAFundusError("a cat")])
+def test_reasons_are_kept_whatever_their_letters(tmp_path, numbered, error):
+    source = numbered()
+
+    def read(path, image_size):
+        raise type(error)(f"{error} — „ü“\n2")
+
+    source.read = read
+    ImageCache.build(source, paths(2), 8, tmp_path)
+    assert ImageCache.open(source, paths(2), 8, tmp_path).rejected == dict.fromkeys((0, 1), f"{error} — „ü“\n2")
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_too_little_space_is_said_before_anything_is_read(tmp_path, numbered, monkeypatch):
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 3000))
+    with pytest.raises(CacheError, match="needs 3,840 bytes and 3,000 are free.*delete.*data.cache_dir") as caught:
+        ImageCache.build(numbered(), paths(20), 8, tmp_path)
+    assert str(tmp_path / "images") in str(caught.value)
+    assert reads(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_disk_that_fills_up_on_the_way_is_said(tmp_path, numbered, monkeypatch):
+    real = open
+
+    def full(path, *options, **named):
+        filled = str(path).endswith(cache_module.IMAGES) and "r+b" in options
+        return real("/dev/full" if filled else path, *options, **named)
+
+    monkeypatch.setattr(cache_module, "open", full, raising=False)
+    monkeypatch.setattr(cache_module.os, "fsync", lambda number: None)
+    with pytest.raises(CacheError, match="the disk of the image cache is full.*needs 3,840 bytes") as caught:
+        ImageCache.build(numbered(), paths(20), 8, tmp_path)
+    assert caught.value.__cause__.errno == errno.ENOSPC
+    monkeypatch.undo()
+    check(ImageCache.build(numbered(), paths(20), 8, tmp_path), 20)
+
+
+def test_a_damaged_cache_is_refused(tmp_path, numbered):
+    folder = ImageCache.build(numbered(), paths(5), 8, tmp_path).folder
+    pixels = (folder / cache_module.IMAGES).read_bytes()
+    (folder / cache_module.IMAGES).write_bytes(pixels[:-1])
+    with pytest.raises(CacheError, match="is damaged.*delete"):
+        ImageCache.open(numbered(), paths(5), 8, tmp_path)
+    (folder / cache_module.IMAGES).write_bytes(pixels)
+    marker = json.loads((folder / cache_module.COMPLETE).read_text())
+    (folder / cache_module.COMPLETE).write_text(json.dumps({**marker, "format": 0}))
+    with pytest.raises(CacheError, match="is damaged"):
+        ImageCache.build(numbered(), paths(5), 8, tmp_path)
+
+
+@pytest.mark.parametrize("moment", ["1", "19"])
+def test_another_process_may_finish_first(tmp_path, numbered, moment):
+    source = numbered()
+    plain_read = source.read
+
+    def read(path, image_size):
+        if path == moment:
+            check(ImageCache.build(numbered(), paths(20), 8, tmp_path), 20)
+        return plain_read(path, image_size)
+
+    source.read = read
+    check(ImageCache.build(source, paths(20), 8, tmp_path), 20)
+    assert len(list((tmp_path / "images").iterdir())) == 1
+
+
+def test_two_processes_at_once_make_one_cache(tmp_path, numbered):
+    (tmp_path / "script.py").write_text(SCRIPT.replace("seconds=0.02", "seconds=0.002"))
+    environment = {**os.environ, "PYTHONPATH": f"{REPO}{os.pathsep}{tmp_path}"}
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path), "0"]
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
+    check(ImageCache.open(numbered(identity="1"), paths(200), 8, tmp_path), 200)
+    assert [entry.name for entry in (tmp_path / "images").iterdir()] == [
+        cache_folder(numbered(), paths(200), 8, tmp_path).name
+    ]
