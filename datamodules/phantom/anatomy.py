@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
 
 from datamodules.phantom.canvas import Painting, blobs
@@ -104,9 +105,9 @@ def paint_fundus(painting: Painting, eye: Eye, rng: np.random.Generator) -> None
     painting.add(cloud, (0.055, 0.10, 0.08))
     mottle = sample_texture("mottle", view.size, px, rng)
     amount = rng.uniform(0.5, 1.2)
-    painting.add(mottle, (0.008 * amount, 0.016 * amount, 0.03 * amount))
+    painting.add(mottle, (0.010 * amount, 0.020 * amount, 0.03 * amount))
     grain = sample_texture("grain", view.size, px, rng)
-    painting.add(grain, (0.009, 0.020, 0.03))
+    painting.add(grain, (0.016, 0.028, 0.035))
     choroid = sample_texture("choroid", view.size, px, rng, stretch=2.2, angle=rng.uniform(-0.7, 0.7))
     outside = np.minimum(view.distance2((0, 0)) * np.float32(1 / 150), np.float32(1.0))
     choroid *= outside * np.float32(0.85) + np.float32(0.15)
@@ -155,6 +156,9 @@ def paint_disc(painting: Painting, eye: Eye, labels: dict[str, int], rng: np.ran
     layer = view.blank()
     view.fill(layer, outline)
     painting.mark("disc", layer)
+    if "peripapillary_atrophy" in painting.coverage:
+        around = cv2.subtract(painting.coverage["peripapillary_atrophy"], layer)
+        painting.coverage["peripapillary_atrophy"] = around
     soften = 0.16 + 0.9 * eye.swelling
     glow = rng.uniform(0.85, 1.15)
     rim = np.array([0.52, 0.86, 1.35]) * glow * (1 - 0.25 * eye.swelling)

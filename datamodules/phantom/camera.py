@@ -142,7 +142,7 @@ def expose(planes: list[np.ndarray], view: View, camera: Camera, seed: int, inde
         veil += np.minimum(glare, np.float32(3.0)) * np.float32(rng.uniform(0.03, 0.16))
     if rng.random() < 0.30:
         _central_reflex(veil, axis, rng)
-    colour = (110.0, 108.0, 80.0)
+    colour = np.array([108.0, 110.0, 80.0]) * rng.uniform([0.85, 0.9, 0.6], [1.1, 1.1, 1.3])
     mean = [float(plane[size // 4 : -size // 4 : 4, size // 4 : -size // 4 : 4].mean()) for plane in lit]
     for plane, white, level in zip(lit, colour, mean, strict=True):
         plane *= np.float32(1 - camera.haze)

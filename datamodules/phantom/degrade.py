@@ -82,7 +82,9 @@ def _veil(lit: np.ndarray, whiteness: float) -> np.ndarray:
 
 
 def _blur(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return _mix(lit, _smear(lit, rng.uniform(0.055, 0.08)), window)
+    """Out of focus, and paler for it: what spreads light takes contrast as well."""
+    smeared = _smear(lit, rng.uniform(0.055, 0.08))
+    return _mix(lit, np.float32(0.6) * smeared + np.float32(0.4) * _veil(lit, 0.08), window)
 
 
 def _haze(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -95,7 +97,7 @@ def _haze(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.n
 
 def _dark(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A shadow: small pupil, opacity or a lid in the light's way."""
-    return lit * np.exp(window * np.float32(-rng.uniform(2.5, 3.2)))[..., None]
+    return lit * np.exp(window * window * np.float32(-rng.uniform(2.5, 3.2)))[..., None]
 
 
 def _bright(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -32,7 +32,7 @@ def _paint_aneurysms(painting: Painting, eye: Eye, grade: int, rng: np.random.Ge
 def _paint_haemorrhages(painting: Painting, eye: Eye, grade: int, rng: np.random.Generator) -> None:
     low, high = {2: (5, 12), 3: (26, 42), 4: (8, 22)}[grade]
     blots = marks.scatter(rng, painting, eye, int(rng.integers(low, high)), 1.8)
-    marks.bleed_blots(painting, rng, blots, rng.lognormal(np.log(0.32), 0.38, len(blots)).clip(0.18, 0.8))
+    marks.bleed_blots(painting, rng, blots, rng.lognormal(np.log(0.29), 0.45, len(blots)).clip(0.14, 0.9))
     low, high = {2: (0, 5), 3: (8, 16), 4: (3, 10)}[grade]
     flames = marks.scatter(rng, painting, eye, int(rng.integers(low, high)), 4.0, 20.0)
     if len(flames):
@@ -107,11 +107,11 @@ def _draw_frond(
     painting: Painting, layer: np.ndarray, centre: np.ndarray, rng: np.random.Generator, size: float
 ) -> None:
     """A tangle of fine loops that fans out from one place."""
-    count, length = 26, 16
-    heading = np.cumsum(rng.normal(0, 0.42, (count, length)), 1) + rng.uniform(0, 2 * np.pi, (count, 1))
+    count, length = 30, 16
+    heading = np.cumsum(rng.normal(0, 0.5, (count, length)), 1) + rng.uniform(0, 2 * np.pi, (count, 1))
     step = 0.26 * size * rng.uniform(0.5, 1.2, (count, 1))
     path = np.stack([np.cumsum(step * np.cos(heading), 1), np.cumsum(step * np.sin(heading), 1)], -1)
-    painting.view.lines(layer, list(centre + path), 0.15)
+    painting.view.lines(layer, list(centre + path), 0.12)
 
 
 def _paint_preretinal(painting: Painting, eye: Eye, rng: np.random.Generator) -> None:
@@ -125,5 +125,5 @@ def _paint_preretinal(painting: Painting, eye: Eye, rng: np.random.Generator) ->
     outline[:, 1] = np.maximum(outline[:, 1], places[0, 1] - 0.25 * radius)
     layer = painting.view.blank()
     painting.view.fill(layer, outline)
-    painting.cover(layer, (-0.45, -1.3, -0.9), 0.92, 0.08)
+    painting.cover(layer, (-0.38, -1.15, -0.9), 0.88, 0.14)
     painting.mark("preretinal_haemorrhage", layer)

@@ -106,7 +106,7 @@ def grow_trunks(eye: Eye, disease: Disease, seed: int, index: int) -> Branches:
     vein = np.tile([False, True], NUM_TRUNKS // 2)
     hub = eye.disc + [0.1 + 0.4 * eye.cup_ratio * eye.disc_radius, 0.0]
     curves = hub + np.einsum("nk,bkd->bnd", _SPLINE, np.array(points))
-    taper = (1.0 - 0.55 * along**0.8) * (0.72 + 0.28 * np.minimum(along * 14, 1.0))
+    taper = (1.0 - 0.55 * along**0.8) * (0.60 + 0.40 * np.minimum(along * 10, 1.0))
     width = np.array(widths)[:, None] * taper * np.where(vein, disease.vein_width, disease.artery_width)[:, None]
     upper = np.tile([True, True, False, False], NUM_TRUNKS // 4)
     sick = np.isin(np.arange(NUM_TRUNKS), disease.occluded)
@@ -134,7 +134,7 @@ def sprout(
     total = many * per_parent
     parent = np.repeat(np.arange(many), per_parent)
     slot = (np.tile(np.arange(per_parent), many) + rng.random(total)) / per_parent
-    at = np.clip(((0.14 + 0.80 * slot) * (length - 2)).astype(int), 1, length - 2)
+    at = np.clip(((0.17 + 0.78 * slot) * (length - 2)).astype(int), 1, length - 2)
     here = parents.points[parent, at].copy()
     ahead = parents.points[parent, at + 1] - parents.points[parent, at - 1]
     heading = np.arctan2(ahead[:, 1], ahead[:, 0])
@@ -172,7 +172,7 @@ def grow(eye: Eye, disease: Disease, seed: int, index: int, px_per_deg: float) -
     trunks = grow_trunks(eye, disease, seed, index)
     big = dataclasses.replace(trunks, **{f.name: getattr(trunks, f.name)[:8] for f in dataclasses.fields(Branches)})
     wild = disease.tortuosity
-    first = sprout(stream(seed, index, "first"), big, eye, 8, (7.0, 20.0), 0.66, 28, wild)
+    first = sprout(stream(seed, index, "first"), big, eye, 8, (8.0, 22.0), 0.72, 28, wild)
     twigs = sprout(stream(seed, index, "twigs"), trunks, eye, 8, (2.0, 7.0), 0.32, 12, wild)
     second = sprout(stream(seed, index, "second"), first, eye, 4, (3.0, 9.0), 0.62, 14, wild)
     orders = [trunks, first, second, twigs]
@@ -190,7 +190,7 @@ def _ribbon(points: np.ndarray, half: np.ndarray) -> np.ndarray:
 
 def _depth(width_deg: np.ndarray) -> np.ndarray:
     """Optical depth of a vessel relative to a trunk: blood absorbs by Beer-Lambert along its thickness."""
-    return np.clip((width_deg / 0.38) ** 0.65, 0.08, 1.0)
+    return np.clip((width_deg / 0.38) ** 0.55, 0.08, 1.0)
 
 
 def _draw(painting: Painting, orders: list[Branches], vein: bool) -> np.ndarray:
@@ -231,8 +231,8 @@ def paint_vessels(painting: Painting, orders: list[Branches], disease: Disease) 
     soft = max(0.06 * px, 0.3)
     blood_a = cv2.GaussianBlur(arteries, (0, 0), soft).astype(np.float32) * np.float32(1 / 255)
     blood_v = cv2.GaussianBlur(veins, (0, 0), soft).astype(np.float32) * np.float32(1 / 255)
-    painting.add(blood_v, (-0.24, -0.66, -0.34))
-    painting.add(blood_a, (-0.06 + 0.10 * disease.copper, -0.50 + 0.16 * disease.copper, -0.30))
+    painting.add(blood_v, (-0.24, -0.66, -0.38))
+    painting.add(blood_a, (-0.05 + 0.10 * disease.copper, -0.48 + 0.16 * disease.copper, -0.30))
     disc = painting.coverage["disc"].astype(np.float32) * np.float32(1 / 255)
     painting.add(np.maximum(blood_a, blood_v) * disc, (-0.06, -0.15, -0.60))
     _paint_reflex(painting, orders[0], 0.55 + 0.45 * disease.copper)
