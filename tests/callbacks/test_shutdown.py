@@ -111,16 +111,23 @@ def test_model_checkpoint_keeps_its_best_and_its_file(tmp_path):
     assert kept.best_model_path
 
 
-@pytest.mark.parametrize(("val_check_interval", "batch"), [(1.0, 5), (3, 2)])
-def test_checkpoint_holds_what_other_callbacks_made_of_the_validation(tmp_path, val_check_interval, batch):
-    keeper = ModelCheckpoint(str(tmp_path / "best"), monitor="val/loss")
-    settings = {"enable_checkpointing": True, "val_check_interval": val_check_interval}
+@pytest.mark.parametrize(
+    ("keeping", "settings", "batch", "step"),
+    [
+        ({"monitor": "val/loss"}, {}, 5, 7),
+        ({"monitor": "val/loss"}, {"val_check_interval": 3}, 2, 4),
+        ({"monitor": "train/epochs_ended"}, {"limit_val_batches": 0}, 5, 7),
+        ({"every_n_train_steps": 1}, {}, 2, 3),
+    ],
+)
+def test_checkpoint_holds_what_other_callbacks_have_noted(tmp_path, keeping, settings, batch, step):
+    keeper = ModelCheckpoint(str(tmp_path / "best"), **keeping)
     with pytest.raises(Interrupted) as stopped:
-        run(tmp_path, keeper, SendSignal(batch), **settings)
-    assert resume_step(stopped.value.checkpoint) == batch + 2
+        run(tmp_path, keeper, SendSignal(batch), enable_checkpointing=True, **settings)
+    assert resume_step(stopped.value.checkpoint) == step
     saved = torch.load(stopped.value.checkpoint, weights_only=True)["callbacks"][keeper.state_key]
-    assert saved["best_model_score"] is not None
-    assert saved["best_model_score"] == keeper.best_model_score
+    assert keeper.best_model_path
+    assert saved["best_model_path"] == keeper.best_model_path
 
 
 def test_epochs_of_one_batch_are_left_too(tmp_path):
