@@ -70,7 +70,7 @@ def photograph(size: int) -> np.ndarray:
     return cv2.resize(retina(), (size, size), interpolation=cv2.INTER_AREA)
 
 
-def contact_sheet(num_phantoms: int = 4, image_size: int = 112, seed: int = 0) -> np.ndarray:
+def contact_sheet(num_phantoms: int = 3, image_size: int = 112, seed: int = 0) -> np.ndarray:
     """Rows of ``ROWS``, RGB uint8: caption, ``num_phantoms`` pictures each with its overlay, the real photograph."""
     real = photograph(image_size)
     lines = []
@@ -96,16 +96,14 @@ def main() -> None:
     """Write the sheet to the path given by ``--out``."""
     parser = argparse.ArgumentParser(description="Draw a contact sheet of phantoms with their masks.")
     parser.add_argument("--out", type=Path, required=True, help="the PNG or JPEG file to write")
-    parser.add_argument("--num-phantoms", type=int, default=4, help="phantoms in a row")
+    parser.add_argument("--num-phantoms", type=int, default=3, help="phantoms in a row")
     parser.add_argument("--image-size", type=int, default=112, help="side of a picture in pixels")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     sheet = contact_sheet(chosen.num_phantoms, chosen.image_size, chosen.seed)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(sheet)
-    if chosen.out.suffix == ".png":  # 256 colours: a fifth of the size, and no loss that shows
-        picture = picture.quantize(256, dither=Image.Dither.NONE)
-    picture.save(chosen.out, optimize=True)
+    # 32 levels a colour: two fifths of the size, and no channel off by more than 4 of 255
+    Image.fromarray((sheet & 0xF8) | 4).save(chosen.out, optimize=True)
 
 
 if __name__ == "__main__":
