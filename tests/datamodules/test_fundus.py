@@ -1,0 +1,294 @@
+"""The datamodule: from a folder of photographs to batches, under the Trainer."""
+
+import csv
+import time
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from datamodules.augment import draw_flips, flip_batch
+from datamodules.dataset import FundusDataset, Picks, RowsOf
+from datamodules.findings import EYE_SIDE, NAMES
+from datamodules.fundus import FundusDataModule
+from datamodules.manifest import Manifest
+from datamodules.sources.csv import CsvSource
+from datamodules.sources.folder import FolderSource
+from datamodules.sources.phantom import PhantomSource
+from datamodules.splits import assign_splits
+
+HALVES = {"train": 0.5, "val": 0.25, "test": 0.25}
+
+
+@pytest.fixture
+def make(photographs, tmp_path):
+    """`make(**options)` is a datamodule of 24 photographs of 12 patients with eyes annotated, set up."""
+    rows = [f"{path.name},{path.name[:3]},{int('_L' in path.name)}" for path in sorted(photographs.iterdir())]
+    (photographs / "labels.csv").write_text("\n".join(["path,patient,eye_side", *rows]))
+
+    def make(ready=True, **options):
+        plain = {"image_size": 16, "batch_size": 4, "cache_dir": tmp_path / "cache", "fractions": HALVES, "seed": 3}
+        data = FundusDataModule(CsvSource(photographs, "labels.csv"), **{**plain, **options})
+        if ready:
+            data.prepare_data()
+            data.setup()
+        return data
+
+    return make
+
+
+class Watch(L.LightningModule):
+    """Keeps the training batches it is given, and the ids of the validation batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.batches, self.val_ids = [], []
+
+    def training_step(self, batch, batch_idx):
+        self.batches.append(batch)
+        return self.layer(torch.ones(1, 1)).sum()
+
+    def validation_step(self, batch, batch_idx):
+        self.val_ids += batch["id"]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(data, tmp_path, callbacks=(), ckpt_path=None, **flags):
+    model = Watch()
+    plain = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(
+        default_root_dir=tmp_path,
+        callbacks=list(callbacks),
+        num_sanity_val_steps=0,
+        enable_checkpointing=bool(callbacks),
+        **{**plain, **flags},
+    )
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    return model
+
+
+def test_a_batch_is_what_was_promised(make, tmp_path):
+    data = make()
+    model = fit(data, tmp_path, max_epochs=2)
+    for batch in model.batches:
+        assert set(batch) == {"image", "labels", "id"}
+        assert batch["image"].shape == (4, 3, 16, 16) and batch["image"].dtype == torch.float32
+        assert batch["image"].is_contiguous() and batch["image"].min() >= 0 and 0.2 < batch["image"].max() <= 1
+        assert batch["labels"].shape == (4, len(NAMES)) and batch["labels"].dtype == torch.int64
+        assert all(isinstance(name, str) for name in batch["id"])
+    assert model.val_ids == data.manifest.select("val").ids * 2
+
+
+def test_pixels_and_eye_side_are_mirrored_together(make, tmp_path):
+    data = make()
+    stored = dict(zip(data.train_dataset.ids, np.asarray(data.images("train")), strict=True))
+    sides = dict(zip(data.train_dataset.ids, data.labels("train")[:, EYE_SIDE].tolist(), strict=True))
+    mirrored = 0
+    for batch in fit(data, tmp_path, max_epochs=4).batches:
+        for name, image, labels in zip(batch["id"], batch["image"], batch["labels"], strict=True):
+            plain = torch.from_numpy(stored[name]).permute(2, 0, 1) / 255
+            same, flipped = torch.equal(image, plain), torch.equal(image, plain.flip(-1))
+            assert same != flipped
+            assert labels[EYE_SIDE] == (sides[name] if same else 1 - sides[name])
+            mirrored += flipped
+    assert 10 < mirrored < 4 * len(stored) - 10
+
+
+def test_no_flip_and_no_shuffle_where_none_is_wanted(make, tmp_path):
+    data = make(flip=False)
+    stored = dict(zip(data.train_dataset.ids, np.asarray(data.images("train")), strict=True))
+    for batch in fit(data, tmp_path, max_epochs=1).batches:
+        for name, image in zip(batch["id"], batch["image"], strict=True):
+            assert torch.equal(image, torch.from_numpy(stored[name]).permute(2, 0, 1) / 255)
+    first, second = fit(make(), tmp_path, max_epochs=2, overfit_batches=1).batches
+    assert first["id"] == second["id"] == make().train_dataset.ids[:4]
+    assert torch.equal(first["image"], second["image"])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_resumed_run_sees_the_same_pixels(make, tmp_path, num_workers):
+    whole = fit(make(num_workers=num_workers), tmp_path, max_epochs=3)
+    save = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
+    fit(make(), tmp_path, [save], max_epochs=2)
+    resumed = fit(make(num_workers=num_workers), tmp_path, max_epochs=3, ckpt_path=tmp_path / "step=4.ckpt")
+    assert len(resumed.batches) == len(whole.batches) - 4 > 0
+    for batch, expected in zip(resumed.batches, whole.batches[4:], strict=True):
+        assert batch["id"] == expected["id"]
+        assert torch.equal(batch["image"], expected["image"]) and torch.equal(batch["labels"], expected["labels"])
+
+
+def test_no_patient_is_on_two_sides_and_all_images_are_somewhere(make):
+    data = make()
+    sides = [set(data.manifest.select(split).patients) for split in ("train", "val", "test")]
+    assert sum(map(len, sides)) == 12 == len(set.union(*sides))
+    assert sum(len(data.dataset(split)) for split in ("train", "val", "test")) == 24
+    assert data.manifest.splits == assign_splits(data.manifest.patients, HALVES, 3)
+
+
+def test_images_labels_and_manifest_are_in_the_same_order(make):
+    data = make()
+    for split in ("train", "val", "test"):
+        part = data.manifest.select(split)
+        assert data.dataset(split).ids == part.ids
+        assert (data.labels(split).numpy() == part.labels).all()
+        images = data.images(split)
+        assert images.shape == (len(part), 16, 16, 3) and images.dtype == np.uint8
+        for row, path in enumerate(part.paths):
+            assert (images[row] == data.source.read(path, 16)).all()
+
+
+def test_fingerprints_follow_what_they_are_of(make, photographs, save_photograph):
+    plain = make()
+    again, seeded, larger = make(), make(seed=1), make(image_size=24)
+    assert (plain.fingerprint, plain.split_fingerprint) == (again.fingerprint, again.split_fingerprint)
+    assert seeded.fingerprint == plain.fingerprint and seeded.split_fingerprint != plain.split_fingerprint
+    assert larger.fingerprint != plain.fingerprint and larger.split_fingerprint == plain.split_fingerprint
+    path = photographs / "P00_L.png"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    assert make().fingerprint == plain.fingerprint, "the same pixels in a new file are the same data"
+    save_photograph(path, width=120, height=100, radius=46, seed=77)
+    assert make().fingerprint != plain.fingerprint
+
+
+def test_rejected_images_stop_the_run_unless_they_are_allowed(make, photographs, tmp_path):
+    (photographs / "P03_L.png").write_bytes((photographs / "P03_L.png").read_bytes()[:500])
+    (photographs / "P05_R.png").write_bytes(b"")
+    message = "2 of 24 images of csv are rejected, and data.max_rejected is 1.*P03_L.png: cannot.*P05_R.png: not"
+    with pytest.raises(ValueError, match=f"(?s){message}.*data.max_rejected=2"):
+        make(max_rejected=1)
+    data = make(max_rejected=2)
+    assert len(data.manifest) == 22 and "P03_L.png" not in data.manifest.ids
+    for split in ("train", "val", "test"):
+        assert all(data.images(split)[:].max(axis=(1, 2, 3)) > 0)
+    data.write_index(tmp_path / "out")
+    assert Manifest.read(tmp_path / "out" / "manifest.parquet").fingerprint == data.manifest.fingerprint
+    with open(tmp_path / "out" / "rejected.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["path"] for row in found] == ["P03_L.png", "P05_R.png"]
+    assert found[0]["reason"].startswith("cannot be decoded")
+
+
+def test_nothing_is_written_outside_the_cache(make, photographs, tmp_path):
+    before = sorted(path for path in tmp_path.rglob("*") if "cache" not in path.parts[len(tmp_path.parts) :])
+    data = make(ready=False)
+    before = sorted(set(before) | {photographs / "labels.csv"})
+    data.prepare_data()
+    data.setup()
+    assert sorted(path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "cache")) == before
+
+
+def test_an_official_split_is_kept(make, photographs):
+    text = (photographs / "labels.csv").read_text().splitlines()
+    rows = [f"{row},{'test' if row.startswith('P00') else ''}" for row in text[1:]]
+    (photographs / "labels.csv").write_text("\n".join([text[0] + ",split", *rows]))
+    data = make(fractions={"train": 0.9, "val": 0.1})
+    assert data.manifest.select("test").patients == ["P00", "P00"]
+
+
+def test_an_empty_split_is_refused_only_when_it_is_used(make):
+    data = make(fractions={"train": 1.0})
+    assert len(data.train_dataset) == 24
+    with pytest.raises(ValueError, match="the val split is empty: 12 patients.*'train': 1.0.*Remedy"):
+        data.val_dataloader()
+
+
+def test_a_batch_larger_than_the_data_is_refused(make):
+    with pytest.raises(ValueError, match="batch_size is 99.*training images.*data.batch_size to"):
+        make(batch_size=99).train_dataloader()
+
+
+@pytest.mark.parametrize("option", ["image_size", "batch_size", "num_workers", "max_rejected"])
+def test_settings_out_of_range_are_refused(make, option):
+    with pytest.raises(ValueError, match=f"data.{option} is -1"):
+        make(**{option: -1})
+
+
+def test_setup_without_preparation_says_so(make):
+    data = make(ready=False)
+    with pytest.raises(RuntimeError, match="no finished image cache.*prepare_data"):
+        data.setup()
+    with pytest.raises(RuntimeError, match="not set up"):
+        data.describe()
+
+
+def test_the_description_counts(make):
+    described = make().describe()
+    parts = described["splits"]
+    assert described["num_images"] == 24 and described["num_patients"] == 12 and described["num_rejected"] == 0
+    assert sum(part["num_images"] for part in parts.values()) == 24
+    sides = [part["findings"]["eye_side"] for part in parts.values()]
+    assert sum(side["left"] for side in sides) == sum(side["right"] for side in sides) == 12
+    assert parts["train"]["findings"]["dr_grade"]["unknown"] == parts["train"]["num_images"]
+
+
+def test_a_folder_and_phantoms_do_as_well(photographs, tmp_path):
+    for source in (FolderSource(photographs), PhantomSource(num_images=24, seed=3)):
+        data = FundusDataModule(source, image_size=32, batch_size=4, cache_dir=tmp_path / "cache", fractions=HALVES)
+        data.prepare_data()
+        data.setup()
+        batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+        assert batch["image"].shape == (4, 3, 32, 32) and 0.2 < batch["image"].max() <= 1
+    assert (data.labels("train") >= 0).all()
+
+
+def test_phantoms_are_pairs_of_eyes_and_their_index_is_cheap(tmp_path):
+    start = time.perf_counter()
+    source = PhantomSource(num_images=2000, seed=1)
+    manifest = source.index()
+    assert time.perf_counter() - start < 5
+    assert len(manifest) == 2000 and manifest.num_patients == 1000
+    assert (manifest.labels[::2, EYE_SIDE] == 0).all() and (manifest.labels[1::2, EYE_SIDE] == 1).all()
+    assert source.identity() != PhantomSource(num_images=2000, seed=2).identity()
+    with pytest.raises(ValueError, match="num_images is 0"):
+        PhantomSource(num_images=0)
+
+
+def test_epochs_from_the_cache_are_fast():
+    stream = np.random.default_rng(0)
+    images = stream.integers(0, 255, (4096, 64, 64, 3), dtype=np.uint8)
+    labels = torch.full((4096, len(NAMES)), -1, dtype=torch.int64)
+    dataset = FundusDataset(images, labels, [str(i) for i in range(4096)], np.arange(4096))
+    start = time.perf_counter()
+    for rows in np.split(stream.permutation(4096), 64):
+        dataset[Picks(rows, np.zeros(64, dtype=bool))]
+    assert time.perf_counter() - start < 1.0
+
+
+def test_a_single_sample_is_a_sample(make):
+    sample = make().train_dataset[3]
+    assert sample["image"].shape == (3, 16, 16) and sample["image"].dtype == torch.uint8
+    assert sample["labels"].shape == (len(NAMES),) and sample["id"] == make().train_dataset.ids[3]
+
+
+def test_rows_of_an_array_are_read_as_they_are_asked_for():
+    array = np.arange(10)
+    view = RowsOf(array, np.array([7, 2, 5]))
+    assert len(view) == 3 and view.shape == (3,)
+    assert view[0] == 7 and view[1:].tolist() == [2, 5] and view[np.array([2, 0])].tolist() == [5, 7]
+    assert view[np.array([True, False, True])].tolist() == [7, 5] and np.asarray(view).tolist() == [7, 2, 5]
+
+
+def test_mirroring_takes_the_mask_along_and_leaves_unknown_unknown():
+    labels = torch.full((3, len(NAMES)), -1)
+    labels[:2, EYE_SIDE] = torch.tensor([0, 1])
+    image, mask = torch.rand(3, 3, 4, 5), torch.arange(60).view(3, 4, 5)
+    flip = torch.tensor([True, False, True])
+    batch = flip_batch({"image": image, "mask": mask, "labels": labels, "flip": flip})
+    assert torch.equal(batch["image"][0], image[0].flip(-1)) and torch.equal(batch["image"][1], image[1])
+    assert torch.equal(batch["mask"][2], mask[2].flip(-1)) and torch.equal(batch["mask"][1], mask[1])
+    assert batch["labels"][:, EYE_SIDE].tolist() == [1, 1, -1] and "flip" not in batch
+    assert labels[:2, EYE_SIDE].tolist() == [0, 1], "the dataset's labels are not changed"
+
+
+def test_draws_are_a_function_of_seed_and_epoch():
+    torch.manual_seed(0)
+    first = draw_flips(1000, 3, 4)
+    assert (first == draw_flips(1000, 3, 4)).all() and 400 < first.sum() < 600
+    assert (first != draw_flips(1000, 3, 5)).any() and (first != draw_flips(1000, 4, 4)).any()
