@@ -79,7 +79,8 @@ class Reconstructions(Callback):
             psnr, ssim = self._fidelity(images, pl_module, Ranks.of(trainer))
             originals = _batch(images, _spaced(len(images), self.num_images), pl_module.device)
             shown = torch.stack([originals, to_uint8(pl_module.reconstruct(originals.float() / 255))])
-        pl_module.log_dict({"val/psnr": psnr, "val/ssim": ssim}, sync_dist=False, rank_zero_only=False)
+        # Every rank holds the same figures; their maximum is exact, where a mean would round.
+        pl_module.log_dict({"val/psnr": psnr, "val/ssim": ssim}, sync_dist=True, reduce_fx="max")
         if trainer.is_global_zero:
             rows = shown.permute(0, 1, 3, 4, 2).cpu().numpy()
             path = Path(self.output_dir) / "samples" / f"reconstructions_{trainer.current_epoch:04d}.png"

@@ -107,7 +107,7 @@ class GracefulShutdown(Callback):
             if isinstance(callback, ModelCheckpoint) and callback.save_last and self._is_in_folder_of(callback):
                 # Told of the file, it goes on overwriting it; otherwise it would write last-v1.ckpt after the resume.
                 callback.last_model_path = self.path
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)  # the optimisers too
 
     def _is_in_folder_of(self, callback: ModelCheckpoint) -> bool:
         return callback.dirpath is not None and Path(callback.dirpath).resolve() == Path(self.path).resolve().parent
