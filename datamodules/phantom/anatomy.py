@@ -161,11 +161,11 @@ def paint_disc(painting: Painting, eye: Eye, labels: dict[str, int], rng: np.ran
         painting.coverage["peripapillary_atrophy"] = around
     soften = 0.16 + 0.9 * eye.swelling
     glow = rng.uniform(0.85, 1.15)
-    rim = np.array([0.52, 0.86, 1.35]) * glow * (1 - 0.25 * eye.swelling)
+    rim = np.array([0.51, 0.82, 1.26]) * glow * (1 - 0.25 * eye.swelling)
     rim = rim + eye.pallor * np.array([0.12, 0.42, 0.62])
     painting.cover(layer, rim, 0.93, soften)
     if eye.swelling:
-        painting.add(view.glow(eye.disc, eye.disc_radius * 1.1), np.array([0.12, 0.25, 0.3]) * eye.swelling)
+        painting.add(view.glow(eye.disc, eye.disc_radius * 1.1), np.array([0.15, 0.32, 0.45]) * eye.swelling)
     else:
         shade = view.blank()
         view.fill(shade, ellipse(eye.disc + [1.1, 0], eye.disc_radius * 0.75, 1.5, eye.disc_tilt))
@@ -180,7 +180,7 @@ def paint_disc(painting: Painting, eye: Eye, labels: dict[str, int], rng: np.ran
     cup = np.minimum(cup, layer)
     painting.mark("cup", cup)
     depth = (0.75 + 0.35 * labels["is_gc"]) * (1 - eye.swelling)
-    painting.spread(cup, np.array([0.14, 0.26, 0.70]) * depth, 0.12 + 0.15 * (1 - labels["is_gc"]))
+    painting.spread(cup, np.array([0.15, 0.33, 0.80]) * depth, 0.12 + 0.15 * (1 - labels["is_gc"]))
 
 
 def _cup_aspect(eye: Eye, labels: dict[str, int]) -> float:
@@ -212,7 +212,7 @@ def _paint_crescent(painting: Painting, eye: Eye, labels: dict[str, int], rng: n
     edge = view.blank()
     view.fill(edge, eye.disc + shift + (outer - eye.disc - shift) * 1.07)
     painting.spread(edge, np.array([-0.20, -0.25, -0.10]) * strong, 0.15)
-    painting.cover(layer, np.array([0.36, 0.62, 0.85]) * (1.15 if pathologic else 1.0), 0.85 * strong, 0.18)
+    painting.cover(layer, np.array([0.38, 0.66, 1.05]) * (1.15 if pathologic else 1.0), 0.85 * strong, 0.18)
     if strong == 1.0:
         painting.mark("peripapillary_atrophy", layer)
         specks = blobs(rng, eye.disc + shift + rng.normal(0, eye.disc_radius, (5, 2)), rng.uniform(0.15, 0.4, 5), 0.4)
