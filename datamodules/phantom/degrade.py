@@ -38,12 +38,12 @@ def _spoiled(view: View, eye: Eye, unreadable: list[str], rng: np.random.Generat
     uneven = sample_texture("cloud", _COARSE, coarse.px_per_deg, rng, zoom=0.6) * np.float32(0.10)
     to_fovea = cv2.sqrt(coarse.distance2((0.0, 0.0)))
     to_disc = cv2.sqrt(coarse.distance2(eye.disc))
-    macula = _inside(to_fovea / np.float32(5.2) + uneven)
-    disc = _inside(to_disc / np.float32(1.15 * eye.disc_radius) + uneven)
+    macula = _inside(to_fovea / np.float32(4.8) + uneven, 1.6)
+    disc = _inside(to_disc / np.float32(1.15 * eye.disc_radius) + uneven, 1.6)
     keep_macula = _inside(to_fovea / np.float32(4.8))
     keep_disc = _inside(to_disc / np.float32(1.15 * eye.disc_radius))
     beyond = np.maximum(np.maximum(-coarse.x, coarse.x - np.float32(eye.disc[0])), 0)
-    bridge = _inside(np.sqrt(coarse.y**2 + beyond**2) / np.float32(5.5) + uneven)
+    bridge = _inside(np.sqrt(coarse.y**2 + beyond**2) / np.float32(5.2) + uneven, 1.4)
     kept = np.zeros((_COARSE, _COARSE), np.float32)
     if "is_macular_readable" not in unreadable:
         kept = np.maximum(kept, keep_macula)
@@ -97,7 +97,7 @@ def _haze(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.n
 
 def _dark(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A shadow: small pupil, opacity or a lid in the light's way."""
-    return lit * np.exp(window * window * np.float32(-rng.uniform(2.5, 3.2)))[..., None]
+    return lit * np.exp(window * window * np.float32(-rng.uniform(2.0, 2.8)))[..., None]
 
 
 def _bright(lit: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
