@@ -36,7 +36,7 @@ FORMAT = 1
 PENDING, STORED, REJECTED = 0, 1, 2
 ROW = np.dtype([("state", "u1"), ("digest", "V8")])
 SYNC_SECONDS = 1.0  # between two flushes to the disk: a killed build loses no more
-LEAST_PER_WORKER = 64  # rows for which it pays to start a process (which imports the program anew)
+LEAST_PER_WORKER = 500  # rows for which it pays to start a process (which imports the program anew)
 IMAGES, ROWS, REASONS, COMPLETE = "images.uint8", "rows.bin", "rejected.jsonl", "complete.json"
 
 
@@ -171,7 +171,8 @@ def _sync(images, reasons, rows, unsynced: list[tuple[int, int, bytes]]) -> None
 
 
 def _results(store, tasks: Iterator, num_tasks: int, num_workers: int, bar: tqdm) -> Iterator:
-    if num_workers <= 1 or num_tasks < LEAST_PER_WORKER * num_workers:
+    num_workers = min(num_workers, num_tasks // LEAST_PER_WORKER)
+    if num_workers <= 1:
         for task in tasks:
             result = store(task)
             bar.update()
@@ -187,7 +188,7 @@ def _results(store, tasks: Iterator, num_tasks: int, num_workers: int, bar: tqdm
     except BrokenProcessPool as error:
         raise CacheError(
             "a process that reads images died: out of memory, or the main script lacks `if __name__ == '__main__':`. "
-            "What it made is kept. Remedy: run again with data.num_workers=0."
+            "What it made is kept. Remedy: run again with data.cache_workers=1."
         ) from error
 
 

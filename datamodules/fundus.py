@@ -32,10 +32,10 @@ FRACTIONS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 class FundusDataModule(lightning.LightningDataModule):
     """Batches {image float32 [B, 3, S, S] in [0, 1], labels int64 [B, F], id list[str]} of a source, split by patient.
 
-    `prepare_data` reads every image once into a cache below `cache_dir` and stops when more than `max_rejected` are
-    refused, with `cache_workers` processes (None: one for each core). `fractions` are for the patients without an official split, drawn by hash of (seed, patient). `flip`
-    mirrors half of the training images. On several processes each reads its own share; the Trainer's sampler injection
-    does not concern it.
+    `prepare_data` reads every image once into a cache below `cache_dir`, with up to `cache_workers` processes (None:
+    one for each core), and stops when more than `max_rejected` are refused. `fractions` are for the patients without
+    an official split, drawn by hash of (seed, patient). `flip` mirrors half of the training images. On several
+    processes each reads its own share; the Trainer's sampler injection does not concern it.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class FundusDataModule(lightning.LightningDataModule):
                 raise ValueError(
                     f"the {split} split is empty: {manifest.num_patients} patients were shared out by fractions "
                     f"{self.fractions} with seed {self.seed}, or by the official split. Remedy: more patients, a "
-                    f"larger data.module.fractions.{split}, another seed, or a split column that has {split!r}."
+                    f"larger data.fractions.{split}, another seed, or a split column that has {split!r}."
                 )
             part = manifest.take(rows)
             labels = torch.from_numpy(part.labels)

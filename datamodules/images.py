@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-VERSION = 1  # changes whenever the same file would give other pixels; every image cache depends on it
+VERSION = 2  # changes whenever the same file would give other pixels; every image cache depends on it
 
 DETECTION_SIDE = 256  # the disc is sought on a copy whose longer side has so many pixels
 NUM_BINS = 180  # angular bins of two degrees, for the support of a circle
@@ -100,6 +100,8 @@ def detect_field_of_view(rgb: np.ndarray) -> FieldOfView:
         circle = _fit_circle(bright > low + max(6.0, fraction * (high - low)))
         if circle is not None and circle[1] > best_score + 0.02:
             best, best_score = circle
+        if best_score > 0.98:
+            break
     if best is None:
         raise NotAFundusError("no circular edge between a bright disc and a dark surround")
     _check_disc(small, best, low + 0.06 * (high - low))
@@ -108,31 +110,36 @@ def detect_field_of_view(rgb: np.ndarray) -> FieldOfView:
 
 
 def _fit_circle(mask: np.ndarray) -> tuple[FieldOfView, float] | None:
-    """The circle on which the outline of the largest bright region lies, and its support in [0, 1]; None if none."""
-    height, width = mask.shape
+    """The circle that the outline of the largest bright region lies on, and its support in [0, 1]; None if none.
+
+    The region's bounding box counts as the frame: what lies on it may be where the disc is cut off, by the sensor or,
+    in an image that was padded to a square, within it.
+    """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     if count < 2:
         return None
     largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
     if stats[largest, cv2.CC_STAT_AREA] < 0.1 * mask.size:
         return None
-    outlines, _ = cv2.findContours((labels == largest).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    left, top, width, height = stats[largest, : cv2.CC_STAT_AREA].tolist()
+    region = (labels[top : top + height, left : left + width] == largest).astype(np.uint8)
+    outlines, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     points = max(outlines, key=len)[:, 0].astype(np.float64)
     inside = ((points > 2) & (points < np.array([width - 3, height - 3]))).all(axis=1)
     points = points[inside]
     if len(points) < 24:
         return None
-    circle = _ransac(points[:: max(1, len(points) // 400)], mask.shape)
+    circle = _ransac(points[:: max(1, len(points) // 200)], region.shape)
     if circle is None:
         return None
     for _ in range(3):
         circle = _least_squares(points[_distance(points, circle) < _tolerance(circle.radius)])
         if circle is None:
             return None
-    support, arc = _support(points, circle, mask.shape)
+    support, arc = _support(points, circle, region.shape)
     if support < MIN_SUPPORT or arc < MIN_ARC:
         return None
-    return circle, support
+    return FieldOfView(circle.x + left, circle.y + top, circle.radius), support
 
 
 def _tolerance(radius: float) -> float:
@@ -143,7 +150,7 @@ def _distance(points: np.ndarray, circle: FieldOfView) -> np.ndarray:
     return np.abs(np.hypot(points[:, 0] - circle.x, points[:, 1] - circle.y) - circle.radius)
 
 
-def _ransac(points: np.ndarray, shape: tuple[int, int], num_trials: int = 200) -> FieldOfView | None:
+def _ransac(points: np.ndarray, shape: tuple[int, int], num_trials: int = 150) -> FieldOfView | None:
     """The circle through three of the points that most points lie on; the same points always give the same circle."""
     a, b, c = points[np.random.default_rng(0).integers(len(points), size=(3, num_trials))]
     d = 2 * ((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0])
@@ -172,7 +179,7 @@ def _least_squares(points: np.ndarray) -> FieldOfView | None:
 
 
 def _support(points: np.ndarray, circle: FieldOfView, shape: tuple[int, int]) -> tuple[float, float]:
-    """How much of the circle is an edge: as a fraction of its part inside the image, and of the whole circle."""
+    """How much of the circle is an edge: as a fraction of its part inside the frame, and of the whole circle."""
     near = points[_distance(points, circle) < _tolerance(circle.radius)]
     angle = np.arctan2(near[:, 1] - circle.y, near[:, 0] - circle.x)
     hit = np.zeros(NUM_BINS, dtype=bool)
@@ -185,10 +192,10 @@ def _support(points: np.ndarray, circle: FieldOfView, shape: tuple[int, int]) ->
 
 def _check_disc(small: np.ndarray, circle: FieldOfView, threshold: float) -> None:
     """Raise NotAFundusError unless the surround is dark and the inside looks like a retina."""
-    ys, xs = np.mgrid[: small.shape[0], : small.shape[1]]
-    distance = np.hypot(xs - circle.x, ys - circle.y) / circle.radius
-    inside, outside = small[distance < 0.9].astype(np.float64), small[distance > 1.04]
-    if len(outside) < 0.005 * distance.size:
+    ys, xs = np.ogrid[: small.shape[0], : small.shape[1]]
+    square = ((xs - circle.x) ** 2 + (ys - circle.y) ** 2) / circle.radius**2
+    inside, outside = small[square < 0.9**2].astype(np.float32), small[square > 1.04**2]
+    if len(outside) < 0.005 * square.size:
         raise NotAFundusError("no dark surround")
     stray = float((outside.max(axis=1) > threshold + 10).mean())
     if stray > 0.1:

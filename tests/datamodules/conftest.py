@@ -1,5 +1,6 @@
 """Small fake fundus photographs and datasets with the real layouts."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,11 +48,16 @@ def save_photograph() -> Callable[..., Path]:
     return save
 
 
-@pytest.fixture
-def photographs(tmp_path, save_photograph) -> Path:
-    """A folder of 24 photographs of 12 patients, `P00_L.png` … `P11_R.png`."""
-    root = tmp_path / "photographs"
+@pytest.fixture(scope="session")
+def drawn_once(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("drawn")
     for number in range(24):
-        name = f"P{number // 2:02d}_{'LR'[number % 2]}.png"
-        save_photograph(root / name, width=120, height=100, radius=46, seed=number)
+        drawing = draw_photograph(width=120, height=100, radius=46, seed=number)
+        Image.fromarray(drawing).save(root / f"P{number // 2:02d}_{'LR'[number % 2]}.png")
     return root
+
+
+@pytest.fixture
+def photographs(tmp_path, drawn_once) -> Path:
+    """A folder of 24 photographs of 12 patients, `P00_L.png` … `P11_R.png`, of the test's own."""
+    return Path(shutil.copytree(drawn_once, tmp_path / "photographs"))

@@ -53,6 +53,32 @@ def test_the_crop_is_a_square_around_the_whole_disc_with_black_where_the_sensor_
     assert crop[0, 0].max() == 0 and crop[99, 99].max() == 0
 
 
+@pytest.mark.parametrize("height", [160, 240])
+def test_a_crop_is_found_again_though_it_is_cut_within_its_frame(photograph, height):
+    rgb = photograph(width=300, height=height, radius=100)
+    crop = square_crop(rgb, detect_field_of_view(rgb), 128)
+    fov = detect_field_of_view(crop)
+    assert np.allclose([fov.x, fov.y, fov.radius], [63.5, 63.5, 64], atol=1.5)
+    again = square_crop(crop, fov, 128)
+    assert np.abs(again.astype(float) - crop).mean() < 4
+
+
+CHANGES = {
+    "dark": lambda rgb: (rgb * 0.3).astype(np.uint8),
+    "noisy": lambda rgb: np.clip(rgb + np.random.default_rng(0).normal(0, 15, rgb.shape), 0, 255).astype(np.uint8),
+    "turned": lambda rgb: np.rot90(rgb).copy(),
+    "grey": lambda rgb: rgb.mean(axis=2, keepdims=True).astype(np.uint8).repeat(3, axis=2),
+    "lifted": lambda rgb: np.clip(rgb.astype(int) + 25, 0, 255).astype(np.uint8),
+    "labelled": lambda rgb: np.where(np.indices(rgb.shape)[:2].sum(axis=0) < 14, 255, rgb).astype(np.uint8),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_disc_is_found_in_poor_photographs(photograph, name):
+    rgb = CHANGES[name](photograph(width=240, height=200, radius=90))
+    assert abs(detect_field_of_view(rgb).radius - 90) < 3
+
+
 def test_outside_the_disc_is_black():
     grey = np.full((90, 90, 3), 90, dtype=np.uint8)
     crop = square_crop(grey, FieldOfView(44.5, 44.5, 45), 30)
