@@ -129,7 +129,7 @@ def resolve(seed: int, index: int, overrides: Mapping[str, int] | None) -> dict[
     """Drawn labels of a phantom with some replaced.
 
     What ``overrides`` leaves open is adjusted where it would contradict it: a disease or a readable region asks for a
-    fundus, DME for at least moderate DR, and a picture without a fundus has no disease and no readable region.
+    fundus, DME that is asked for brings at least moderate DR, and a picture without a fundus has no disease and no readable region.
 
     Raises:
         ValueError: unknown finding, level out of range, or a disease asked for with ``is_fundus=0``.
@@ -145,7 +145,7 @@ def resolve(seed: int, index: int, overrides: Mapping[str, int] | None) -> dict[
     labels |= given
     if "is_dme" not in given and labels["dr_grade"] == 0:
         labels["is_dme"] = 0
-    if labels["is_dme"] and "dr_grade" not in given:
+    if given.get("is_dme") and "dr_grade" not in given:
         labels["dr_grade"] = max(2, labels["dr_grade"])
     return labels if labels["is_fundus"] else _without_fundus(labels)
 

@@ -55,7 +55,8 @@ def test_prevalences_are_the_tabulated_ones(many):
         assert within_binomial(int((many[name][fundus] == 0).sum()), total, share), name
     for grade, share in enumerate(DME_GIVEN_GRADE):
         chosen = fundus & (many["dr_grade"] == grade)
-        assert within_binomial(int(many["is_dme"][chosen].sum()), int(chosen.sum()), share), grade
+        assert within_binomial(int(many["is_dme"][chosen].sum()), int(chosen.sum()), share, 1.0), grade
+    assert all((many["is_dme"][fundus & (many["dr_grade"] == grade)] == 1).any() for grade in (1, 2, 3, 4))
     assert abs(sum(PREVALENCE["dr_grade"]) - 1) < 1e-9
 
 
