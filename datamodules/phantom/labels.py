@@ -129,7 +129,8 @@ def resolve(seed: int, index: int, overrides: Mapping[str, int] | None) -> dict[
     """Drawn labels of a phantom with some replaced.
 
     What ``overrides`` leaves open is adjusted where it would contradict it: a disease or a readable region asks for a
-    fundus, DME that is asked for brings at least moderate DR, and a picture without a fundus has no disease and no readable region.
+    fundus, DME that is asked for brings at least moderate DR, and a picture without a fundus has no disease and no
+    readable region.
 
     Raises:
         ValueError: unknown finding, level out of range, or a disease asked for with ``is_fundus=0``.
