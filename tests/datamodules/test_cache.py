@@ -85,6 +85,7 @@ def test_built_once_and_then_opened(tmp_path, numbered, capfd):
     cache = ImageCache.open(numbered(), paths(20), 8, tmp_path)
     check(cache, 20)
     assert reads(tmp_path) == paths(20)
+    assert [entry.name for entry in (tmp_path / "images").iterdir()] == [cache.folder.name]
     with pytest.raises(ValueError, match="read-only|WRITEABLE"):
         cache.images[0] = 1
 

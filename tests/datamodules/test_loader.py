@@ -222,6 +222,15 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert order(1, 2) != order(1, 3) and order(1, 2) != order(2, 2)
 
 
+def test_only_the_first_pass_after_loading_is_shortened():
+    whole = [batch["id"] for batch in make_loader()]
+    loader = make_loader()
+    loader.load_state_dict({**make_loader().state_dict(), "batch": 3})
+    assert loader.state_dict()["batch"] == 3 and len(loader) == 5
+    assert [batch["id"] for batch in loader] == whole[3:]
+    assert [batch["id"] for batch in loader] == whole
+
+
 def test_a_changed_order_is_refused_within_an_epoch_only():
     loader = make_loader()
     batches = iter(loader)

@@ -52,6 +52,7 @@ def test_inside_it_is_small_and_outside_it_is_int64():
     ("columns", "message"),
     [
         ({"dr_grade": [0, None, 7]}, r"row 2, column 'dr_grade': 7 is not a level.*0 \(none\).*4 \(proliferative\)"),
+        ({"is_dme": [1, 2, 0]}, "row 1, column 'is_dme': 2"),
         ({"is_dme": [0.0, 0.5, 1.0]}, "row 1, column 'is_dme': 0.5"),
         ({"is_dme": [0, 1, -2]}, "row 2, column 'is_dme': -2"),
         ({"is_dme": ["yes", "no", "no"]}, "column 'is_dme': 'yes' is of type string.*integers"),
