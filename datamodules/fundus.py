@@ -34,8 +34,9 @@ class FundusDataModule(lightning.LightningDataModule):
 
     `prepare_data` reads every image once into a cache below `cache_dir`, with up to `cache_workers` processes (None:
     one for each core), and stops when more than `max_rejected` are refused. `fractions` are for the patients without
-    an official split, drawn by hash of (seed, patient). `flip` mirrors half of the training images. On several
-    processes each reads its own share; the Trainer's sampler injection does not concern it.
+    an official split, drawn by hash of (seed, patient). `flip` mirrors half of the training images.
+    `epoch_size` is the number of images in a training epoch, None all of them once. On several processes each reads
+    its own share; the Trainer's sampler injection does not concern it.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class FundusDataModule(lightning.LightningDataModule):
         flip: bool = True,
         max_rejected: int = 0,
         cache_workers: int | None = None,
+        epoch_size: int | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (("image_size", image_size, 8), ("batch_size", batch_size, 1),
@@ -66,6 +68,7 @@ class FundusDataModule(lightning.LightningDataModule):
         self.flip = flip
         self.max_rejected = max_rejected
         self.cache_workers = cache_workers
+        self.epoch_size = epoch_size
         self.manifest: Manifest | None = None
         self.rejected: list[tuple[str, str]] = []
         self.fingerprint = ""
@@ -234,7 +237,7 @@ class FundusDataModule(lightning.LightningDataModule):
         vary = training and not (trainer is not None and trainer.overfit_batches > 0)
         batches = EpochBatches(
             len(dataset), self.batch_size, seed=self.seed, rank=rank, world_size=world_size, shuffle=vary,
-            flip=vary and self.flip, drop_last=training,
+            flip=vary and self.flip, drop_last=training, epoch_size=self.epoch_size if training else None,
         )  # fmt: skip
         loader = DataLoader(
             dataset,

@@ -22,6 +22,9 @@ class EpochBatches:
     For training (`drop_last`), batch b takes places [b·W·B, (b + 1)·W·B) of the epoch's order, and rank r the r-th
     part of them: the same images in each step for any W with the same W·B. Otherwise every row comes exactly once,
     rank r takes places r, r + W, …, and all ranks have the same number of batches.
+
+    `epoch_size` makes a training epoch of that many images, however many rows there are: the epochs then cut one
+    endless sequence of passes over the rows, so that each row comes as often as the next.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class EpochBatches:
         shuffle: bool = False,
         flip: bool = False,
         drop_last: bool = False,
+        epoch_size: int | None = None,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size is {batch_size} (at least 1), rank {rank} of {world_size} (0 <= rank < W).")
@@ -43,11 +47,18 @@ class EpochBatches:
                 f"batch_size is {batch_size} on {world_size} process(es), but there are only {num_rows} training "
                 f"images: not one batch. Set data.batch_size to {max(1, num_rows // world_size)} or less."
             )
+        if epoch_size is not None and (not drop_last or epoch_size < batch_size * world_size):
+            raise ValueError(
+                f"data.epoch_size is {epoch_size}: it is for training, and at least one batch of {batch_size} on each "
+                f"of {world_size} process(es)."
+            )
         if num_rows < world_size:
             raise ValueError(f"there are {num_rows} images for {world_size} processes: run with fewer devices.")
         self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.shuffle, self.flip, self.drop_last = shuffle, flip, drop_last
+        self.epoch_size = num_rows if epoch_size is None else epoch_size
+        self.is_endless = epoch_size is not None
         self.epoch = 0
         self.start = 0  # the batch that the next pass begins with
         self.num_given = 0  # batches handed out in this epoch
@@ -62,30 +73,42 @@ class EpochBatches:
         if epoch != self.epoch:
             self.epoch, self.start, self.num_given = epoch, 0, 0
 
-    def order(self) -> np.ndarray:
-        """The rows in this epoch's order, int64 [num_rows], the same on all ranks."""
-        if not self.shuffle:
-            return np.arange(self.num_rows)
-        return np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch, 0x0DE5))).permutation(self.num_rows)
+    def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows in the order of a pass over all of them, and which are mirrored in it; the same on all ranks."""
+        rows = np.arange(self.num_rows)
+        if self.shuffle:
+            rows = np.random.default_rng(np.random.SeedSequence((self.seed, number, 0x0DE5))).permutation(rows)
+        flips = draw_flips(self.num_rows, self.seed, number) if self.flip else np.zeros(self.num_rows, dtype=bool)
+        return rows, flips[rows]
+
+    def order(self) -> tuple[np.ndarray, np.ndarray]:
+        """This epoch's rows in their order, int64 [epoch_size], and which are mirrored, bool [epoch_size]."""
+        if not self.is_endless:
+            return self._pass(self.epoch)
+        size = len(self) * self.batch_size * self.world_size
+        first = self.epoch * size
+        passes = range(first // self.num_rows, (first + size - 1) // self.num_rows + 1)
+        rows, flips = map(np.concatenate, zip(*map(self._pass, passes), strict=True))
+        begin = first - passes[0] * self.num_rows
+        return rows[begin : begin + size], flips[begin : begin + size]
 
     def __len__(self) -> int:
         if self.drop_last:
-            return self.num_rows // (self.batch_size * self.world_size)
+            return self.epoch_size // (self.batch_size * self.world_size)
         largest = -(-self.num_rows // self.world_size)
         return min(-(-largest // self.batch_size), self.num_rows // self.world_size)
 
     def __iter__(self) -> Iterator[Picks]:
-        order = self.order()
-        flips = draw_flips(self.num_rows, self.seed, self.epoch) if self.flip else np.zeros(self.num_rows, dtype=bool)
+        rows, flips = self.order()
         for batch in range(self.start, len(self)):
-            rows = self._rows(order, batch)
-            yield Picks(rows, flips[rows])
+            places = self._places(len(rows), batch)
+            yield Picks(rows[places], flips[places])
 
-    def _rows(self, order: np.ndarray, batch: int) -> np.ndarray:
+    def _places(self, num_places: int, batch: int) -> np.ndarray:
         if self.drop_last:
             first = (batch * self.world_size + self.rank) * self.batch_size
-            return order[first : first + self.batch_size]
-        share = order[self.rank :: self.world_size]
+            return np.arange(first, first + self.batch_size)
+        share = np.arange(self.rank, num_places, self.world_size)
         if -(-len(share) // self.batch_size) == len(self):
             return share[batch * self.batch_size : (batch + 1) * self.batch_size]
         return np.array_split(share, len(self))[batch]  # one more or fewer than other ranks: spread evenly
@@ -150,7 +173,7 @@ class ResumableLoader:
         """
         now = self._order()
         changed = {name: (state[name], now[name]) for name in now if state[name] != now[name]}
-        finished = state["batch"] * state["global_batch_size"] + state["global_batch_size"] > state["num_rows"]
+        finished = (state["batch"] + 1) * state["global_batch_size"] > state["epoch_size"]
         if changed and state["batch"] and not finished:
             what = ", ".join(f"{name} was {old} and is {new}" for name, (old, new) in changed.items())
             raise ValueError(
@@ -166,5 +189,6 @@ class ResumableLoader:
         return {
             "seed": batches.seed,
             "num_rows": batches.num_rows,
+            "epoch_size": batches.epoch_size,
             "global_batch_size": batches.batch_size * batches.world_size,
         }
