@@ -167,10 +167,15 @@ def build_trainer(
 
 
 def world_size(cfg: DictConfig) -> int:
-    """Processes that the Trainer will have, as far as the configuration tells."""
-    devices = cfg.trainer.devices
-    number = len(devices) if OmegaConf.is_list(devices) else int(devices) if str(devices).isdigit() else 1
-    return max(1, number) * int(cfg.trainer.num_nodes)
+    """Processes that the Trainer will have; sees at once whether it can have these devices.
+
+    Raises:
+        MisconfigurationException: an accelerator, strategy or number of devices that this machine lacks.
+    """
+    names = ("accelerator", "devices", "num_nodes", "precision")
+    settings = {name: cfg.trainer[name] for name in names} | {"strategy": cfg.strategy.name}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return L.Trainer(**settings, **quiet, enable_model_summary=False).world_size
 
 
 def final_metrics(trainer: L.Trainer) -> dict[str, float]:

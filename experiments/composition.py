@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 from hydra import compose, initialize_config_module
+from hydra._internal.utils import get_args
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -20,6 +21,7 @@ from datamodules.findings import FINDINGS
 CONFIG_MODULE = "experiments.conf"
 OPEN_KEYS = ("data.grid.conditions", "data.grid.defaults", "data.fractions")  # mappings whose keys a user chooses
 OPEN_NODES = ("callbacks",)  # nodes to which a user may add members that have a _target_
+OF_ANY_KIND = ("trainer.devices",)  # a number, a list of devices, or auto
 INSTANTIATE_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 
 
@@ -87,11 +89,15 @@ def check_command(arguments: list[str]) -> None:
     Raises:
         CommandError: as `compose_config`.
     """
-    words = [word for word in arguments if not word.startswith("-")]
+    parsed_arguments = get_args(arguments)
+    if parsed_arguments.help or parsed_arguments.hydra_help:
+        return
+    words = parsed_arguments.overrides
     try:
         parsed = OverridesParser.create().parse_overrides(words)
     except HydraException as error:
-        raise CommandError(f"cannot read the command line: {_first_line(error)}") from error
+        reason = ": ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+        raise CommandError(f"cannot read the command line. {reason}") from error
     first = []
     for word, override in zip(words, parsed, strict=True):
         swept = override.is_sweep_override()
@@ -136,6 +142,26 @@ def _check_keys(cfg: DictConfig, reference: Any, path: str) -> None:
             raise CommandError(_unknown_key(name, key, known))
         if _is_tree(node) and name not in OPEN_KEYS:
             _check_keys(node, None if key not in known else reference._get_node(key), f"{name}.")
+        elif key in known:
+            _check_kind(name, node, reference._get_node(key))
+
+
+def _check_kind(name: str, node: Any, reference: Any) -> None:
+    """Refuse text where the option file has a number, `no` where it has true, and the like."""
+    if any(other._is_none() or other._is_interpolation() or other._is_missing() for other in (node, reference)):
+        return
+    given, wanted = (_kind(other) for other in (node, reference))
+    if given != wanted and wanted != "text" and name not in OF_ANY_KIND:
+        raise CommandError(f"{name}={node}: {wanted} is needed here, as in {name}={reference}, and this is {given}.")
+
+
+def _kind(node: Any) -> str:
+    if OmegaConf.is_config(node):
+        return "a list" if OmegaConf.is_list(node) else "a mapping"
+    value = node._value()
+    if isinstance(value, bool):
+        return "true or false"
+    return "a number" if isinstance(value, int | float) else "text"
 
 
 def _missing_keys(cfg: DictConfig, path: str) -> list[str]:
@@ -189,10 +215,6 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f": did you mean {' or '.join(near)}?" if near else "."
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
-
-
 def _explain(error: BaseException, overrides: list[str]) -> str:
     """What Hydra says, with the nearest name where one is misspelt."""
     text = str(error).strip()
@@ -206,14 +228,14 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
     if group:
         key = group.group(1)
         parent, _, last = key.replace("/", ".").rpartition(".")
-        return f"unknown key or group {key!r}{_nearest(last, _members(parent, overrides))}"
+        choices = [word for word in overrides if "." not in word.split("=")[0] and not word.startswith(f"{key}=")]
+        return _unknown_key(key, last, _members(parent, choices))
     return text
 
 
-def _members(parent: str, overrides: list[str]) -> list[str]:
-    """Names below `parent` in the configuration of the experiment without any further override."""
-    with_exp = [word for word in overrides if word.startswith("+exp=")]
-    node = compose("run", overrides=with_exp)
+def _members(parent: str, choices: list[str]) -> list[str]:
+    """Names below `parent` in the configuration that these words choose."""
+    node = compose("run", overrides=choices)
     for part in parent.split(".") if parent else []:
         node = node.get(part) if isinstance(node, DictConfig) and part in node else None
     return [str(key) for key in node] if isinstance(node, DictConfig) else []

@@ -11,31 +11,36 @@ from torch import nn
 
 from datamodules.fundus import FundusDataModule
 from datamodules.latents import LatentCache
-from experiments.assembly import build_autoencoder, build_diffusion, build_trainer, check_image_size, final_metrics
-from experiments.assembly import world_size
+from experiments.assembly import (
+    build_autoencoder,
+    build_diffusion,
+    build_trainer,
+    check_image_size,
+    final_metrics,
+    world_size,
+)
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
 from experiments.training import describe_data, fit, prepare_data
 from experiments.vae_train import find_or_train_autoencoder
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.latent_diffusion import LatentDiffusion
 
 
 def ddpm_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     """Find or train the autoencoder, cache its latents, train the denoiser; returns the final metrics."""
     start, output_dir = time.monotonic(), Path(cfg.output_dir)
     preview(cfg)
+    callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
     datamodule = prepare_data(cfg, output_dir)
     autoencoder = find_or_train_autoencoder(cfg, datamodule, output_dir)
     say(heading("denoiser"))
     module = build_diffusion(cfg, autoencoder)
-    callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
     monitor = next((callback.tag for callback in callbacks if hasattr(callback, "tag")), "val/loss")
     trainer = build_trainer(cfg, output_dir, checkpoint, monitor, hparams(cfg), [monitor, "val/loss"], callbacks)
     datamodule.setup("fit")
     describe_data(datamodule, output_dir)
     if cfg.job.cache_latents:
         datamodule.attach_latents(cache_latents(cfg, datamodule, module.autoencoder.to(trainer.strategy.root_device)))
-    fit(trainer, module, datamodule, checkpoint)
+    fit(trainer, module, datamodule, output_dir, checkpoint)
     metrics = final_metrics(trainer)
     say(ending_text(output_dir, metrics, time.monotonic() - start))
     return metrics

@@ -36,8 +36,9 @@ def config_text(config: Mapping[str, Any]) -> str:
 def batch_text(batch_size: int, trainer: Mapping[str, Any], world_size: int, learning_rate: float) -> str:
     """Effective batch and learning rate; the rate is used as it is written."""
     accumulate = trainer["accumulate_grad_batches"] or 1
+    effective = batch_size * world_size * accumulate
     parts = f"{batch_size} images x {world_size} process(es) x {accumulate} accumulated"
-    return f"effective batch {batch_size * world_size * accumulate} ({parts}), learning rate {learning_rate:g} (never rescaled)"
+    return f"effective batch {effective} ({parts}), learning rate {learning_rate:g} (never rescaled)"
 
 
 def parameters_text(parts: Mapping[str, nn.Module]) -> str:

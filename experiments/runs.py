@@ -43,7 +43,7 @@ def settle(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
 def _decide(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
     wanted, resume = Path(config["output_dir"]), config["resume"]
     if resume == "auto":
-        return _go_on(wanted, "") if output_dir_given else _newest(config, wanted)
+        return _go_on(wanted, config) if output_dir_given else _newest(config, wanted)
     if resume is not None:
         path = Path(resume).expanduser()
         if not path.is_file():
@@ -64,19 +64,21 @@ def _newest(config: Mapping[str, Any], wanted: Path) -> RunFolder:
     for folder in sorted(known, key=lambda folder: folder.stat().st_mtime, reverse=True):
         if _status(folder) == "finished":
             continue
-        differences = differing_keys(config, yaml.safe_load((folder / "config.yaml").read_text("utf-8")))
+        differences = differing_keys(config, _config(folder))
         if not differences:
-            return _go_on(folder, "")
+            return _go_on(folder, config)
         notes.append(f"{folder} is unfinished, but differs in {', '.join(differences[:3])}")
     note = f"nothing to go on with in {wanted.parent}, starting afresh"
     return RunFolder(_unused(wanted), "", f"{note} ({notes[0]})" if notes else note)
 
 
-def _go_on(folder: Path, note: str) -> RunFolder:
+def _go_on(folder: Path, config: Mapping[str, Any]) -> RunFolder:
     last = folder / "checkpoints" / "last.ckpt"
+    differences = differing_keys(config, _config(folder)) if (folder / "config.yaml").is_file() else []
+    changed = f" (changed since: {', '.join(differences)})" if differences else ""
     if last.is_file():
-        return RunFolder(folder, str(last), f"going on from {last}")
-    return RunFolder(folder, "", f"{folder} has no checkpoint yet, starting from its beginning")
+        return RunFolder(folder, str(last), f"going on from {last}{changed}")
+    return RunFolder(folder, "", f"{folder} has no checkpoint yet, starting from its beginning{changed}")
 
 
 def _unused(folder: Path) -> Path:
@@ -87,6 +89,10 @@ def _unused(folder: Path) -> Path:
     return candidate
 
 
+def _config(folder: Path) -> dict[str, Any]:
+    return yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+
+
 def _status(folder: Path) -> str:
     try:
         return str(json.loads((folder / "record.json").read_text("utf-8")).get("status", "unknown"))
@@ -94,20 +100,19 @@ def _status(folder: Path) -> str:
         return "unknown"
 
 
-def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ between two configurations, but for where the run is written."""
-    keys = []
-    for key in dict.fromkeys([*ours, *theirs]):
-        if not prefix and key in NOT_COMPARED:
-            continue
-        here, there = ours.get(key), theirs.get(key)
-        if isinstance(here, Mapping) and isinstance(there, Mapping):
-            keys += differing_keys(here, there, f"{prefix}{key}.")
-        elif here != there and not _is_path_below(here, there, ours, theirs):
-            keys.append(f"{prefix}{key}")
-    return keys
+def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Dotted keys whose values differ between two resolved configurations, but for where the run is written."""
+    here, there = _leaves(ours, str(ours.get("output_dir"))), _leaves(theirs, str(theirs.get("output_dir")))
+    keys = dict.fromkeys([*here, *there])
+    return [key for key in keys if key not in NOT_COMPARED and here.get(key) != there.get(key)]
 
 
-def _is_path_below(here: Any, there: Any, ours: Mapping, theirs: Mapping) -> bool:
-    """Whether two values differ only because one run's folder is not the other's."""
-    return isinstance(here, str) and isinstance(there, str) and here.startswith("runs/") and there.startswith("runs/")
+def _leaves(config: Mapping[str, Any], folder: str, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of everything that is not a mapping; paths within the run's folder without the folder."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            leaves |= _leaves(value, folder, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value.replace(folder, "<output_dir>") if isinstance(value, str) else value
+    return leaves

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from callbacks.atomic import write_text
 from datamodules.fundus import FundusDataModule
-from experiments.assembly import build_datamodule, plain
+from experiments.assembly import build_datamodule, plain, world_size
 from experiments.report import config_text, data_text, heading, say
 
 
@@ -20,7 +20,9 @@ def prepare_data(cfg: DictConfig, output_dir: Path) -> FundusDataModule:
     """
     datamodule = build_datamodule(cfg)
     say(heading("data, by the index"))
-    say(data_text(datamodule.preview()))
+    summary = datamodule.preview()
+    say(data_text(summary))
+    check_batch_size(cfg, summary["splits"]["train"]["num_images"])
     if rank_zero_only.rank == 0:
         output_dir.mkdir(parents=True, exist_ok=True)
         write_text(output_dir / "config.yaml", config_text(plain(cfg)) + "\n")
@@ -31,6 +33,24 @@ def prepare_data(cfg: DictConfig, output_dir: Path) -> FundusDataModule:
     return datamodule
 
 
+def check_batch_size(cfg: DictConfig, num_images: int) -> None:
+    """See that there is a batch for each process.
+
+    Raises:
+        ValueError: fewer training images than a step takes.
+    """
+    processes = world_size(cfg)
+    sizes = {"data.batch_size": cfg.data.batch_size}
+    if not cfg.autoencoder.pretrained:
+        sizes["autoencoder.batch_size"] = cfg.autoencoder.batch_size
+    for name, size in sizes.items():
+        if size * processes > num_images:
+            raise ValueError(
+                f"{name}={size} on {processes} process(es) is more than the {num_images} training images. "
+                f"Set {name}={max(1, num_images // processes)} or less."
+            )
+
+
 def describe_data(datamodule: FundusDataModule, output_dir: Path) -> None:
     """After the set-up: keep the index, and say what was rejected."""
     if rank_zero_only.rank == 0:
@@ -39,6 +59,12 @@ def describe_data(datamodule: FundusDataModule, output_dir: Path) -> None:
         say(f"{len(datamodule.rejected)} images are rejected: {output_dir / 'rejected.csv'}")
 
 
-def fit(trainer: L.Trainer, module: L.LightningModule, datamodule: FundusDataModule, checkpoint: str) -> None:
-    """Train from `checkpoint` ("" from the start); only tensors and plain containers are read from it."""
+def fit(
+    trainer: L.Trainer, module: L.LightningModule, datamodule: FundusDataModule, output_dir: Path, checkpoint: str
+) -> None:
+    """Train from `checkpoint` ("" from the start) and leave `checkpoints/last.ckpt` of the last step.
+
+    Only tensors and plain containers are read from the checkpoint.
+    """
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint or None, weights_only=True)
+    trainer.save_checkpoint(output_dir / "checkpoints" / "last.ckpt", weights_only=False)

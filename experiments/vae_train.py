@@ -8,9 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch.distributed
-from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -132,10 +130,10 @@ def train_autoencoder(
     )  # fmt: skip
     datamodule.setup("fit")
     describe_data(datamodule, output_dir)
-    fit(trainer, module, datamodule, checkpoint)
+    fit(trainer, module, datamodule, output_dir, checkpoint)
     module.to(trainer.strategy.root_device)
     _measure(module, datamodule)
-    trainer.save_checkpoint(str(output_dir / "checkpoints" / "last.ckpt"))
+    trainer.save_checkpoint(str(output_dir / "checkpoints" / "last.ckpt"), weights_only=False)
     return final_metrics(trainer)
 
 

@@ -1,0 +1,76 @@
+"""A user's mistake becomes a sentence and an exit status; whatever else fails keeps its traceback."""
+
+import errno
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from datamodules.cache import CacheError
+from experiments.composition import CommandError
+from experiments.report import say_error
+from experiments.runs import FOLDER_VARIABLE
+
+TRACEBACK_VARIABLE = "SYNFUNDUS_TRACEBACK"  # if set, tracebacks are printed
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+MISTAKES = (
+    ValueError,
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+    CacheError,
+    MisconfigurationException,
+)
+
+
+def explained(function: Callable[..., Any], *arguments: Any) -> int:
+    """Call, and return the exit status: 0, or 2 for a wrong command and 1 for another mistake, which are explained.
+
+    Raises:
+        Exception: what is no mistake of the user's.
+    """
+    try:
+        function(*arguments)
+    except CommandError as error:
+        say_error(f"error: {error}")
+        return 2
+    except MISTAKES as error:
+        return _explain(error, str(error))
+    except InstantiationException as error:
+        cause = error.__cause__
+        if not isinstance(cause, MISTAKES):
+            raise
+        place = str(error).splitlines()[-1].removeprefix("full_key: ")
+        return _explain(cause, f"{cause} (in {place})")
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        return _explain(error, f"the disk is full: {error}. Free space, then go on: the same command and resume=auto.")
+    except KeyboardInterrupt:
+        say_error("\ninterrupted: go on with the same command and resume=auto.")
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _explain(error: Exception, message: str) -> int:
+    """Print a mistake; its traceback goes to a file or, if asked for, to the screen."""
+    say_error(f"error: {message}")
+    folder = os.environ.get(FOLDER_VARIABLE)
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get(TRACEBACK_VARIABLE):
+        say_error(text)
+    elif folder and Path(folder).is_dir():
+        try:
+            Path(folder, "error.log").write_text(text, encoding="utf-8")
+            say_error(f"(traceback: {folder}/error.log)")
+        except OSError:  # the disk is full
+            say_error(text)
+    else:
+        say_error(f"({TRACEBACK_VARIABLE}=1 shows the traceback)")
+    return 1

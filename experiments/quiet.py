@@ -1,0 +1,40 @@
+"""Silence what a run's reader can do nothing about: a line a message, each named; everything else is still said."""
+
+import logging
+import warnings
+
+# Lightning's lines of every Trainer: the run says itself which device, batch and steps it has, and advertises nothing.
+LOGGED = (
+    "💡 Tip: For seamless cloud",
+    "GPU available: ",
+    "TPU available: False",
+    "Loading `train_dataloader` to estimate number of stepping batches.",
+    "`Trainer.fit` stopped: `max_epochs=",  # the end that was asked for
+)
+WARNED = (
+    # Lightning's own use of torch's trees; nothing of ours can change it.
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # The frozen autoencoder and the averaged weights are meant to be.
+    r"Found \d+ module\(s\) in eval mode at the start of training",
+    # Small cached images are read fastest in the training process: data.num_workers is the user's choice.
+    r"The '(train|val)_dataloader' does not have many workers",
+    # One line a batch is fine for short epochs: metrics.csv keeps all of them.
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+    # checkpoints/ of a run that is resumed is not empty.
+    r"Checkpoint directory .* exists and is not empty",
+)
+
+
+class _Unwanted(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(LOGGED)
+
+
+def silence() -> None:
+    """Leave these messages out, in this process and, by the same call, in those that it starts."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(unwanted, _Unwanted) for unwanted in logger.filters):
+            logger.addFilter(_Unwanted())
+    for message in WARNED:
+        warnings.filterwarnings("ignore", message=message)
