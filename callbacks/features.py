@@ -128,7 +128,7 @@ def build_extractor(
     if not timm.is_model(name):
         known = [*KNOWN, *timm.list_models()]
         near = difflib.get_close_matches(name, known, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise ValueError(f"extractor {name!r} is unknown{hint} Known: {', '.join(KNOWN)}, any timm model, or a path")
     return _timm_network(name, weights, image_size)
 

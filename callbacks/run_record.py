@@ -52,7 +52,7 @@ class RunRecord(Callback):
             "seed": config.get("seed"),
             "fingerprints": dict(fingerprints or {}),
             "code": code_revision(),
-            "versions": _versions(),
+            "versions": package_versions(),
             "sessions": [],
         }
 
@@ -156,7 +156,8 @@ def code_revision(folder: Path = Path(__file__).parent) -> dict[str, Any] | None
         return None
 
 
-def _versions() -> dict[str, str | None]:
+def package_versions() -> dict[str, str | None]:
+    """Return the versions of Python and of what a figure depends on; None for a package that is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

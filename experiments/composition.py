@@ -76,6 +76,8 @@ def compose_config(overrides: Iterable[str]) -> DictConfig:
     OmegaConf.set_struct(cfg, False)
     del cfg["hydra"]
     OmegaConf.set_struct(cfg, True)
+    if "exp" in cfg:
+        raise CommandError("the file of this experiment must begin with the line: # @package _global_")
     _check_keys(cfg, reference, "")
     missing = _missing_keys(cfg, "")
     if missing:
@@ -229,6 +231,8 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
         key = group.group(1)
         parent, _, last = key.replace("/", ".").rpartition(".")
         choices = [word for word in overrides if "." not in word.split("=")[0] and not word.startswith(f"{key}=")]
+        while parent and not _members(parent, choices):
+            parent, _, last = parent.rpartition(".")
         return _unknown_key(key, last, _members(parent, choices))
     return text
 

@@ -65,7 +65,7 @@ def find_or_train_autoencoder(cfg: DictConfig, datamodule: FundusDataModule, out
         check_image_size(cfg.data.image_size, module.downsampling)
         if not module.measured:
             datamodule.setup("fit")
-            _measure(module, datamodule)
+            measure(module, datamodule)
         return module
     own = OmegaConf.merge(cfg, {"data": {"batch_size": cfg.autoencoder.batch_size}})
     data = build_datamodule(own)
@@ -132,12 +132,12 @@ def train_autoencoder(
     describe_data(datamodule, output_dir)
     fit(trainer, module, datamodule, output_dir, checkpoint)
     module.to(trainer.strategy.root_device)
-    _measure(module, datamodule)
+    measure(module, datamodule)
     trainer.save_checkpoint(str(output_dir / "checkpoints" / "last.ckpt"), weights_only=False)
     return final_metrics(trainer)
 
 
-def _measure(module: Autoencoder, datamodule: FundusDataModule) -> None:
+def measure(module: Autoencoder, datamodule: FundusDataModule) -> None:
     """Mean and deviation of the latents over the whole training set, the same on every rank."""
     images = datamodule.images("train")
     size = 64
