@@ -20,6 +20,8 @@ WARNED = (
     r"The '(train|val)_dataloader' does not have many workers",
     # One line a batch is fine for short epochs: metrics.csv keeps all of them.
     r"The number of training batches \(\d+\) is smaller than the logging interval",
+    # What last.ckpt is meant to hold: the weights after the step.
+    r"Using ModelCheckpoint with manual optimization and every_n_train_steps",
     # checkpoints/ of a run that is resumed is not empty.
     r"Checkpoint directory .* exists and is not empty",
 )

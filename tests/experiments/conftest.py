@@ -1,0 +1,39 @@
+"""Makes the tiny runs importable, and runs the one entry point within this process."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_runs import Result
+
+from experiments.run import main
+from experiments.runs import FOLDER_VARIABLE, RESUME_VARIABLE
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty working folder, and no trace of earlier runs in the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in (FOLDER_VARIABLE, RESUME_VARIABLE, "SYNFUNDUS_CACHE", "PL_GLOBAL_SEED"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+@pytest.fixture
+def command(here, monkeypatch, capfd):
+    """Run `python -m experiments.run` with these words within this process."""
+
+    def run(*words: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["run.py", *words])
+        capfd.readouterr()
+        try:
+            code = main()
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        return Result(code, *capfd.readouterr())
+
+    return run

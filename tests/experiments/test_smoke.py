@@ -1,0 +1,103 @@
+"""Every experiment runs from end to end, small: `pytest -m smoke`."""
+
+import json
+import re
+
+import pytest
+from tiny_runs import AUTOENCODER, CALLBACKS, DATA, DIFFUSION, TRAINER, UNET
+
+from experiments.composition import experiments
+
+LARGE = [  # presets for GPUs, with their discriminator, in the precision that this machine has
+    "trainer.precision=32-true",
+    "trainer.devices=1",
+    "data.num_workers=0",
+    "autoencoder.batch_size=8",
+    "autoencoder.module.disc_start=2",
+    "autoencoder.module.discriminator.channels=16",
+    "autoencoder.module.discriminator.num_downsamplings=1",
+    "model.autoencoder.layers_per_block=1",
+    "model.denoiser.layers_per_block=1",
+    "callbacks.frechet.every_n_epochs=1",
+    "checkpoint_every_n_steps=3",
+]
+LATENT_DIFFUSION = [*DATA, *AUTOENCODER, *UNET, *DIFFUSION]
+SMALL = {
+    "benchmark": [*LATENT_DIFFUSION, "trainer.accelerator=cpu", "job.num_steps=3", "job.num_turns=2"],
+    "ddpm_train": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER],
+    "ddpm_train_256": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
+    "ddpm_train_512": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
+    "vae_train": [*DATA, *AUTOENCODER, *TRAINER],
+}
+FILES = {
+    "benchmark": ["benchmark.json"],
+    "vae_train": ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "samples", "tensorboard", "metrics.csv"],
+}
+NOISE = ("Tip:", "GPU available", "TPU", "litlogger", "treespec", "weights_only", "eval mode", "Loading `train",
+         "does not have many workers", "smaller than the logging interval", "Warning", "Error executing")  # fmt: skip
+DIFFUSION_FILES = [*FILES["vae_train"], "autoencoder/checkpoints/last.ckpt", "frechet.csv", "rejected.csv"]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_runs(name, command, here):
+    assert name in SMALL, f"give {name} a size that runs in seconds: SMALL[{name!r}] in {__file__}"
+    result = command(f"+exp={name}", "output_dir=out", *SMALL[name])
+    assert result.code == 0, result.err
+    record = json.loads((here / "out" / "record.json").read_text())
+    assert record["status"] == "finished"
+    for file in [*FILES.get(name, DIFFUSION_FILES), "config.yaml", "manifest.parquet"]:
+        assert (here / "out" / file).exists() or (name == "benchmark" and file == "manifest.parquet"), file
+    assert sorted(path.name for path in here.iterdir()) == ["cache", "out"], "a run writes there and nowhere else"
+
+
+def test_no_size_is_given_for_what_is_no_experiment():
+    assert set(SMALL) == set(experiments())
+
+
+def test_the_terminal(command, here):
+    result = command("+exp=ddpm_train", "output_dir=out", *SMALL["ddpm_train"])
+    assert result.code == 0, result.err
+    plan = [
+        "ddpm_train: configuration",
+        "image_size: 16",
+        "output folder: out",
+        "── model",
+        "M parameters",
+        "effective batch 8 (8 images x 1 process(es) x 1 accumulated), learning rate 0.001 (never rescaled)",
+        "── data, by the index",
+        "phantom: 40 images of 20 patients at 16 px",
+        "dr_grade none",
+        "training one first",
+        "latents measured over 34 training images",
+        "── denoiser",
+        "── done",
+        "val/fd_efficientnet_lite0 ",
+        "samples:      out/samples/epoch_0001.png (newest of 2)",
+        "checkpoints:  out/checkpoints/best.ckpt out/checkpoints/last.ckpt",
+        "curves:       tensorboard --logdir ",
+    ]
+    places = [result.out.find(line) for line in plan]
+    assert -1 not in places, [line for line, place in zip(plan, places, strict=True) if place < 0]
+    assert places == sorted(places)
+    assert re.search(r"Epoch 1:.*train/loss=.*left=\d:\d\d", result.out + result.err)
+    for noise in NOISE:
+        assert noise not in result.out + result.err, noise
+
+
+def test_what_is_silenced_is_named_and_nothing_else(caplog):
+    import warnings
+
+    from lightning.pytorch.utilities import rank_zero_info
+
+    from experiments.quiet import silence
+
+    with warnings.catch_warnings(record=True) as caught:
+        silence()
+        warnings.warn("Found 86 module(s) in eval mode at the start of training. This may", UserWarning, stacklevel=1)
+        warnings.warn("your gradients are not finite", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["your gradients are not finite"]
+    with caplog.at_level("INFO", "lightning.pytorch.utilities.rank_zero"):
+        rank_zero_info("GPU available: False, used: False")
+        rank_zero_info("Restoring states from the checkpoint path at x.ckpt")
+    assert caplog.messages == ["Restoring states from the checkpoint path at x.ckpt"]

@@ -1,0 +1,66 @@
+"""Sizes at which a run takes seconds, and runs in processes of their own."""
+
+import csv
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# The least that still has every part: two latent levels, attention, conditioning, EMA, Fréchet distance, grid.
+DATA = ["data.num_images=40", "data.image_size=16", "data.batch_size=8", "data.epoch_size=null", "data.cache_workers=1"]
+AUTOENCODER = [
+    "model.autoencoder.block_channels=[8,8]",
+    "model.autoencoder.norm_groups=4",
+    "autoencoder.max_epochs=1",
+    "autoencoder.module.warmup_steps=1",
+    "autoencoder.module.perceptual=null",
+]
+UNET = ["model.denoiser.channels=[16,16]", "model.denoiser.attention_levels=[1]", "model.denoiser.norm_groups=4",
+        "model.denoiser.head_dim=8"]  # fmt: skip
+DIFFUSION = ["model.conditioning.dim=16", "model.diffusion.num_steps=2", "model.diffusion.warmup_steps=2"]
+CALLBACKS = [
+    "callbacks.frechet.num_images=6",
+    "callbacks.frechet.batch_size=4",
+    "callbacks.frechet.num_real=8",
+    "callbacks.frechet.extractor.image_size=32",
+    "callbacks.sample_grid.num_columns=2",
+]
+TRAINER = ["trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
+VAE_TRAIN = ["+exp=vae_train", *DATA, *AUTOENCODER, *TRAINER]
+DDPM_TRAIN = ["+exp=ddpm_train", *DATA, *AUTOENCODER, *UNET, *DIFFUSION, *CALLBACKS, *TRAINER]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind on the terminal."""
+
+    code: int
+    out: str
+    err: str
+
+
+def start_process(*words: str, cwd: Path, **environment: str) -> subprocess.Popen:
+    """Start `python -m experiments.run` with these words in a process of its own, which leads a group."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.run", *words],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run_process(*words: str, cwd: Path, **environment: str) -> Result:
+    """Run it to its end."""
+    process = start_process(*words, cwd=cwd, **environment)
+    out, err = process.communicate(timeout=240)
+    return Result(process.returncode, out, err)
+
+
+def column(output_dir: Path, name: str) -> list[tuple[int, str]]:
+    """Step and value, as they are written, of a column of metrics.csv."""
+    with open(output_dir / "metrics.csv", newline="") as file:
+        return [(int(row["step"]), row[name]) for row in csv.DictReader(file) if row.get(name)]
