@@ -1,5 +1,6 @@
 """A progress bar that tells the time left for the whole training, beside that of the epoch."""
 
+import datetime
 import time
 from typing import Any
 
@@ -8,7 +9,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 
 class TimeLeftProgressBar(TQDMProgressBar):
-    """Lightning's bar with `left`, the hours:minutes until the last step, validation and sampling included.
+    """Lightning's bar with `left`, the hours:minutes:seconds until the last step, validation and sampling included.
 
     The bars themselves show the time left of the epoch and of the validation; FrechetDistance has its own for sampling.
 
@@ -34,7 +35,7 @@ class TimeLeftProgressBar(TQDMProgressBar):
         metrics.pop("v_num", None)
         left = self.seconds_left(trainer)
         if left is not None:
-            metrics["left"] = f"{int(left // 3600)}:{int(left // 60) % 60:02d}"
+            metrics["left"] = str(datetime.timedelta(seconds=int(left)))
         return metrics
 
     def seconds_left(self, trainer: Trainer) -> float | None:
