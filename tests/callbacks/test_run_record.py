@@ -106,6 +106,6 @@ def test_time_left_counts_down_to_nought(tmp_path):
     assert Watch.left[0] > 0
     assert Watch.left[-1] == 0
     assert num_batches(trainer) == 12
-    assert bar.get_metrics(trainer, module)["left"] == "0:00"
+    assert bar.get_metrics(trainer, module)["left"] == "0:00:00"
     trainer, _ = fit(tmp_path, max_epochs=-1, max_steps=4, accumulate_grad_batches=2)
     assert num_batches(trainer) == 8
