@@ -46,7 +46,7 @@ class LabelConditioning(nn.Module):
         rows = torch.tensor([levels + 1 for levels in self.levels])
         self.register_buffer("first_row", rows.cumsum(0) - rows, persistent=False)  # of each finding's table
         self.embedding = nn.Embedding(int(rows.sum()), dim)
-        nn.init.normal_(self.embedding.weight, std=0.5)  # less, and short runs do not learn to look at it
+        nn.init.normal_(self.embedding.weight, std=len(rows) ** -0.5)
         with torch.no_grad():
             self.embedding.weight[self.first_row] = 0.0  # unknown starts out saying nothing
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
