@@ -76,6 +76,8 @@ class FundusDataModule(lightning.LightningDataModule):
         self._rows: np.ndarray = np.zeros(0, dtype=np.int64)
         self._datasets: dict[str, FundusDataset] = {}
         self._latents: LatentCache | None = None
+        self._train_loader: ResumableLoader | None = None
+        self._position: dict[str, int] | None = None  # where the next training loader goes on
 
     # -- making and opening
 
@@ -253,7 +255,23 @@ class FundusDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of equal size; of latents when they are attached."""
         train = self.train_dataset
-        return self._loader(train if self._latents is None else LatentDataset(self._latents, train), training=True)
+        self._train_loader = self._loader(
+            train if self._latents is None else LatentDataset(self._latents, train), training=True
+        )
+        if self._position is not None:
+            self._train_loader.load_state_dict(self._position)
+            self._position = None
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training is in its data. Lightning saves the loader's state too, but does not restore it to a loader
+        that was made before, as it is for a learning rate whose course ends with the training.
+        """
+        return {} if self._train_loader is None else {"train_loader": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The next training loader goes on from there."""
+        self._position = state_dict.get("train_loader")
 
     def val_dataloader(self) -> ResumableLoader:
         """Every validation image once, in order."""

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -118,16 +119,21 @@ def _prepare(folder: Path, shape: tuple[int, ...], dtype: str, depends_on: dict[
                 "autoencoder."
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if num_bytes > shutil.disk_usage(folder).free:
+    if num_bytes > shutil.disk_usage(folder.parent).free:
         raise _full(folder, shape, dtype)
+    fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
     for name, size in ((LATENTS, num_bytes), (DONE, shape[0])):
-        with open(folder / name, "wb") as file:
+        with open(fresh / name, "wb") as file:
             file.truncate(size)
-    partial = folder / f"{DESCRIPTION}.{os.getpid()}"
-    partial.write_text(json.dumps({"depends_on": depends_on, "shape": shape, "dtype": dtype}))
-    os.replace(partial, folder / DESCRIPTION)
+    (fresh / DESCRIPTION).write_text(json.dumps({"depends_on": depends_on, "shape": shape, "dtype": dtype}))
+    try:
+        os.rename(fresh, folder)
+    except OSError:  # another process was first: both fill the same files with the same bytes
+        shutil.rmtree(fresh, ignore_errors=True)
+        if not (folder / DESCRIPTION).is_file():
+            raise
 
 
 def _fill(folder: Path, shape: tuple[int, ...], dtype: str, encode: Callable, images: Any, batch_size: int) -> None:
@@ -152,7 +158,7 @@ def _fill(folder: Path, shape: tuple[int, ...], dtype: str, encode: Callable, im
 
 
 def _full(folder: Path, shape: tuple[int, ...], dtype: str) -> CacheError:
-    num_bytes, free = int(np.prod(shape)) * np.dtype(dtype).itemsize, shutil.disk_usage(folder).free
+    num_bytes, free = int(np.prod(shape)) * np.dtype(dtype).itemsize, shutil.disk_usage(folder.parent).free
     return CacheError(
         f"the disk of the latent cache is full: {str(folder)!r} needs {num_bytes:,} bytes and {free:,} are free. "
         "Remedy: delete caches that are no longer used, choose another data.cache_dir, or dtype float16."

@@ -70,7 +70,7 @@ def compose_config(overrides: Iterable[str]) -> DictConfig:
         try:
             cfg = compose("run", overrides=overrides, return_hydra_config=True)
             choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
-            reference = compose("run", overrides=_chosen(choices))
+            reference = compose("run", overrides=[*_chosen(choices), *_search_path(overrides)])
         except (HydraException, OmegaConfBaseException) as error:
             raise CommandError(_explain(error, overrides)) from error
     OmegaConf.set_struct(cfg, False)
@@ -127,6 +127,11 @@ def _chosen(choices: Mapping[str, Any]) -> list[str]:
     """Overrides that choose the same options of every group, without the experiment's own keys."""
     ours = {group: option for group, option in choices.items() if not group.startswith("hydra/") and group != "exp"}
     return [f"{group}={option}" for group, option in ours.items() if "/" not in group.split("@")[0] or option]
+
+
+def _search_path(overrides: Iterable[str]) -> list[str]:
+    """`hydra.searchpath=…`, which says where a user's own options lie."""
+    return [word for word in overrides if word.startswith("hydra.searchpath=")]
 
 
 def _check_keys(cfg: DictConfig, reference: Any, path: str) -> None:

@@ -47,6 +47,25 @@ def test_both_orientations_are_kept_with_mean_and_deviation(tmp_path, images, dt
     assert np.allclose(cache.latents[:, :, 1], cache.latents[:, :, 0] / 10, atol=atol)
 
 
+def test_two_processes_may_begin_at_once(tmp_path, images, monkeypatch):
+    """Both found no cache; the one that is late must not take away what the first has done."""
+    folder = latent_folder("f", "float32", tmp_path)
+    rename = latents_module.os.rename
+
+    def late(fresh, target):
+        monkeypatch.setattr(latents_module.os, "rename", rename)
+        first = LatentCache.build(Encoder(), images, "f", tmp_path)
+        assert first.latents[9].any()
+        rename(fresh, target)
+
+    monkeypatch.setattr(latents_module.os, "rename", late)
+    encoder = Encoder()
+    cache = LatentCache.build(encoder, images, "f", tmp_path)
+    assert np.allclose(cache.latents[:, 0, 0], pooled(images), atol=1e-6)
+    assert encoder.count <= 2, "what the first has done is done again"
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 def test_an_interrupted_build_goes_on(tmp_path, images, capfd):
     with pytest.raises(KeyboardInterrupt):
         LatentCache.build(Encoder(fail_after=14), images, "f", tmp_path, batch_size=2)
