@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -142,7 +143,13 @@ def _fill(folder: Path, shape: tuple[int, ...], dtype: str, encode: Callable, im
     with (
         open(folder / LATENTS, "r+b") as latents,
         open(folder / DONE, "r+b") as done,
-        tqdm(total=shape[0], initial=shape[0] - len(pending), desc="encoding latents", unit="image") as bar,
+        tqdm(
+            total=shape[0],
+            initial=shape[0] - len(pending),
+            desc="encoding latents",
+            unit="image",
+            disable=len(pending) == 0 or rank_zero_only.rank != 0,
+        ) as bar,
     ):
         for start in range(0, len(pending), batch_size):
             rows = pending[start : start + batch_size]

@@ -59,7 +59,7 @@ class Manifest:
         for name in ("path", "mask"):
             if name in text:
                 outside = pc.match_substring_regex(text[name], OUTSIDE)
-                check.none(outside, text[name], name, "is outside the root", "make it relative to the root, without ..")
+                check.none(outside, text[name], name, "is outside the root", "make it relative to it, without '..'")
         text.setdefault("patient", text["id"])
         blank = pc.equal(text["patient"], "")
         text["patient"] = pc.if_else(blank, pc.binary_join_element_wise("image", text["id"], ":"), text["patient"])

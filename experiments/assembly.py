@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
@@ -170,12 +171,19 @@ def world_size(cfg: DictConfig) -> int:
     """Processes that the Trainer will have; sees at once whether it can have these devices.
 
     Raises:
-        MisconfigurationException: an accelerator, strategy or number of devices that this machine lacks.
+        ValueError: an accelerator, strategy or number of devices that this machine lacks.
     """
     names = ("accelerator", "devices", "num_nodes", "precision")
     settings = {name: cfg.trainer[name] for name in names} | {"strategy": cfg.strategy.name}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return L.Trainer(**settings, **quiet, enable_model_summary=False).world_size
+    try:
+        return L.Trainer(**settings, **quiet, enable_model_summary=False).world_size
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        asked = ", ".join(f"trainer.{name}={cfg.trainer[name]}" for name in names)
+        raise ValueError(
+            f"this machine cannot train with {asked} and strategy={cfg.strategy.name}: {error} "
+            "trainer=cpu trains on any machine."
+        ) from error
 
 
 def final_metrics(trainer: L.Trainer) -> dict[str, float]:

@@ -14,13 +14,19 @@ RANK_VARIABLES = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
 
 def say(text: str = "") -> None:
     """Print on the first process only."""
-    if all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES):
+    if not _other_rank():
         print(text, flush=True)
 
 
 def say_error(text: str) -> None:
-    """Print to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print to stderr, on every process: perhaps it is not the first that fails."""
+    rank = _other_rank()
+    print(f"[process {rank}] {text}" if rank else text, file=sys.stderr, flush=True)
+
+
+def _other_rank() -> str:
+    """Rank of this process as it was told; "" for the first one and where there is no other."""
+    return next((os.environ[name] for name in RANK_VARIABLES if os.environ.get(name, "0") != "0"), "")
 
 
 def heading(title: str) -> str:

@@ -47,8 +47,8 @@ def lr_scheduler(optimizer: AdamW, schedule: str, warmup_steps: int, decay_steps
         raise ValueError(f"warmup_steps={warmup_steps} must not be negative.")
     if schedule == "cosine" and not warmup_steps < decay_steps < math.inf:
         raise ValueError(
-            f"lr_schedule='cosine' needs an end after warmup_steps={warmup_steps}, but decay_steps={decay_steps}: set "
-            "decay_steps, trainer.max_steps or trainer.max_epochs."
+            f"lr_schedule='cosine' needs an end after warmup_steps={warmup_steps}, but decay_steps={decay_steps}: give "
+            "fewer warmup_steps, or more steps by data.epoch_size, trainer.max_epochs or trainer.max_steps."
         )
     end = int(decay_steps) if schedule == "cosine" else 0
     return LambdaLR(optimizer, lambda step: lr_factor(step, schedule, warmup_steps, end))
