@@ -20,7 +20,7 @@ from datamodules.images import ImageError, NotAFundusError
 REPO = Path(__file__).parents[2]
 
 # A source that draws its image from the path's number, refuses every seventh, and notes each read in a file.
-SOURCE = '''
+SOURCE = """
 import time
 import numpy as np
 from datamodules.images import ImageError
@@ -44,7 +44,7 @@ class Numbered:
         if int(path) % 7 == 3:
             raise ImageError(f"number {path} is refused")
         return np.random.default_rng(int(path)).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
-'''
+"""
 
 
 @pytest.fixture

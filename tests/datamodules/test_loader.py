@@ -166,9 +166,7 @@ def test_resumed_between_two_validations_of_an_epoch(tmp_path, uninterrupted):
 
 
 def test_lightning_leaves_the_sampler_alone(tmp_path):
-    trainer = L.Trainer(
-        default_root_dir=tmp_path, accelerator="cpu", devices=2, strategy="ddp", logger=False
-    )
+    trainer = L.Trainer(default_root_dir=tmp_path, accelerator="cpu", devices=2, strategy="ddp", logger=False)
     loader = make_loader()
     prepared = trainer._data_connector._prepare_dataloader(loader, shuffle=True, mode=None)
     assert prepared is loader and not isinstance(loader.loader.sampler, DistributedSampler)
