@@ -33,15 +33,19 @@ def build_datamodule(cfg: DictConfig) -> FundusDataModule:
     return instantiate(cfg.data.module)
 
 
-def build_autoencoder(cfg: DictConfig, with_judges: bool = True) -> Autoencoder:
-    """The autoencoder of `cfg.model.autoencoder` with the settings of `cfg.autoencoder`, weights at random.
+def build_autoencoder(cfg: DictConfig, with_judges: bool = True, start: str | None = None) -> Autoencoder:
+    """The autoencoder of `cfg.model.autoencoder` with the settings of `cfg.autoencoder`.
 
     Args:
         with_judges: False leaves the perceptual network and the discriminator out: it is not going to be trained.
+        start: where trained weights are, with their own sizes, as `autoencoder.pretrained`; None draws them at random.
     """
     L.seed_everything(cfg.seed, workers=True, verbose=False)
+    network = instantiate(cfg.model.autoencoder)
+    if start:
+        network = pretrained(start, network=network)
     judges = {} if with_judges else {"perceptual": None, "discriminator": None}
-    module = instantiate(cfg.autoencoder.module, network=instantiate(cfg.model.autoencoder), **judges)
+    module = instantiate(cfg.autoencoder.module, network=network, **judges)
     module.config = plain(cfg)
     return module
 
@@ -52,13 +56,12 @@ def pretrained_autoencoder(cfg: DictConfig, source: str) -> Autoencoder:
     Raises:
         FileNotFoundError, ValueError: it cannot be had; says which, from where, and where to put it.
     """
-    module = instantiate(cfg.autoencoder.module, network=pretrained(source), perceptual=None, discriminator=None)
-    if Path(source).is_file():
+    module = build_autoencoder(cfg, with_judges=False, start=source)
+    if Path(source).expanduser().is_file():
         state = load_state(source)["state_dict"]
         prefix = "autoencoder." if any(name.startswith("autoencoder.network.") for name in state) else ""
         for name in ("latent_shift", "latent_scale", "num_measured"):
             getattr(module, name).copy_(state[prefix + name])
-    module.config = plain(cfg)
     return module
 
 
@@ -112,11 +115,19 @@ def load_generator(checkpoint: str | Path) -> LatentDiffusion:
     if CONFIG_KEY not in state or "denoiser" not in state[CONFIG_KEY].get("model", {}):
         raise ValueError(f"ckpt={checkpoint}: it was not written by ddpm_train; give the checkpoint of a generator.")
     cfg = OmegaConf.create(state[CONFIG_KEY])
-    network = pretrained(str(checkpoint)) if cfg.autoencoder.pretrained else instantiate(cfg.model.autoencoder)
-    autoencoder = instantiate(cfg.autoencoder.module, network=network, perceptual=None, discriminator=None)
-    module = build_diffusion(cfg, autoencoder)
+    module = build_diffusion(cfg, build_autoencoder(cfg, with_judges=False, start=str(checkpoint)))
     load_weights(module, state)
     return module.eval()
+
+
+def start_from(module: LatentDiffusion, checkpoint: str | Path) -> None:
+    """Take the averaged weights of another run's network, autoencoder included, as the start of training.
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkpoint, or one of another architecture.
+    """
+    load_weights(module, load_state(checkpoint))
+    module.network.load_state_dict(module.ema.network.state_dict())
 
 
 def build_trainer(

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -94,7 +95,9 @@ def check_command(arguments: list[str]) -> None:
     parsed_arguments = get_args(arguments)
     if parsed_arguments.help or parsed_arguments.hydra_help:
         return
-    words = parsed_arguments.overrides
+    words = list(parsed_arguments.overrides)
+    if parsed_arguments.config_dir:
+        words.append(f"hydra.searchpath=[file://{os.path.abspath(parsed_arguments.config_dir)}]")
     try:
         parsed = OverridesParser.create().parse_overrides(words)
     except HydraException as error:

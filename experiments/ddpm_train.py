@@ -15,13 +15,14 @@ from experiments.assembly import (
     build_autoencoder,
     build_diffusion,
     build_trainer,
-    check_image_size,
     final_metrics,
+    pretrained_autoencoder,
+    start_from,
     world_size,
 )
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
 from experiments.training import describe_data, fit, prepare_data
-from experiments.vae_train import find_or_train_autoencoder
+from experiments.vae_train import existing_autoencoder, find_or_train_autoencoder
 from lightning_modules.autoencoder import Autoencoder
 
 
@@ -34,6 +35,8 @@ def ddpm_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     autoencoder = find_or_train_autoencoder(cfg, datamodule, output_dir)
     say(heading("denoiser"))
     module = build_diffusion(cfg, autoencoder)
+    if cfg.ckpt:
+        start_from(module, cfg.ckpt)
     monitor = next((callback.tag for callback in callbacks if hasattr(callback, "tag")), "val/loss")
     trainer = build_trainer(cfg, output_dir, checkpoint, monitor, hparams(cfg), [monitor, "val/loss"], callbacks)
     datamodule.setup("fit")
@@ -52,11 +55,11 @@ def preview(cfg: DictConfig) -> None:
     Raises:
         ValueError: parts that do not fit together, found now and not after an hour.
     """
-    size = world_size(cfg)
-    with torch.device("meta"):
-        autoencoder = build_autoencoder(cfg, with_judges=False)
-    check_image_size(cfg.data.image_size, autoencoder.downsampling)
-    module = build_diffusion(cfg, build_autoencoder(cfg, with_judges=False))
+    size, source = world_size(cfg), existing_autoencoder(cfg)
+    autoencoder = pretrained_autoencoder(cfg, source) if source else build_autoencoder(cfg, with_judges=False)
+    module = build_diffusion(cfg, autoencoder)
+    if cfg.ckpt:
+        start_from(module, cfg.ckpt)
     say(heading("model"))
     say(parameters_text({"autoencoder": module.autoencoder, "denoiser": module.network.denoiser,
                          "conditioning": module.network.conditioning}))  # fmt: skip

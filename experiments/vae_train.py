@@ -5,10 +5,13 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch.distributed
+from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,11 +37,12 @@ RECIPE_VERSION = 1  # raise it when the same configuration no longer trains the 
 def vae_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     """Train the autoencoder of `cfg.model.autoencoder`; returns the final metrics."""
     start, output_dir = time.monotonic(), Path(cfg.output_dir)
-    module = build_autoencoder(cfg)
+    module = build_autoencoder(cfg, start=cfg.ckpt)
     check_image_size(cfg.data.image_size, module.downsampling)
     announce(cfg, module)
+    callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
     datamodule = prepare_data(cfg, output_dir)
-    metrics = train_autoencoder(cfg, module, datamodule, output_dir, checkpoint)
+    metrics = train_autoencoder(cfg, module, datamodule, output_dir, checkpoint, callbacks)
     say(ending_text(output_dir, metrics, time.monotonic() - start))
     return metrics
 
@@ -54,14 +58,15 @@ def announce(cfg: DictConfig, module: Autoencoder) -> None:
 
 
 def find_or_train_autoencoder(cfg: DictConfig, datamodule: FundusDataModule, output_dir: Path) -> Autoencoder:
-    """The autoencoder given by `autoencoder.pretrained`, or the one of this recipe on these data, trained if need be.
+    """The autoencoder that the configuration names, or the one of this recipe on these data, trained if need be.
 
     A trained one is kept as `<cache_dir>/autoencoders/<fingerprint>.ckpt`, the fingerprint being over all that it
     depends on.
     """
-    if cfg.autoencoder.pretrained:
-        say(heading(f"autoencoder: {cfg.autoencoder.pretrained}"))
-        module = pretrained_autoencoder(cfg, cfg.autoencoder.pretrained)
+    source = existing_autoencoder(cfg)
+    if source:
+        say(heading(f"autoencoder: {source}"))
+        module = pretrained_autoencoder(cfg, source)
         check_image_size(cfg.data.image_size, module.downsampling)
         if not module.measured:
             datamodule.setup("fit")
@@ -86,6 +91,20 @@ def find_or_train_autoencoder(cfg: DictConfig, datamodule: FundusDataModule, out
     return pretrained_autoencoder(cfg, str(kept))
 
 
+def existing_autoencoder(cfg: DictConfig) -> str | None:
+    """Where the configuration says that a trained autoencoder is: `autoencoder.pretrained`, or inside `ckpt`.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if cfg.autoencoder.pretrained and cfg.ckpt:
+        raise ValueError(
+            f"autoencoder.pretrained={cfg.autoencoder.pretrained} and ckpt={cfg.ckpt}: a denoiser only knows the "
+            "latents of its own autoencoder, which ckpt brings. Give one of the two."
+        )
+    return cfg.autoencoder.pretrained or cfg.ckpt
+
+
 def recipe_fingerprint(cfg: DictConfig, datamodule: FundusDataModule) -> str:
     """16 hexadecimal digits over all that the trained autoencoder depends on."""
     config = plain(cfg)
@@ -102,7 +121,12 @@ def recipe_fingerprint(cfg: DictConfig, datamodule: FundusDataModule) -> str:
 
 
 def train_autoencoder(
-    cfg: DictConfig, module: Autoencoder, datamodule: FundusDataModule, output_dir: Path, checkpoint: str
+    cfg: DictConfig,
+    module: Autoencoder,
+    datamodule: FundusDataModule,
+    output_dir: Path,
+    checkpoint: str,
+    callbacks: Sequence[L.Callback] = (),
 ) -> dict[str, float]:
     """Train, measure the latents over the training set, and save both in `checkpoints/last.ckpt`."""
     settings = cfg.autoencoder
@@ -125,7 +149,8 @@ def train_autoencoder(
         )
     trainer = build_trainer(
         cfg, output_dir, checkpoint, "val/loss", hparams, ["val/psnr", "val/ssim", "val/loss"],
-        [Reconstructions(str(output_dir), every_n_epochs=settings.reconstruct_every_n_epochs, num_metric_images=128)],
+        [Reconstructions(str(output_dir), every_n_epochs=settings.reconstruct_every_n_epochs, num_metric_images=128),
+         *callbacks],
         find_unused=manual, **overrides,
     )  # fmt: skip
     datamodule.setup("fit")
@@ -138,12 +163,14 @@ def train_autoencoder(
 
 
 def measure(module: Autoencoder, datamodule: FundusDataModule) -> None:
-    """Mean and deviation of the latents over the whole training set, the same on every rank."""
+    """Mean and deviation of the latents over the whole training set, shared out among the ranks, the same on each."""
     images = datamodule.images("train")
-    size = 64
+    size, rank, ranks = 64, 0, 1
+    if torch.distributed.is_initialized():
+        rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     batches = (
         torch.from_numpy(images[start : start + size]).permute(0, 3, 1, 2).contiguous()
-        for start in range(0, len(images), size)
+        for start in range(rank * size, len(images), ranks * size)
     )
     number = module.eval().measure_latents(batches)
     scales = ", ".join(f"{value:.3g}" for value in module.latent_scale.tolist())

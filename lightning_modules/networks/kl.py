@@ -83,21 +83,22 @@ def kl_autoencoder(
     )
 
 
-def pretrained(source: str, subfolder: str | None = None) -> AutoencoderKL:
-    """AutoencoderKL with trained weights.
+def pretrained(source: str, subfolder: str | None = None, network: torch.nn.Module | None = None) -> torch.nn.Module:
+    """Autoencoder network with trained weights.
 
     Args:
         source: a checkpoint of an autoencoder trained here (.ckpt), a folder in diffusers' layout (config.json and
             diffusion_pytorch_model.safetensors), or the name of a repository on the Hugging Face hub ("owner/name").
         subfolder: folder inside `source` that holds the autoencoder, e.g. "vae".
+        network: takes the weights of a checkpoint whose network is no AutoencoderKL and so cannot be rebuilt from it.
 
     Raises:
         FileNotFoundError: nothing at that path, or the hub cannot be reached; says where to put the files.
-        ValueError: a checkpoint that holds no autoencoder.
+        ValueError: a checkpoint that holds no autoencoder, or one of another architecture than `network`.
     """
     path = Path(source).expanduser()
     if path.is_file():
-        return _from_checkpoint(path)
+        return _from_checkpoint(path, network)
     names_a_path = source.startswith(("/", ".", "~")) or source.count("/") != 1 or path.suffix in WEIGHT_SUFFIXES
     if names_a_path and not path.is_dir():
         raise FileNotFoundError(f"autoencoder source={source!r}: no such file or folder ({path.absolute()}).")
@@ -121,16 +122,25 @@ def network_config(network: torch.nn.Module) -> dict | None:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
 
 
-def _from_checkpoint(path: Path) -> AutoencoderKL:
+def _from_checkpoint(path: Path, network: torch.nn.Module | None) -> torch.nn.Module:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     if NETWORK_KEY not in checkpoint:
         raise ValueError(
             f"{path}: not a checkpoint of an autoencoder trained here (no {NETWORK_KEY!r}; it holds "
             f"{', '.join(sorted(checkpoint)[:8])}). For a diffusers autoencoder give its folder."
         )
-    network = _build(**checkpoint[NETWORK_KEY])
+    config = checkpoint[NETWORK_KEY]
+    if config is not None:
+        network = _build(**config)
+    elif network is None:
+        raise ValueError(f"{path}: its autoencoder is of a class that it cannot be rebuilt from; give the network.")
     nested = any(name.startswith("autoencoder.") for name in checkpoint["state_dict"])
     prefix = "autoencoder.network." if nested else "network."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: its autoencoder is of another architecture than model/autoencoder: {error}"
+        ) from error
     return network
