@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -22,10 +23,19 @@ from lightning_modules.checkpoint import CONFIG_KEY, load_state, load_weights
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.networks.kl import pretrained
 
+PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")  # weights and the sampler's state stay float32
+TRAINER_KEYS = {"strategy": "strategy=<option>", "callbacks": "+callbacks.NAME._target_=…", "logger": "a callback",
+                "default_root_dir": "output_dir=<folder>", "plugins": "strategy=<option>"}  # fmt: skip
+
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved configuration in plain containers, as checkpoints and records keep it."""
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+def build_callbacks(cfg: DictConfig) -> list[L.Callback]:
+    """The callbacks of the configuration, in its order."""
+    return [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
 
 
 def build_datamodule(cfg: DictConfig) -> FundusDataModule:
@@ -139,6 +149,7 @@ def build_trainer(
     metrics: Sequence[str],
     parts: Sequence[L.Callback] = (),
     find_unused: bool = False,
+    monitored_every_n_epochs: int = 1,
     **overrides: Any,
 ) -> L.Trainer:
     """A Trainer that records, saves, resumes and stops as every run of ours does.
@@ -148,6 +159,7 @@ def build_trainer(
         metrics: log keys that are shown beside `hparams` in TensorBoard.
         parts: the callbacks of this run.
         find_unused: some parameters have no gradient in some steps, which DDP must be told.
+        monitored_every_n_epochs: epochs between two values of `monitor`.
         overrides: arguments of the Trainer that differ from `cfg.trainer`.
     """
     folder = str(output_dir)
@@ -159,17 +171,18 @@ def build_trainer(
     ]  # fmt: skip
     checkpoints = output_dir / "checkpoints"
     every = {"dirpath": str(checkpoints), "enable_version_counter": False, "save_top_k": 1}
+    best_every = math.lcm(monitored_every_n_epochs, cfg.trainer.check_val_every_n_epoch or 1)
     standing = [
         RunRecord(folder, plain(cfg)),
         TimeLeftProgressBar(),
         HParams(hparams, metrics),
         LearningRateMonitor("step"),
-        ModelCheckpoint(filename="best", monitor=monitor, mode="min", **every),
+        ModelCheckpoint(filename="best", monitor=monitor, mode="min", every_n_epochs=best_every, **every),
         ModelCheckpoint(filename="last", every_n_train_steps=cfg.checkpoint_every_n_steps, **every),
         GracefulShutdown(folder),
     ]
     strategy = cfg.strategy.name
-    if find_unused and strategy == "ddp":
+    if find_unused and strategy in ("auto", "ddp") and world_size(cfg) > 1:
         strategy = "ddp_find_unused_parameters_true"
     settings = {**plain(cfg.trainer), **overrides}
     settings.pop("_target_")
@@ -179,16 +192,32 @@ def build_trainer(
 
 
 def world_size(cfg: DictConfig) -> int:
-    """Processes that the Trainer will have; sees at once whether it can have these devices.
+    """Processes that the Trainer will have; see `trial_trainer`."""
+    return trial_trainer(cfg).world_size
+
+
+def root_device(cfg: DictConfig) -> torch.device:
+    """The first device that the Trainer will have; see `trial_trainer`."""
+    return trial_trainer(cfg).strategy.root_device
+
+
+def trial_trainer(cfg: DictConfig) -> L.Trainer:
+    """A Trainer on the devices of `cfg`, made to see at once whether it can have them.
 
     Raises:
-        ValueError: an accelerator, strategy or number of devices that this machine lacks.
+        ValueError: an accelerator, strategy or number of devices that this machine lacks, a precision in which the
+            state of a sampler cannot be kept, an argument of the Trainer that has a key of its own here.
     """
+    for key, ours in TRAINER_KEYS.items():
+        if key in cfg.trainer:
+            raise ValueError(f"trainer.{key} is not given there: use {ours}.")
+    if str(cfg.trainer.precision) not in PRECISIONS:
+        raise ValueError(f"trainer.precision={cfg.trainer.precision} must be one of: {', '.join(PRECISIONS)}.")
     names = ("accelerator", "devices", "num_nodes", "precision")
     settings = {name: cfg.trainer[name] for name in names} | {"strategy": cfg.strategy.name}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     try:
-        return L.Trainer(**settings, **quiet, enable_model_summary=False).world_size
+        return L.Trainer(**settings, **quiet, enable_model_summary=False)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         asked = ", ".join(f"trainer.{name}={cfg.trainer[name]}" for name in names)
         raise ValueError(

@@ -43,6 +43,8 @@ def benchmark(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         raise ValueError(
             f"trainer.devices={cfg.trainer.devices}: a step is compared in one process, trainer.devices=1."
         )
+    if cfg.resume or cfg.ckpt or cfg.autoencoder.pretrained:
+        raise ValueError("the benchmark measures fresh weights: leave resume, ckpt and autoencoder.pretrained out.")
     total = num_steps * (num_turns + 1)
     cfg = OmegaConf.merge(
         cfg, {"data": {"epoch_size": total * cfg.data.batch_size}}

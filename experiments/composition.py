@@ -157,11 +157,12 @@ def _check_keys(cfg: DictConfig, reference: Any, path: str) -> None:
 
 
 def _check_kind(name: str, node: Any, reference: Any) -> None:
-    """Refuse text where the option file has a number, `no` where it has true, and the like."""
+    """Refuse text where the option file has a number, 16.5 where it has 16, `no` where it has true, and the like."""
     if any(other._is_none() or other._is_interpolation() or other._is_missing() for other in (node, reference)):
         return
     given, wanted = (_kind(other) for other in (node, reference))
-    if given != wanted and wanted != "text" and name not in OF_ANY_KIND:
+    fits = given == wanted or (given, wanted) == ("a whole number", "a number")
+    if not fits and wanted != "text" and name not in OF_ANY_KIND:
         raise CommandError(f"{name}={node}: {wanted} is needed here, as in {name}={reference}, and this is {given}.")
 
 
@@ -171,7 +172,7 @@ def _kind(node: Any) -> str:
     value = node._value()
     if isinstance(value, bool):
         return "true or false"
-    return "a number" if isinstance(value, int | float) else "text"
+    return {int: "a whole number", float: "a number"}.get(type(value), "text")
 
 
 def _missing_keys(cfg: DictConfig, path: str) -> list[str]:

@@ -2,17 +2,20 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import lightning as L
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
+from callbacks.sample_grid import SampleGrid
 from datamodules.fundus import FundusDataModule
 from datamodules.latents import LatentCache
 from experiments.assembly import (
     build_autoencoder,
+    build_callbacks,
     build_diffusion,
     build_trainer,
     final_metrics,
@@ -29,16 +32,23 @@ from lightning_modules.autoencoder import Autoencoder
 def ddpm_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     """Find or train the autoencoder, cache its latents, train the denoiser; returns the final metrics."""
     start, output_dir = time.monotonic(), Path(cfg.output_dir)
-    preview(cfg)
-    callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
+    callbacks = build_callbacks(cfg)
+    preview(cfg, callbacks)
     datamodule = prepare_data(cfg, output_dir)
-    autoencoder = find_or_train_autoencoder(cfg, datamodule, output_dir)
+    if checkpoint:  # the autoencoder on whose latents the run began, whatever has become of its file since
+        autoencoder = pretrained_autoencoder(cfg, checkpoint)
+    else:
+        autoencoder = find_or_train_autoencoder(cfg, datamodule, output_dir)
     say(heading("denoiser"))
     module = build_diffusion(cfg, autoencoder)
     if cfg.ckpt:
         start_from(module, cfg.ckpt)
-    monitor = next((callback.tag for callback in callbacks if hasattr(callback, "tag")), "val/loss")
-    trainer = build_trainer(cfg, output_dir, checkpoint, monitor, hparams(cfg), [monitor, "val/loss"], callbacks)
+    monitored = next((callback for callback in callbacks if hasattr(callback, "tag")), None)
+    monitor = "val/loss" if monitored is None else monitored.tag
+    trainer = build_trainer(
+        cfg, output_dir, checkpoint, monitor, hparams(cfg), [monitor, "val/loss"], callbacks,
+        monitored_every_n_epochs=getattr(monitored, "every_n_epochs", 1),
+    )  # fmt: skip
     datamodule.setup("fit")
     describe_data(datamodule, output_dir)
     if cfg.job.cache_latents:
@@ -49,7 +59,7 @@ def ddpm_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     return metrics
 
 
-def preview(cfg: DictConfig) -> None:
+def preview(cfg: DictConfig, callbacks: Sequence[L.Callback] = ()) -> None:
     """Say what is going to be trained, at what batch and rate, before anything heavy.
 
     Raises:
@@ -60,6 +70,9 @@ def preview(cfg: DictConfig) -> None:
     module = build_diffusion(cfg, autoencoder)
     if cfg.ckpt:
         start_from(module, cfg.ckpt)
+    for callback in callbacks:
+        if isinstance(callback, SampleGrid):
+            module.network.conditioning.check(callback.labels)
     say(heading("model"))
     say(parameters_text({"autoencoder": module.autoencoder, "denoiser": module.network.denoiser,
                          "conditioning": module.network.conditioning}))  # fmt: skip

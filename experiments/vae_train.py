@@ -5,13 +5,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning as L
 import torch.distributed
-from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,30 +19,39 @@ from callbacks.reconstructions import Reconstructions
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import (
     build_autoencoder,
+    build_callbacks,
     build_datamodule,
     build_trainer,
     check_image_size,
     final_metrics,
     plain,
     pretrained_autoencoder,
+    root_device,
     world_size,
 )
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
 from experiments.training import describe_data, fit, prepare_data
 from lightning_modules.autoencoder import Autoencoder
 
-RECIPE_VERSION = 1  # raise it when the same configuration no longer trains the same autoencoder
+# of the Trainer: replaced for the autoencoder, counted as world_size, or without effect on the weights
+NOT_OF_THE_RECIPE = ("max_epochs", "max_steps", "gradient_clip_val", "devices", "num_nodes", "log_every_n_steps",
+                     "enable_model_summary")  # fmt: skip
+RECIPE_VERSION = 2  # raise it when the same configuration no longer trains the same autoencoder
 
 
 def vae_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     """Train the autoencoder of `cfg.model.autoencoder`; returns the final metrics."""
     start, output_dir = time.monotonic(), Path(cfg.output_dir)
+    if cfg.autoencoder.pretrained:
+        raise ValueError("autoencoder.pretrained is for ddpm_train. vae_train starts from weights with ckpt=<path>.")
+    cfg = OmegaConf.merge(cfg, {"data": {"batch_size": cfg.autoencoder.batch_size}})
     module = build_autoencoder(cfg, start=cfg.ckpt)
     check_image_size(cfg.data.image_size, module.downsampling)
     announce(cfg, module)
-    callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
+    callbacks = build_callbacks(cfg)
     datamodule = prepare_data(cfg, output_dir)
-    metrics = train_autoencoder(cfg, module, datamodule, output_dir, checkpoint, callbacks)
+    limits = {"max_epochs": cfg.autoencoder.max_epochs}
+    metrics = train_autoencoder(cfg, module, datamodule, output_dir, checkpoint, callbacks, limits)
     say(ending_text(output_dir, metrics, time.monotonic() - start))
     return metrics
 
@@ -70,8 +79,8 @@ def find_or_train_autoencoder(cfg: DictConfig, datamodule: FundusDataModule, out
         check_image_size(cfg.data.image_size, module.downsampling)
         if not module.measured:
             datamodule.setup("fit")
-            measure(module, datamodule)
-        return module
+            measure(module.to(root_device(cfg)), datamodule)
+        return module.cpu()
     own = OmegaConf.merge(cfg, {"data": {"batch_size": cfg.autoencoder.batch_size}})
     data = build_datamodule(own)
     data.setup("fit")
@@ -82,7 +91,9 @@ def find_or_train_autoencoder(cfg: DictConfig, datamodule: FundusDataModule, out
         announce(cfg, module)
         folder = output_dir / "autoencoder"
         last = folder / "checkpoints" / "last.ckpt"
-        train_autoencoder(own, module, data, folder, str(last) if cfg.resume and last.exists() else "")
+        limits = {"max_epochs": cfg.autoencoder.max_epochs, "max_steps": -1, "gradient_clip_val": None}
+        resumed = str(last) if cfg.resume and last.exists() else ""
+        train_autoencoder(own, module, data, folder, resumed, limits=limits)
         if rank_zero_only.rank == 0:
             _publish(folder / "checkpoints" / "last.ckpt", kept)
         if torch.distributed.is_initialized():
@@ -112,8 +123,13 @@ def recipe_fingerprint(cfg: DictConfig, datamodule: FundusDataModule) -> str:
         "version": RECIPE_VERSION,
         "network": config["model"]["autoencoder"],
         "training": {key: value for key, value in config["autoencoder"].items() if key != "pretrained"},
-        "data": [datamodule.fingerprint, datamodule.split_fingerprint, config["data"]["flip"]],
-        "trainer": [config["trainer"][key] for key in ("precision", "accumulate_grad_batches", "limit_train_batches")],
+        "data": [
+            datamodule.fingerprint,
+            datamodule.split_fingerprint,
+            config["data"]["flip"],
+            config["data"]["epoch_size"],
+        ],
+        "trainer": {key: value for key, value in config["trainer"].items() if key not in NOT_OF_THE_RECIPE},
         "world_size": world_size(cfg),
         "seed": cfg.seed,
     }
@@ -127,8 +143,13 @@ def train_autoencoder(
     output_dir: Path,
     checkpoint: str,
     callbacks: Sequence[L.Callback] = (),
+    limits: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, float]:
-    """Train, measure the latents over the training set, and save both in `checkpoints/last.ckpt`."""
+    """Train, measure the latents over the training set, and save both in `checkpoints/last.ckpt`.
+
+    Args:
+        limits: arguments of the Trainer that differ from `cfg.trainer`, which in `ddpm_train` are the denoiser's.
+    """
     settings = cfg.autoencoder
     hparams = {
         "channels": str(list(cfg.model.autoencoder.get("block_channels", []))),
@@ -141,7 +162,6 @@ def train_autoencoder(
         "seed": cfg.seed,
     }
     manual = not module.automatic_optimization
-    overrides = {"gradient_clip_val": None, "max_epochs": settings.max_epochs, "max_steps": -1}
     if manual and cfg.trainer.accumulate_grad_batches > 1:
         raise ValueError(
             f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}: an autoencoder with a "
@@ -151,7 +171,7 @@ def train_autoencoder(
         cfg, output_dir, checkpoint, "val/loss", hparams, ["val/psnr", "val/ssim", "val/loss"],
         [Reconstructions(str(output_dir), every_n_epochs=settings.reconstruct_every_n_epochs, num_metric_images=128),
          *callbacks],
-        find_unused=manual, **overrides,
+        find_unused=manual, **limits,
     )  # fmt: skip
     datamodule.setup("fit")
     describe_data(datamodule, output_dir)

@@ -21,7 +21,7 @@ def labels() -> torch.Tensor:
 
 @pytest.mark.parametrize("network", [[], ["model/denoiser=dit_s", "model.denoiser.hidden=16", "model.denoiser.depth=1",
                                           "model.denoiser.heads=2", "model/autoencoder=kl_f8_s",
-                                          "model.autoencoder.block_channels=[8,8,8]"]])  # fmt: skip
+                                          "model.autoencoder.block_channels=[8,8]"]])  # fmt: skip
 def test_a_checkpoint_rebuilds_its_generator(command, here, monkeypatch, network):
     words = [*DDPM_TRAIN, *ALONE]
     if network:  # the sizes of a U-Net mean nothing to it

@@ -140,3 +140,51 @@ def test_an_extractor_option_brings_its_own_class(command, here):
     words = [word for word in DDPM_TRAIN if "extractor" not in word]
     found = command(*words, f"hydra.searchpath=[file://{here}/conf]", "extractor@callbacks.frechet.extractor=mine")
     assert found.code == 2 and "cannot import 'nowhere'" in found.err
+
+
+def test_a_resumed_run_keeps_the_autoencoder_that_it_began_with(command, here):
+    """Though the file that it came from holds another by now."""
+    assert command(*VAE_TRAIN, "output_dir=vae").code == 0
+    words = [*DDPM_TRAIN, *ALONE[1:], "autoencoder.pretrained=vae/checkpoints/last.ckpt", "output_dir=out"]
+    assert command(*words, "trainer.max_epochs=1").code == 0
+    first = weights(here / "out/checkpoints/last.ckpt")
+    (here / "vae").rename(here / "vae_before")
+    assert command(*VAE_TRAIN, "output_dir=vae", "seed=7").code == 0
+    latents = sorted((here / "cache/latents").iterdir())
+    resumed = command(*words, "trainer.max_epochs=2", "resume=auto")
+    assert resumed.code == 0, resumed.err
+    last = weights(here / "out/checkpoints/last.ckpt")
+    assert all(torch.equal(first[name], last[name]) for name in first if name.startswith("autoencoder."))
+    assert sorted((here / "cache/latents").iterdir()) == latents, "its latents are those of the start"
+
+
+def test_an_autoencoder_of_a_shorter_training_is_not_taken_for_this_one(command):
+    trial = command(*DDPM_TRAIN, *ALONE, "data.epoch_size=16", "model.diffusion.warmup_steps=1", "output_dir=trial")
+    assert trial.code == 0, trial.err
+    longer = command(*DDPM_TRAIN, *ALONE, "data.epoch_size=24", "model.diffusion.warmup_steps=1", "output_dir=longer")
+    assert longer.code == 0 and "training one first" in longer.out
+    again = command(*DDPM_TRAIN, *ALONE, "data.epoch_size=24", "model.diffusion.warmup_steps=1", "output_dir=again",
+                    "trainer.max_epochs=2", "trainer.log_every_n_steps=2")  # fmt: skip
+    assert again.code == 0 and "training one first" not in again.out
+
+
+def test_words_that_would_have_no_effect_are_refused(command):
+    gan = ["autoencoder=gan", "autoencoder.module.discriminator.channels=16", "autoencoder.module.disc_start=5000"]
+    few = ["autoencoder.module.discriminator.num_downsamplings=1", "output_dir=gan"]
+    for words, said in {
+        (*VAE_TRAIN, *gan, *few): "the discriminator would never join",
+        (*VAE_TRAIN, "autoencoder.pretrained=x.ckpt"): "vae_train starts from weights with ckpt=<path>",
+        (*VAE_TRAIN, "+trainer.strategy=ddp"): "trainer.strategy is not given there: use strategy=<option>",
+        (*VAE_TRAIN, "trainer.precision=bf16-true"): "trainer.precision=bf16-true must be one of: 32, ",
+        (*DDPM_TRAIN, "+data.grid.conditions.odd.dr_grade=7"): "'dr_grade': use 0..4",
+    }.items():
+        result = command(*words)
+        assert result.code == 1 and said in result.err, (words[-1], result.err)
+        assert "Epoch" not in result.out, words
+
+
+def test_the_autoencoder_takes_its_batch_size_and_the_trainers_limits(command, here):
+    result = command(*VAE_TRAIN, "autoencoder.batch_size=4", "trainer.max_steps=3", "output_dir=out")
+    assert result.code == 0, result.err
+    assert "effective batch 4 " in result.out
+    assert torch.load(here / "out/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3

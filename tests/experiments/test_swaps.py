@@ -35,7 +35,7 @@ def test_every_autoencoder_builds_and_has_the_downsampling_of_its_name(name):
     assert f"_f{module.downsampling}" in name
 
 
-SMALL_AUTOENCODERS = {"kl_f4": [8, 8], "kl_f4_b": [8, 8, 8], "kl_f8": [8, 8, 8, 8], "kl_f8_s": [8, 8, 8]}
+SMALL_AUTOENCODERS = {"kl_f4": [8, 8], "kl_f4_b": [8, 8, 8], "kl_f8": [8, 8, 8, 8], "kl_f8_s": [8, 8]}
 SMALL_DENOISERS = {"dit": ["model.denoiser.hidden=16", "model.denoiser.depth=1", "model.denoiser.heads=2"],
                    "unet": ["model.denoiser.channels=[16,16]", "model.denoiser.norm_groups=4",
                             "model.denoiser.attention_levels=[1]", "model.denoiser.head_dim=8"]}  # fmt: skip
