@@ -1,7 +1,7 @@
 """The manifest: one row an image, checked once, column by column, so that ten million rows stay cheap.
 
-Columns: id (unique), path (relative to the source's root), patient, split ("" while undecided), source, mask where the
-source has masks, then the findings as int8, -1 for unknown. Held as an Arrow table, written as Parquet.
+Columns: id and path (each unique; paths relative to the source's root), patient, split ("" while undecided), source,
+mask where the source has masks, then the findings as int8, -1 for unknown. Held as an Arrow table, written as Parquet.
 """
 
 import hashlib
@@ -47,7 +47,8 @@ class Manifest:
         """From an Arrow table with the columns `id` and `path` at least; nulls and absent findings are unknown.
 
         A row without a patient is its own patient. Rows are numbered from `first_row` in messages. Raises ManifestError
-        for an unknown column, a duplicate or blank id, a path outside the root, a split or a level that does not exist.
+        for an unknown column, an id or a path that is blank or there twice, a path outside the root, a split or a level
+        that does not exist.
         """
         check = _Checker(origin, first_row)
         check.columns(table.column_names)
@@ -55,7 +56,8 @@ class Manifest:
         text = {name: _text(table, name, n) for name in (*TEXT_COLUMNS, "mask") if name in table.column_names}
         for name in ("id", "path"):
             check.none(pc.equal(text[name], ""), text[name], name, "is blank", f"give every row its {name}")
-        check.unique(text["id"])
+        check.unique(text["path"], "path", "keep one row an image, or its copies land on both sides of a split")
+        check.unique(text["id"], "id", "give every image its own id")
         for name in ("path", "mask"):
             if name in text:
                 outside = pc.match_substring_regex(text[name], OUTSIDE)
@@ -203,14 +205,14 @@ class _Checker:
         if len(set(found)) < len(found):
             raise ManifestError(f"{self.origin} has a column twice; its columns are: {', '.join(found)}.")
 
-    def unique(self, ids: pa.Array) -> None:
-        codes = ids.dictionary_encode().indices.to_numpy()
+    def unique(self, values: pa.Array, name: str, remedy: str) -> None:
+        codes = values.dictionary_encode().indices.to_numpy()
         if len(codes) and int(codes.max()) + 1 < len(codes):
             first = np.zeros(len(codes), dtype=bool)
             first[np.unique(codes, return_index=True)[1]] = True
             row = int(np.argmin(first))
             earlier = int(np.argmax(codes == codes[row])) + self.first_row
-            self.fail(row, "id", ids[row].as_py(), f"is already the id of row {earlier}", "give every image its own id")
+            self.fail(row, name, values[row].as_py(), f"is already the {name} of row {earlier}", remedy)
 
     def levels(self, column: pa.ChunkedArray, name: str) -> pa.Array:
         """A finding's column as int8, nulls as -1."""

@@ -114,11 +114,20 @@ def _below(path: str, home: str) -> bool:
     return path == home or path.startswith(home.rstrip(os.sep) + os.sep)
 
 
+def _refuse(error: OSError) -> None:
+    raise error
+
+
 def list_images(root: str | Path) -> list[str]:
-    """Paths of the image files below a folder, relative to it with `/`, sorted; hidden files and folders left out."""
+    """Paths of the image files below a folder, relative to it with `/`, sorted; hidden files and folders left out.
+
+    Raises OSError for a folder that cannot be read, ManifestError for a link to a folder: neither is left out silently.
+    """
     found = []
-    for folder, names, files in os.walk(root, followlinks=False):
+    for folder, names, files in os.walk(root, onerror=_refuse, followlinks=False):
         names[:] = sorted(n for n in names if not n.startswith((".", "__MACOSX")))
+        for linked in (os.path.join(folder, name) for name in names if os.path.islink(os.path.join(folder, name))):
+            raise ManifestError(f"{linked!r} is a link to a folder. Remedy: put the folder itself there, or remove it.")
         for name in files:
             if not name.startswith(".") and name.lower().endswith(EXTENSIONS):
                 found.append(os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/"))

@@ -1,5 +1,6 @@
 """Any table of fundus photographs: CSV or Parquet, with whatever findings it has."""
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -53,6 +54,9 @@ class CsvSource(FileSource):
                 f"optional: {', '.join(OPTIONAL)}."
             )
         columns = {name: table.column(name) for name in ("path", *OPTIONAL[:3]) if name in table.column_names}
+        if "patient" in columns:  # NaN of a table written by pandas is nobody's name
+            absent = pc.is_in(pc.utf8_lower(columns["patient"]), value_set=pa.array(BLANK))
+            columns["patient"] = pc.if_else(absent, "", columns["patient"])
         columns.setdefault("id", columns["path"])
         columns["source"] = pa.array([self.name] * table.num_rows, pa.string())
         for name in (name for name in NAMES if name in table.column_names):
@@ -82,6 +86,14 @@ class CsvSource(FileSource):
 
     def _where(self, row: int, path: str) -> str:
         return f"{self._table_path()}, row {row + FIRST_ROW}, column 'path': {path!r}"
+
+    def identity(self) -> str:
+        """Adds which images are read whole, so that a corrected `is_fundus` is heeded."""
+        files = super().identity()  # reads the index
+        if not self._whole:
+            return files
+        whole = hashlib.blake2b("\n".join(sorted(self._whole)).encode(), digest_size=8).hexdigest()
+        return f"{files}-whole-{whole}"
 
     def read(self, path: str, image_size: int) -> np.ndarray:
         """Read and crop to the field of view; whole where the table says that it is no fundus photograph."""
@@ -143,11 +155,12 @@ def finding_levels(column: pa.ChunkedArray, name: str, origin: str) -> pa.Array:
     encoded = column.combine_chunks().dictionary_encode()
     levels = np.full(len(encoded.dictionary), UNKNOWN, dtype=np.int8)
     codes = encoded.indices.to_numpy()
+    named = name == "dr_grade"  # its level 0 is called "none"; "None" may be that or a blank, and is refused
     for code, cell in enumerate(encoded.dictionary.to_pylist()):
-        if cell.lower() in BLANK:
+        if cell.lower() in BLANK and not (named and cell.lower() == "none"):
             continue
         try:
-            value = float(cell)
+            value = 0.0 if named and cell == "none" else float(cell)
         except ValueError:
             value = np.nan
         if not (value.is_integer() if isinstance(value, float) else False) or not 0 <= value < NUM_LEVELS[name]:

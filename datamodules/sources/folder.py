@@ -30,7 +30,11 @@ class FolderSource(FileSource):
 
     def __init__(self, root: str | Path, patient_pattern: str | None = None) -> None:
         super().__init__(root)
-        if patient_pattern is not None and "patient" not in re.compile(patient_pattern).groupindex:
+        try:
+            groups = {} if patient_pattern is None else re.compile(patient_pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"patient_pattern is {patient_pattern!r}, no regular expression: {error}.") from None
+        if patient_pattern is not None and "patient" not in groups:
             raise ValueError(f"patient_pattern is {patient_pattern!r}, and needs a group (?P<patient>…).")
         self.patient_pattern = patient_pattern
 

@@ -59,27 +59,26 @@ class SynFundus1M(FileSource):
         table = read_table(path)
         if not any(name in NAMES for name in table.column_names):
             raise ManifestError(f"{path} has no column of a finding; its columns are: {', '.join(table.column_names)}.")
-        rows, paths = self._present(self._numbers(table, path))
+        rows, paths = self._present(self._numbers(table, path), path, whole="idx" not in table.column_names)
         absent = table.num_rows - len(rows)
         log.info("%s: %d of %d images are on disk, %d are absent", self.root, len(rows), table.num_rows, absent)
         if len(rows) == 0:
             here = sorted(entry.name for entry in self.root.iterdir())[:12]
             raise FileNotFoundError(f"no image of {path.name} is below {self.root}. {self.about} Found: {here}.")
-        kept = table.take(pa.array(rows))
         columns = {"id": pa.array(paths), "path": pa.array(paths), "source": pa.array([self.name] * len(paths))}
         for name in (name for name in NAMES if name in table.column_names):
             columns[name] = finding_levels(table.column(name), name, str(path)).take(pa.array(rows))
-        assert kept.num_rows == len(paths)
         return Manifest.from_table(pa.table(columns), origin=str(path))
 
     def _table_path(self) -> Path:
         pattern = self.table or TABLES[self.labels]
-        found = sorted(self.root.glob(pattern))
+        found = [self.root / pattern] if self.table else sorted(self.root.glob(pattern))
+        found = [path for path in found if path.is_file()]
         if len(found) == 1:
             return found[0]
         if found:
             names = ", ".join(path.name for path in found)
-            raise ValueError(f"{self.root} holds several tables: {names}. Name one of them with table=….")
+            raise ValueError(f"{self.root} holds several tables: {names}. Name one of them with data.table=….")
         here = sorted(entry.name for entry in self.root.iterdir())[:12]
         raise FileNotFoundError(f"there is no {pattern} in data.root={str(self.root)!r}. {self.about} Found: {here}.")
 
@@ -93,8 +92,11 @@ class SynFundus1M(FileSource):
             raise ManifestError(f"{path}, column 'idx' must hold the images' numbers: {error}.") from None
         return numbers
 
-    def _present(self, numbers: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """The rows whose image lies on disk, int64, and the images' paths."""
+    def _present(self, numbers: np.ndarray, table: Path, whole: bool) -> tuple[np.ndarray, list[str]]:
+        """The rows whose image lies on disk, int64, and the images' paths.
+
+        `whole`: rows are numbered by their place, which only a whole table allows.
+        """
         files: dict[int, str] = {}
         for part in range(LAST_PART + 1):
             folder = self.root / f"Part{part}"
@@ -106,6 +108,11 @@ class SynFundus1M(FileSource):
                 if min(LAST_PART, number // PART_SIZE) == part and (known is None or extension.lower() == ".png"):
                     files[number] = f"Part{part}/{name}"
         on_disk = np.fromiter(files, dtype=np.int64, count=len(files))
+        if whole and len(on_disk) and on_disk.max() >= len(numbers):
+            raise ManifestError(
+                f"{table} has {len(numbers)} rows and no column 'idx', but image {on_disk.max()} is on disk: which row "
+                "is which image cannot be known. Remedy: use the whole table, or one with 'idx'."
+            )
         rows = np.flatnonzero(np.isin(numbers, on_disk))
         return rows, [files[number] for number in numbers[rows].tolist()]
 

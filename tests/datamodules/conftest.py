@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.findings import NAMES
+from datamodules.manifest import Manifest
+
 
 def draw_photograph(
     width: int = 242,
@@ -61,3 +64,42 @@ def drawn_once(tmp_path_factory) -> Path:
 def photographs(tmp_path, drawn_once) -> Path:
     """A folder of 24 photographs of 12 patients, `P00_L.png` … `P11_R.png`, of the test's own."""
     return Path(shutil.copytree(drawn_once, tmp_path / "photographs"))
+
+
+@pytest.fixture
+def save_small(save_photograph) -> Callable[[Path], Path]:
+    """`save_small(path)` draws one of 60 x 50 pixels into a file."""
+    return lambda path: save_photograph(path, width=60, height=50, radius=23)
+
+
+@pytest.fixture
+def labels_of() -> Callable[[Manifest], dict[str, dict[str, int]]]:
+    """`labels_of(manifest)` gives, for each id, its known labels."""
+
+    def known(manifest):
+        rows = zip(manifest.ids, manifest.labels.tolist(), strict=True)
+        return {name: {f: level for f, level in zip(NAMES, row, strict=True) if level >= 0} for name, row in rows}
+
+    return known
+
+
+@pytest.fixture
+def table_root(tmp_path, save_small) -> Path:
+    """A root with three photographs: `a.png`, `b/c.png`, `d.png`."""
+    for name in ("a.png", "b/c.png", "d.png"):
+        save_small(tmp_path / "root" / name)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def synfundus(tmp_path, save_small) -> Path:
+    """A root in the layout of SynFundus-1M, with four images in their parts and one in a wrong part."""
+    root = tmp_path / "synfundus"
+    for name in ("Part0/0.png", "Part0/1.jpg", "Part1/50000.png", "Part19/1000001.png"):
+        save_small(root / name)
+    save_small(root / "Part0/77000.png")  # in the wrong part
+    header = "idx,dr_grade,is_amd,is_fundus,is_macular_readable,eye_side"
+    rows = ["0,0,0,1,1,0", "1,4,1,1,0,1", "2,3,0,1,1,0", "50000,2,1,0,,1", "77000,0,0,0,0,0", "1000001,1,0,1,1,0"]
+    (root / "SynFundus-1M_annotation.csv").write_text("\n".join([header, *rows]) + "\n")
+    (root / "SynFundus-1M_gen_cond.csv").write_text("dr_grade,is_amd,eye_side\n1,1,1\n2,0,0\n3,0,0\n")
+    return root

@@ -57,6 +57,7 @@ def test_inside_it_is_small_and_outside_it_is_int64():
         ({"is_dme": [0, 1, -2]}, "row 2, column 'is_dme': -2"),
         ({"is_dme": ["yes", "no", "no"]}, "column 'is_dme': 'yes' is of type string.*integers"),
         ({"id": ["a", "b", "a"]}, "row 2, column 'id': 'a' is already the id of row 0"),
+        ({"path": ["a", "b", "b"]}, "row 2, column 'path': 'b' is already the path of row 1.*one row an image"),
         ({"id": ["a", " ", "b"]}, "row 1, column 'id': '' is blank"),
         ({"path": ["a", None, "b"]}, "row 1, column 'path': '' is blank"),
         ({"path": ["a", "b", "/etc/passwd"]}, "row 2, column 'path': '/etc/passwd' is outside the root"),

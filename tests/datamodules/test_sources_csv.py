@@ -1,0 +1,144 @@
+"""A table of one's own: how it may be written, and that a wrong one is refused by the cell."""
+
+import os
+import pickle
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from datamodules.images import NotAFundusError
+from datamodules.manifest import ManifestError
+from datamodules.sources.csv import CsvSource
+
+PLAIN = "path,patient,split,dr_grade,is_dme\na.png,P1,train,0,\nb/c.png,P1,train,4,1\nd.png,,,,0\n"
+
+
+def index_csv(root, text: str, encoding: str = "utf-8"):
+    (root / "labels.csv").write_bytes(text.encode(encoding))
+    return CsvSource(root, "labels.csv").index()
+
+
+@pytest.mark.parametrize("change", ["plain", "semicolon", "tab", "bom", "spaces", "crlf", "quotes", "latin", "floats"])
+def test_a_table_may_be_written_in_many_ways(table_root, labels_of, change):
+    text, encoding = PLAIN, "utf-8"
+    if change in ("semicolon", "tab"):
+        text = text.replace(",", {"semicolon": ";", "tab": "\t"}[change])
+    elif change == "bom":
+        encoding = "utf-8-sig"
+    elif change == "spaces":
+        text = text.replace(",", " , ").replace("dr_grade", "dr_grade ")
+    elif change == "crlf":
+        text = text.replace("\n", "\r\n")
+    elif change == "quotes":
+        text = '"path","patient","split","dr_grade","is_dme"\n' + text.split("\n", 1)[1].replace("a.png", '"a.png"')
+    elif change == "latin":
+        text, encoding = text.replace("P1", "Müller"), "latin-1"
+    elif change == "floats":
+        text = text.replace("4,1", "4.0,1.0").replace(",,0\n", ",nan,0.0\n")
+    manifest = index_csv(table_root, text, encoding)
+    labels = labels_of(manifest)
+    assert labels == {"a.png": {"dr_grade": 0}, "b/c.png": {"dr_grade": 4, "is_dme": 1}, "d.png": {"is_dme": 0}}
+    assert manifest.splits == ["train", "train", ""]
+    first = "Müller" if change == "latin" else "P1"
+    assert manifest.patients == [first, first, "image:d.png"]
+
+
+def test_a_parquet_table_does_as_well(table_root, labels_of):
+    columns = {"path": ["a.png", "d.png"], "id": [7, 8], "dr_grade": [2.0, None], "is_amd": pa.array([1, 0], pa.int8())}
+    pq.write_table(pa.table(columns), table_root / "labels.parquet")
+    manifest = CsvSource(table_root, "labels.parquet").index()
+    assert labels_of(manifest) == {"7": {"dr_grade": 2, "is_amd": 1}, "8": {"is_amd": 0}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,dr_grade\na.png,1\n", "has no column path. Its columns are: image, dr_grade.*Required: path; optional"),
+        ("paths\na.png\n", "Is it 'paths'"),
+        ("path,dr_grade\na.png,1\nd.png,7\n", "labels.csv, row 3, column 'dr_grade': '7' is not a level.*none.*blank"),
+        ("path,dr_grade\na.png,mild\n", "row 2, column 'dr_grade': 'mild'"),
+        ("path,is_dme\na.png,0.5\n", "row 2, column 'is_dme': '0.5'"),
+        ("path,id\na.png,x\nb/c.png,y\nd.png,x\n", "labels.csv, row 4, column 'id': 'x' is already the id of row 2"),
+        ("path,dr_grade\na.png,None\n", "row 2, column 'dr_grade': 'None' is not a level.*none.*blank"),
+        ("path\na.png\nd.png\na.png\n", "labels.csv, row 4, column 'path': 'a.png' is already the path of row 2"),
+        ("path,id\na.png,x\na.png,y\n", "row 3, column 'path': 'a.png' is already the path of row 2.*one row an image"),
+        ("path\na.png\n../secret.png\n", "row 3, column 'path': '../secret.png' is outside the root"),
+        ("path\n/etc/passwd\n", "row 2, column 'path': '/etc/passwd' is outside the root"),
+        ("path\na.png\ne.png\n", "labels.csv, row 3, column 'path': 'e.png': there is no such file below"),
+        ("path,split\na.png,training\n", "row 2, column 'split': 'training' is not a split.*train, val, test"),
+        ("path,path\na.png,d.png\n", "has the column 'path' twice"),
+        ("path,dr_grade\na.png,1,2\n", "cannot be read as a table"),
+        ("path\n", "has no row"),
+        ("", "is empty"),
+    ],
+)
+def test_a_wrong_table_is_refused_by_cell(table_root, text, message):
+    with pytest.raises(ManifestError, match=message):
+        index_csv(table_root, text)
+
+
+def test_columns_that_are_not_used_are_reported(table_root, caplog):
+    index_csv(table_root, "path,dr_grde,camera\na.png,1,Canon\n")
+    assert "column 'dr_grde' is not used; did you mean 'dr_grade'?" in caplog.text
+    assert re.search("column 'camera' is not used$", caplog.text, re.MULTILINE)
+
+
+def test_a_table_is_found_below_the_root_or_from_here(table_root, tmp_path, monkeypatch):
+    (tmp_path / "here.csv").write_text("path\na.png\n")
+    with pytest.raises(FileNotFoundError, match="data.table is 'here.csv'.*data.root"):
+        CsvSource(table_root, "here.csv").index()
+    monkeypatch.chdir(tmp_path)
+    assert len(CsvSource(table_root, "here.csv").index()) == 1
+    assert len(CsvSource(table_root, tmp_path / "here.csv").index()) == 1
+
+
+def test_an_image_that_the_table_calls_no_fundus_is_read_whole(table_root):
+    for name in ("a.png", "d.png"):
+        Image.fromarray(np.random.default_rng(0).integers(1, 255, (40, 40, 3), dtype=np.uint8)).save(table_root / name)
+    (table_root / "labels.csv").write_text("path,is_fundus\na.png,0\nd.png,\n")
+    source = CsvSource(table_root, "labels.csv")
+    source.index()
+    source = pickle.loads(pickle.dumps(source))
+    assert source.read("a.png", 16).min() > 0
+    with pytest.raises(NotAFundusError):
+        source.read("d.png", 16)
+
+
+def test_links_out_of_the_root_are_refused_and_links_within_are_not(table_root, tmp_path, save_small):
+    outside = save_small(tmp_path / "outside" / "x.png")
+    os.symlink(table_root / "a.png", table_root / "inner.png")
+    assert len(index_csv(table_root, "path\ninner.png\na.png\n")) == 2
+    os.symlink(outside, table_root / "outer.png")
+    os.symlink(outside.parent, table_root / "folder")
+    for path in ("outer.png", "folder/x.png"):
+        with pytest.raises(ManifestError, match=f"row 3, column 'path': '{path}'.*leads outside the root.*Remedy"):
+            index_csv(table_root, f"path\na.png\n{path}\n")
+    os.symlink(table_root, tmp_path / "alias")
+    assert len(CsvSource(tmp_path / "alias", table_root / "labels.csv").root.name) > 0
+    assert len(index_csv(tmp_path / "alias", "path\na.png\n")) == 1
+
+
+def test_none_is_the_grade_of_that_name_and_elsewhere_a_blank(table_root, labels_of):
+    manifest = index_csv(table_root, "path,dr_grade,is_dme\na.png,none,none\nb/c.png,NaN,None\nd.png,n/a,NA\n")
+    assert labels_of(manifest) == {"a.png": {"dr_grade": 0}, "b/c.png": {}, "d.png": {}}
+
+
+@pytest.mark.parametrize("blanks", [("NaN", "nan"), ("NA", "None"), ("null", "-1")])
+def test_a_blank_in_the_column_of_patients_is_no_patient(table_root, blanks):
+    manifest = index_csv(table_root, f"path,patient\na.png,{blanks[0]}\nb/c.png,{blanks[1]}\nd.png,Nana\n")
+    assert manifest.patients == ["image:a.png", "image:b/c.png", "Nana"]
+
+
+def test_identity_follows_what_is_read_whole(table_root):
+    def identity(column):
+        rows = [f"{name},{level}\n" for name, level in zip(("a.png", "b/c.png", "d.png"), column, strict=True)]
+        (table_root / "labels.csv").write_text("path,is_fundus\n" + "".join(rows))
+        return CsvSource(table_root, "labels.csv").identity()
+
+    assert len({identity(column) for column in ("111", "011", "101", "001")}) == 4
+    assert identity("111") == identity(("", "1", ""))
+    assert identity("011") == identity("011")
