@@ -8,6 +8,7 @@ Letters: H, W height and width in pixels; S side of the square in pixels; (x, y)
 all in pixels of the array at hand.
 """
 
+import errno
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-VERSION = 2  # changes whenever the same file would give other pixels; every image cache depends on it
+VERSION = 3  # changes whenever the same file would give other pixels; every image cache depends on it
 
+GREY_DEPTHS = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)  # 8, 10, 12, 14 and 16 bits
 DETECTION_SIDE = 256  # the disc is sought on a copy whose longer side has so many pixels
+AWAY = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
 NUM_BINS = 180  # angular bins of two degrees, for the support of a circle
 TOLERANCE = 0.012  # how far an edge point may lie from the circle, as a fraction of the radius
 LEAST_TOLERANCE = 0.8  # and in pixels of the reduced copy, for small images
@@ -48,7 +51,8 @@ def read_image(path: str | Path, min_side: int | None = None) -> np.ndarray:
     """Read an image file as uint8 [H, W, 3] RGB, upright according to its EXIF orientation.
 
     With `min_side`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (much faster) as long as its shorter side
-    keeps at least so many pixels. Raises ImageError with the reason: missing, empty, not an image, truncated.
+    keeps at least so many pixels. Raises ImageError with the reason: empty, not an image, truncated; and OSError where
+    the file cannot be had at the moment (gone, not permitted, a share that is away), which says nothing of the image.
     """
     try:
         with warnings.catch_warnings():
@@ -59,18 +63,20 @@ def read_image(path: str | Path, min_side: int | None = None) -> np.ndarray:
                     image.draft("RGB", (image.width // scale, image.height // scale))
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise ImageError("the file does not exist") from None
     except UnidentifiedImageError:
         raise ImageError("not an image, or of a format that Pillow does not know") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, … on damaged files
+        if isinstance(error, OSError) and error.errno in AWAY:
+            raise
         raise ImageError(f"cannot be decoded: {error}") from error
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit or float grey: stretched to its own maximum
+    if image.mode.startswith("I") or image.mode == "F":  # grey of 10 to 16 bits, or float
         grey = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if grey.max() > 255 else 255.0
+        grey = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)
+        depths = ((1.0,) if image.mode == "F" else ()) + GREY_DEPTHS
+        top = next((depth for depth in depths if grey.max() <= depth), grey.max())
         grey = np.clip(grey / top * 255.0 + 0.5, 0, 255).astype(np.uint8)
         return np.ascontiguousarray(np.repeat(grey[:, :, None], 3, axis=2))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -1,5 +1,8 @@
 """Reading, finding the field of view, and cropping, on drawn discs and on real photographs."""
 
+import os
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datamodules.images import (
+    AWAY,
     FieldOfView,
     ImageError,
     NotAFundusError,
@@ -169,11 +173,25 @@ def test_what_is_no_image_is_refused(tmp_path):
     (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
-    for name, reason in [("text.jpg", "not an image"), ("empty.png", "not an image"), ("gone.png", "does not exist")]:
-        with pytest.raises(ImageError, match=reason):
+    for name in ("text.jpg", "empty.png"):
+        with pytest.raises(ImageError, match="not an image"):
             read_image(tmp_path / name)
     with pytest.raises(ImageError, match="cannot be decoded"):
         read_image(tmp_path / "folder.png")
+
+
+@pytest.mark.parametrize("number", AWAY)
+def test_a_file_that_cannot_be_had_at_the_moment_says_nothing_of_the_image(tmp_path, monkeypatch, number):
+    with pytest.raises(FileNotFoundError, match="gone.png"):
+        read_image(tmp_path / "gone.png")
+
+    def refuse(path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(OSError, match="away.png") as caught:
+        read_image(tmp_path / "away.png")
+    assert caught.value.errno == number
 
 
 def test_the_exif_orientation_is_followed(tmp_path):
@@ -196,6 +214,29 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     rgb = read_image(path)
     assert rgb.shape == (20, 20, 3) and rgb.dtype == np.uint8
     assert rgb[0, 0].max() < 30 and rgb[-1, -1].min() > 225
+
+
+@pytest.mark.parametrize("top", [100, 255, 1000, 1023, 4000, 4095, 16383, 40000, 65535])
+def test_grey_is_scaled_by_its_bit_depth_and_not_by_its_own_maximum(tmp_path, top):
+    depth = next(depth for depth in (255, 1023, 4095, 16383, 65535) if top <= depth)
+    Image.fromarray(np.linspace(0, top, 400).reshape(20, 20).astype(np.uint16)).save(tmp_path / "grey.png")
+    rgb = read_image(tmp_path / "grey.png")
+    assert abs(int(rgb.max()) - 255 * top / depth) <= 1 and rgb.min() == 0
+
+
+def test_grey_of_floating_point_is_read_whether_it_ends_at_1_or_at_255(tmp_path):
+    ramp = np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20)
+    for top in (1, 255):
+        Image.fromarray(ramp * top).save(tmp_path / f"{top}.tif")
+    ones, bytes_ = read_image(tmp_path / "1.tif"), read_image(tmp_path / "255.tif")
+    assert ones.max() == 255 and np.abs(ones.astype(int) - bytes_).max() <= 1
+    holed = ramp.copy()
+    holed[0, :3] = np.nan, np.inf, -np.inf
+    Image.fromarray(holed).save(tmp_path / "holed.tif")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rgb = read_image(tmp_path / "holed.tif")
+    assert (rgb[0, :3] == 0).all() and (rgb[1:] == ones[1:]).all()
 
 
 def test_a_small_target_decodes_a_jpeg_at_a_fraction(tmp_path, save_photograph):
