@@ -141,6 +141,7 @@ def _fill(building: Path, source: Source, paths: Sequence[str], image_size: int,
         open(building / REASONS, "a", encoding="utf-8") as reasons,
         _bar(len(paths), done, f"caching {source.name} at {image_size} px") as bar,
     ):
+        reasons.write("\n")  # ends a line that was cut off when an earlier build was killed
         try:
             for row, digest, reason in _results(store, tasks, len(pending), num_workers, bar):
                 if reason is not None:
@@ -159,15 +160,16 @@ def _bar(total: int, done: int, what: str) -> tqdm:
 
 def _sync(images, reasons, rows, unsynced: list[tuple[int, int, bytes]]) -> None:
     """Make pixels and reasons durable, and only then the states of their rows."""
+    made = unsynced.copy()
+    unsynced.clear()  # first: after one that failed, a second sync succeeds without having written anything
     os.fsync(images.fileno())
     reasons.flush()
     os.fsync(reasons.fileno())
-    for row, state, digest in unsynced:
+    for row, state, digest in made:
         rows.seek(row * ROW.itemsize)
         rows.write(bytes([state]) + digest)
     rows.flush()
     os.fsync(rows.fileno())
-    unsynced.clear()
 
 
 def _results(store, tasks: Iterator, num_tasks: int, num_workers: int, bar: tqdm) -> Iterator:
@@ -284,5 +286,5 @@ def _space_error(folder: Path, num_bytes: int, free: int) -> CacheError:
     return CacheError(
         f"the disk of the image cache is full: {str(folder.parent)!r} needs {num_bytes:,} bytes and {free:,} are free. "
         "Remedy: delete caches that are no longer used there (each folder can be made again), choose another "
-        "data.cache_dir, or a smaller data.image_size. What was made so far is kept."
+        "folder with cache_dir=…, or a smaller data.image_size. What was made so far is kept."
     )

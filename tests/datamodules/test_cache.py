@@ -173,6 +173,51 @@ def test_an_error_of_the_program_is_no_rejection(tmp_path, numbered):
         ImageCache.build(source, paths(3), 8, tmp_path)
 
 
+def test_a_file_that_is_away_is_no_rejection(tmp_path, numbered):
+    source = numbered()
+    plain_read = source.read
+
+    def read(path, image_size):
+        if path == "5":
+            raise TimeoutError(errno.ETIMEDOUT, "the share is away", path)
+        return plain_read(path, image_size)
+
+    source.read = read
+    with pytest.raises(TimeoutError, match="the share is away"):
+        ImageCache.build(source, paths(20), 8, tmp_path)
+    check(ImageCache.build(numbered(), paths(20), 8, tmp_path), 20)
+    assert reads(tmp_path) == paths(20), "what was made before is kept"
+
+
+def test_what_was_not_written_is_made_again(tmp_path, numbered, monkeypatch):
+    """The first flush fails, and the next would succeed, as Linux forgets the pages that it could not write."""
+    fsync, fail = os.fsync, [OSError(errno.EIO, "the disk is ill")]
+
+    def once(number):
+        if fail:
+            raise fail.pop()
+        fsync(number)
+
+    monkeypatch.setattr(cache_module.os, "fsync", once)
+    monkeypatch.setattr(cache_module, "SYNC_SECONDS", 0)
+    with pytest.raises(OSError, match="the disk is ill"):
+        ImageCache.build(numbered(), paths(20), 8, tmp_path)
+    assert reads(tmp_path) == ["0"]
+    check(ImageCache.build(numbered(), paths(20), 8, tmp_path), 20)
+    assert reads(tmp_path) == ["0", *paths(20)]
+
+
+def test_a_reason_that_was_cut_off_by_a_kill_takes_no_other_with_it(tmp_path, numbered):
+    source = numbered()
+    source.read = lambda path, image_size: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        ImageCache.build(source, paths(20), 8, tmp_path)
+    [building] = (tmp_path / "images").iterdir()
+    with open(building / cache_module.REASONS, "a") as file:
+        file.write('{"row": 3, "reas')
+    check(ImageCache.build(numbered(), paths(20), 8, tmp_path), 20)
+
+
 @pytest.mark.parametrize("error", [ImageError("cut off"), NotAFundusError("a cat")])
 def test_reasons_are_kept_whatever_their_letters(tmp_path, numbered, error):
     source = numbered()
@@ -190,7 +235,7 @@ Usage = namedtuple("Usage", "total used free")
 
 def test_too_little_space_is_said_before_anything_is_read(tmp_path, numbered, monkeypatch):
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 3000))
-    with pytest.raises(CacheError, match="needs 3,840 bytes and 3,000 are free.*delete.*data.cache_dir") as caught:
+    with pytest.raises(CacheError, match="needs 3,840 bytes and 3,000 are free.*delete.*with cache_dir=") as caught:
         ImageCache.build(numbered(), paths(20), 8, tmp_path)
     assert str(tmp_path / "images") in str(caught.value)
     assert reads(tmp_path) == []
