@@ -77,7 +77,7 @@ class FundusDataModule(lightning.LightningDataModule):
         self._datasets: dict[str, FundusDataset] = {}
         self._latents: LatentCache | None = None
         self._train_loader: ResumableLoader | None = None
-        self._position: dict[str, int] | None = None  # where the next training loader goes on
+        self._position: tuple[dict[str, int], str] | None = None  # where the next training loader goes on
 
     # -- making and opening
 
@@ -184,16 +184,17 @@ class FundusDataModule(lightning.LightningDataModule):
     def attach_latents(self, cache: LatentCache | None) -> None:
         """Train on cached latents of `images("train")` instead of images; None goes back to images.
 
-        Raises ValueError when the cache is of other images.
+        Raises ValueError when the cache is of other images, or of another split where it says of which, or when it
+        does not say of which images it is.
         """
         if cache is not None:
+            here = {"images": self.fingerprint, "split": self.split_fingerprint}
+            there = {"images": cache.depends_on.get("images"), "split": cache.depends_on.get("split", here["split"])}
             num_train = len(self.train_dataset)
-            depends = cache.depends_on.get("images", self.fingerprint)
-            if len(cache) != num_train or depends != self.fingerprint:
+            if len(cache) != num_train or there != here:
                 raise ValueError(
-                    f"the latent cache {str(cache.folder)!r} is of {len(cache)} images with fingerprint {depends}, but "
-                    f"the training set has {num_train} with fingerprint {self.fingerprint}. Remedy: build it again "
-                    "from these images."
+                    f"the latent cache {str(cache.folder)!r} is of {len(cache)} images with fingerprints {there}, but "
+                    f"the training set has {num_train} with {here}. Remedy: build it again from these images."
                 )
         self._latents = cache
 
@@ -259,7 +260,14 @@ class FundusDataModule(lightning.LightningDataModule):
             train if self._latents is None else LatentDataset(self._latents, train), training=True
         )
         if self._position is not None:
-            self._train_loader.load_state_dict(self._position)
+            position, images = self._position
+            within = (position["batch"] + 1) * position["global_batch_size"] <= position["epoch_size"]
+            if position["batch"] and within and images != self._training_images():
+                raise ValueError(
+                    "the checkpoint was saved within an epoch of other training images (other photographs, labels, "
+                    "data.image_size, data.fractions, seed or data.flip). Resume with those, or from an epoch's end."
+                )
+            self._train_loader.load_state_dict(position)
             self._position = None
         return self._train_loader
 
@@ -267,11 +275,16 @@ class FundusDataModule(lightning.LightningDataModule):
         """Where training is in its data. Lightning saves the loader's state too, but does not restore it to a loader
         that was made before, as it is for a learning rate whose course ends with the training.
         """
-        return {} if self._train_loader is None else {"train_loader": self._train_loader.state_dict()}
+        if self._train_loader is None:
+            return {}
+        return {"train_loader": self._train_loader.state_dict(), "images": self._training_images()}
+
+    def _training_images(self) -> str:
+        return f"{self.fingerprint} {self.split_fingerprint} flip={self.flip}"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The next training loader goes on from there."""
-        self._position = state_dict.get("train_loader")
+        self._position = (state_dict["train_loader"], state_dict["images"]) if state_dict else None
 
     def val_dataloader(self) -> ResumableLoader:
         """Every validation image once, in order."""

@@ -69,8 +69,9 @@ class LatentCache:
         """Encode images, uint8 [N, S, S, 3], and their mirror images; what an earlier build finished is kept.
 
         `encode` takes float32 [B, 3, S, S] in [0, 1] on the CPU and gives mean and standard deviation [B, C, h, w],
-        raw. `fingerprint` says what the latents depend on: best `{"images": datamodule.fingerprint, "autoencoder":
-        …}`, so that `attach_latents` can compare. Raises CacheError when the disk is full.
+        raw. `fingerprint` says what the latents depend on: `{"images": datamodule.fingerprint, "split":
+        datamodule.split_fingerprint, "autoencoder": …}`, of which `attach_latents` compares the first two. Raises
+        CacheError when the disk is full.
         """
         if dtype not in DTYPES:
             raise ValueError(f"dtype is {dtype!r}, and must be one of: {', '.join(DTYPES)}.")
@@ -157,6 +158,7 @@ def _fill(folder: Path, shape: tuple[int, ...], dtype: str, encode: Callable, im
                 latents.seek(row * row_bytes)
                 latents.write(latent.tobytes())
             latents.flush()
+            os.fsync(latents.fileno())
             for row in rows.tolist():
                 done.seek(row)
                 done.write(b"\1")
@@ -168,7 +170,7 @@ def _full(folder: Path, shape: tuple[int, ...], dtype: str) -> CacheError:
     num_bytes, free = int(np.prod(shape)) * np.dtype(dtype).itemsize, shutil.disk_usage(folder.parent).free
     return CacheError(
         f"the disk of the latent cache is full: {str(folder)!r} needs {num_bytes:,} bytes and {free:,} are free. "
-        "Remedy: delete caches that are no longer used, choose another data.cache_dir, or dtype float16."
+        "Remedy: delete caches that are no longer used, or choose another folder with cache_dir=…."
     )
 
 

@@ -122,6 +122,34 @@ def test_a_resumed_run_sees_the_same_pixels(make, tmp_path, num_workers):
         assert torch.equal(batch["image"], expected["image"]) and torch.equal(batch["labels"], expected["labels"])
 
 
+def other_pixels(photographs, save_photograph):
+    save_photograph(photographs / "P00_L.png", width=120, height=100, radius=46, seed=77)
+
+
+def other_labels(photographs, save_photograph):
+    table = photographs / "labels.csv"
+    table.write_text(table.read_text().replace("P00_L.png,P00,1", "P00_L.png,P00,"))
+
+
+CHANGES = [(other_pixels, {}), (other_labels, {}), (None, {"flip": False})]
+
+
+@pytest.mark.parametrize(("change", "options"), CHANGES)
+def test_resuming_on_other_training_images_is_refused_within_an_epoch_only(
+    make, tmp_path, photographs, save_photograph, change, options
+):
+    save = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    num_batches = len(fit(make(), tmp_path, [save], max_epochs=1).batches)
+    other = make(ready=False, **options)  # writes the table, which is read later
+    if change is not None:
+        change(photographs, save_photograph)
+    with pytest.raises(ValueError, match="saved within an epoch of other training images.*from an epoch's end"):
+        fit(other, tmp_path, max_epochs=2, limit_val_batches=0, ckpt_path=tmp_path / "step=1.ckpt")
+    at_end = tmp_path / f"step={num_batches}.ckpt"
+    resumed = fit(other, tmp_path, max_epochs=2, limit_val_batches=0, ckpt_path=at_end)
+    assert len(resumed.batches) == num_batches
+
+
 def test_no_patient_is_on_two_sides_and_all_images_are_somewhere(make):
     data = make()
     sides = [set(data.manifest.select(split).patients) for split in ("train", "val", "test")]

@@ -1,5 +1,7 @@
 """Cached latents: both orientations, resumable, and refused when they are of something else."""
 
+import errno
+
 import lightning as L
 import numpy as np
 import pytest
@@ -81,6 +83,19 @@ def test_an_interrupted_build_goes_on(tmp_path, images, capfd):
     assert encoder.count == 2, "only one image, to learn the shape"
 
 
+def test_a_row_is_done_only_when_it_is_on_the_disk(tmp_path, images, monkeypatch):
+    def fail(number):
+        raise OSError(errno.EIO, "the disk is ill")
+
+    monkeypatch.setattr(latents_module.os, "fsync", fail)
+    with pytest.raises(OSError, match="the disk is ill"):
+        LatentCache.build(Encoder(), images, "f", tmp_path, batch_size=4)
+    assert not np.fromfile(latent_folder("f", "float32", tmp_path) / latents_module.DONE, dtype=np.uint8).any()
+    monkeypatch.undo()
+    cache = LatentCache.build(Encoder(), images, "f", tmp_path, batch_size=4)
+    assert np.allclose(cache.latents[:, 0, 0], pooled(images), atol=1e-6)
+
+
 def test_a_mismatch_is_refused(tmp_path, images):
     cache = LatentCache.build(Encoder(), images, {"images": "a", "autoencoder": "b"}, tmp_path)
     assert latent_folder("x", "float32", tmp_path) != latent_folder("y", "float32", tmp_path)
@@ -104,7 +119,7 @@ def test_wrong_latents_are_refused(tmp_path, images):
 
 def test_too_little_space_is_said_before_encoding(tmp_path, images, monkeypatch):
     monkeypatch.setattr(latents_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 99}))
-    with pytest.raises(CacheError, match="needs 7,680 bytes and 99 are free.*float16"):
+    with pytest.raises(CacheError, match="needs 7,680 bytes and 99 are free.*with cache_dir="):
         LatentCache.build(Encoder(), images, "f", tmp_path)
 
 
@@ -166,12 +181,15 @@ def test_latents_go_through_the_trainer(data, tmp_path):
 
 
 def test_latents_of_other_images_are_not_attached(data, tmp_path):
-    of_others = LatentCache.build(Encoder(), data.images("train"), {"images": "of others"}, tmp_path)
-    with pytest.raises(ValueError, match="fingerprint of others, but the training set has"):
-        data.attach_latents(of_others)
-    too_few = LatentCache.build(Encoder(), data.images("train")[:3], "f", tmp_path)
+    here = {"images": data.fingerprint, "split": data.split_fingerprint}
+    for there in ({**here, "images": "of others"}, {**here, "split": "of others"}, "f", {"split": here["split"]}):
+        cache = LatentCache.build(Encoder(), data.images("train"), there, tmp_path)
+        with pytest.raises(ValueError, match="of others.*but the training set has|'images': None.*but the training"):
+            data.attach_latents(cache)
+    too_few = LatentCache.build(Encoder(), data.images("train")[:3], here, tmp_path)
     with pytest.raises(ValueError, match="is of 3 images"):
         data.attach_latents(too_few)
+    data.attach_latents(LatentCache.build(Encoder(), data.images("train"), {**here, "autoencoder": "a"}, tmp_path))
 
 
 def test_a_mirrored_row_has_its_eye_changed_and_a_plain_one_not(data, tmp_path):
