@@ -32,10 +32,14 @@ class Generator(Protocol):
         """Labels int64 [B, F], a seed an image -> images float32 [B, 3, H, W] in [0, 1], with the averaged weights."""
 
 
+FINGERPRINTS = ("fingerprint", "split_fingerprint")  # of the datamodule: which images, and on which side they are
+
+
 class Reals(Protocol):
     """What the datamodule must offer."""
 
     fingerprint: str
+    split_fingerprint: str
 
     def images(self, split: str) -> Sequence[np.ndarray]:
         """Images uint8 [N, H, W, 3] of a split."""
@@ -114,7 +118,7 @@ class FrechetDistance(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that everything needed is there before hours of training."""
         demand("FrechetDistance", "pl_module", pl_module, "sample")
-        demand("FrechetDistance", "trainer.datamodule", trainer.datamodule, "images", "labels", "fingerprint")
+        demand("FrechetDistance", "trainer.datamodule", trainer.datamodule, "images", "labels", *FINGERPRINTS)
         if stage == "fit":
             self._check_schedule(trainer)
 
@@ -201,8 +205,9 @@ class FrechetDistance(Callback):
         if num_real < 2:
             raise ValueError(f"split {self.reference_split!r} has {num_real} images: a distance needs at least 2")
         identity = {
-            "format": 1,
+            "format": 2,
             "data": trainer.datamodule.fingerprint,
+            "who_is_where": trainer.datamodule.split_fingerprint,
             "split": self.reference_split,
             "extractor": self.extractor.fingerprint,
             "num_real": num_real,

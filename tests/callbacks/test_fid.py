@@ -138,6 +138,9 @@ def test_real_features_are_cached_by_all_they_depend_on(tmp_path, num_real):
     other_data.fingerprint = "other"
     assert len(run(other_data)[1]) == 2
     assert len(run(extractor=tiny_extractor(dim=4))[1]) == 3
+    other_split = TinyData()
+    other_split.split_fingerprint = "other"
+    assert len(run(other_split)[1]) == 4, "the training split of another seed is other images"
     saved = dict(np.load(files[0]))
     saved["identity"] = np.array(str(saved["identity"]).replace("tiny data", "old data"))
     np.savez(files[0], **saved)
@@ -174,6 +177,12 @@ def test_errors_come_before_the_training(tmp_path):
 
     with pytest.raises(ValueError, match="without images"):
         fit(tmp_path, [distance(tmp_path)], data=NoImages())
+
+    class NoSplit(TinyData):
+        split_fingerprint = property()
+
+    with pytest.raises(ValueError, match="without split_fingerprint"):
+        fit(tmp_path, [distance(tmp_path)], data=NoSplit())
 
 
 def test_images_that_are_not_finite_are_refused(tmp_path):
