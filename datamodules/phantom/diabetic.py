@@ -69,7 +69,7 @@ def paint_macular_oedema(painting: Painting, rng: np.random.Generator) -> None:
         leak = rng.uniform(1.4, 3.8) * np.array([np.cos(angle), np.sin(angle)])
         spread = rng.uniform(0.7, 1.6)
         places, radii = marks.exudate_cluster(rng, leak, spread, rng.random() < 0.35 and number == 0)
-        places = places[:, :] * np.minimum(1.0, 5.2 / (np.hypot(*places.T) + 1e-6))[:, None]
+        places = places * np.minimum(1.0, 5.2 / (np.hypot(*places.T) + 1e-6))[:, None]
         keep = np.hypot(*places.T) > 0.5
         marks.exudates(painting, places[keep], radii[keep] * 1.1)
 

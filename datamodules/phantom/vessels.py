@@ -38,13 +38,11 @@ _SPLINE = _catmull_rom(len(_ARCADE), _NUM_POINTS)
 
 @dataclasses.dataclass(frozen=True)
 class Branches:
-    """Vessels of one order: ``points`` [B, N, 2] and ``widths`` [B, N] in degrees, ``vein`` [B], ``upper`` [B]."""
+    """Vessels of one order: ``points`` [B, N, 2] and ``widths`` [B, N] in degrees, ``vein`` [B]."""
 
     points: np.ndarray
     widths: np.ndarray
     vein: np.ndarray
-    upper: np.ndarray
-    kind: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +85,7 @@ def grow_trunks(eye: Eye, disease: Disease, seed: int, index: int) -> Branches:
     rng = stream(seed, index, "trunks")
     shape = stream(seed, index // 2, "patient vessels")
     reach = shape.uniform(0.85, 1.2)
-    points, widths, kind = [], [], []
+    points, widths = [], []
     along = np.linspace(0, 1, _NUM_POINTS)
     for number, (template, width, stray) in enumerate(_TEMPLATES):
         for sign in (1, -1):
@@ -102,13 +100,11 @@ def grow_trunks(eye: Eye, disease: Disease, seed: int, index: int) -> Branches:
                 control[0] = rng.normal(0, 0.12, 2) + [0.25 * vein, 0.2 * sign]
                 points.append(control)
                 widths.append(width * (1.0 if vein else 0.68) * rng.uniform(0.82, 1.15))
-                kind.append(number)
     vein = np.tile([False, True], NUM_TRUNKS // 2)
     hub = eye.disc + [0.1 + 0.4 * eye.cup_ratio * eye.disc_radius, 0.0]
     curves = hub + np.einsum("nk,bkd->bnd", _SPLINE, np.array(points))
     taper = (1.0 - 0.55 * along**0.8) * (0.60 + 0.40 * np.minimum(along * 10, 1.0))
     width = np.array(widths)[:, None] * taper * np.where(vein, disease.vein_width, disease.artery_width)[:, None]
-    upper = np.tile([True, True, False, False], NUM_TRUNKS // 4)
     sick = np.isin(np.arange(NUM_TRUNKS), disease.occluded)
     width *= np.where(sick, 1.45, 1.0)[:, None]
     swing = 0.24 * disease.tortuosity * rng.uniform(0.5, 1.5, NUM_TRUNKS) + 0.5 * sick
@@ -116,7 +112,7 @@ def grow_trunks(eye: Eye, disease: Disease, seed: int, index: int) -> Branches:
     if disease.beading:
         beads = np.sin(along * rng.uniform(60, 90, (NUM_TRUNKS, 1)) + rng.uniform(0, 6, (NUM_TRUNKS, 1)))
         width *= 1 + disease.beading * beads * vein[:, None]
-    return Branches(curves, width, vein, upper, np.array(kind))
+    return Branches(curves, width, vein)
 
 
 def sprout(
@@ -164,7 +160,7 @@ def sprout(
         alive[:, k] = growing
     taper = 1.0 - 0.6 * np.linspace(0, 1, num_points)
     widths = start_width[:, None] * taper * alive
-    return Branches(points, widths, parents.vein[parent], parents.upper[parent], parents.kind[parent])
+    return Branches(points, widths, parents.vein[parent])
 
 
 def grow(eye: Eye, disease: Disease, seed: int, index: int, px_per_deg: float) -> list[Branches]:
