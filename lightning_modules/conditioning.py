@@ -13,13 +13,12 @@ UNKNOWN = -1
 
 
 class LabelConditioning(nn.Module):
-    """Sum of one embedding a finding, an MLP, a layer norm: labels [B, F] -> [B, D].
+    """Sum of one embedding a finding, then an MLP: labels [B, F] -> [B, D].
 
     Row 0 of each finding's table stands for "unknown", row 1 + level for a level, so that an unknown finding never
     counts as an absent one. In training, single findings and whole rows of labels are made unknown at random, which
     lets one network serve every subset of the findings and, with all unknown, as the unconditional model of
-    classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1). The norm gives the labels as much
-    weight as the timestep from the first step on; without it their vector starts several times shorter.
+    classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1).
     Differs from the paper: findings are also dropped singly.
 
     Args:
@@ -50,9 +49,7 @@ class LabelConditioning(nn.Module):
         nn.init.normal_(self.embedding.weight, std=len(rows) ** -0.5)
         with torch.no_grad():
             self.embedding.weight[self.first_row] = 0.0  # unknown starts out saying nothing
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim), nn.LayerNorm(dim, elementwise_affine=False)
-        )
+        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     @property
     def num_findings(self) -> int:

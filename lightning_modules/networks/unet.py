@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
@@ -21,8 +20,6 @@ class UNet(nn.Module):
         attention_levels: levels that carry self-attention, 0 the finest; the bottom of the U always does.
         head_dim: width of an attention head; divides the width of each level with attention.
         dropout: in the residual blocks, fraction.
-        coordinates: two more input channels say where each cell lies (Liu et al. 2018, arXiv 1807.03247), so that what
-            has its place in photographs framed alike, the edge of the field and the side of the disc, is learnt sooner.
 
     Raises:
         ValueError: sizes that do not fit together, each named.
@@ -39,7 +36,6 @@ class UNet(nn.Module):
         head_dim: int = 32,
         norm_groups: int = 32,
         dropout: float = 0.0,
-        coordinates: bool = False,
     ):
         super().__init__()
         channels, attention_levels = tuple(channels), tuple(attention_levels)
@@ -50,7 +46,7 @@ class UNet(nn.Module):
         self.cond_proj = nn.Linear(cond_dim, 4 * channels[0])
         self.unet = UNet2DModel(
             sample_size=latent_size,
-            in_channels=latent_channels + (2 if coordinates else 0),
+            in_channels=latent_channels,
             out_channels=latent_channels,
             block_out_channels=channels,
             down_block_types=down,
@@ -64,19 +60,10 @@ class UNet(nn.Module):
         )
         nn.init.zeros_(self.unet.conv_out.weight)
         nn.init.zeros_(self.unet.conv_out.bias)
-        self.register_buffer("places", places(latent_size) if coordinates else None, persistent=False)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """x_t [B, C, h, w], t float [B] in [0, 1000), cond [B, D] -> [B, C, h, w]."""
-        if self.places is not None:
-            x_t = torch.cat([x_t, self.places.to(x_t.dtype).expand(len(x_t), -1, -1, -1)], dim=1)
         return self.unet(x_t, t, class_labels=self.cond_proj(cond), return_dict=False)[0]
-
-
-def places(size: int) -> Tensor:
-    """Column and row of each cell of a square, from -1 at the left and top to 1: [1, 2, size, size]."""
-    line = torch.linspace(-1, 1, size)
-    return torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
 
 
 def _check_sizes(

@@ -26,18 +26,10 @@ def test_unknown_is_no_negative():
     torch.nn.init.normal_(conditioning.embedding.weight)
     known, unknown = conditioning(torch.tensor([[2, 0, 1], [2, -1, 1]]))
     assert not torch.allclose(known, unknown)
-    loss = conditioning(torch.tensor([[2, -1, 1]]))[0, 0]  # of the sum the norm makes a constant
+    loss = conditioning(torch.tensor([[2, -1, 1]])).sum()
     loss.backward()
     assert conditioning.embedding.weight.grad[7].abs().sum() == 0  # is_gc absent
     assert conditioning.embedding.weight.grad[6].abs().sum() > 0  # is_gc unknown
-
-
-def test_labels_weigh_the_same_from_the_start():
-    """Mean 0 and variance 1 before any training, whatever is known."""
-    labels = torch.tensor([[2, 0, 1], [4, -1, -1], [-1, -1, -1]])
-    cond = make().eval()(labels)
-    torch.testing.assert_close(cond.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(cond.var(1, correction=0), torch.ones(3), atol=1e-2, rtol=0)
 
 
 def test_dropout_only_in_training_by_the_generator_alone():

@@ -41,20 +41,6 @@ def test_dit_puts_patches_back_where_they_came_from():
     torch.testing.assert_close(denoiser(x, torch.zeros(2), torch.zeros(2, 8)), x)
 
 
-def test_coordinates_tell_the_unet_where_a_cell_lies():
-    denoiser = UNet(2, 8, 8, channels=(8,), layers_per_block=1, attention_levels=(), head_dim=8, norm_groups=4,
-                    coordinates=True)  # fmt: skip
-    seen = []
-    denoiser.unet.conv_in.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    x_t = torch.randn(3, 2, 8, 8)
-    assert denoiser(x_t, torch.zeros(3), torch.zeros(3, 8)).shape == x_t.shape
-    assert torch.equal(seen[0][:, :2], x_t)
-    column, row = seen[0][2, 2:]
-    assert torch.allclose(column[5], torch.linspace(-1, 1, 8)) and torch.equal(column, column[:1].expand(8, 8))
-    assert torch.equal(row, column.T) and row[0, 0] == -1
-    assert not any("places" in name for name in denoiser.state_dict())
-
-
 def test_positions_tell_rows_from_columns():
     positions = sincos_positions(4, 16)[0]
     assert positions.shape == (16, 16)
