@@ -106,7 +106,7 @@ class RunRecord(Callback):
         if not self.record["sessions"]:
             # It broke before the first step: the folder is to say so.
             self._begin(trainer)
-        self.finish(status, trainer.callback_metrics, trainer.global_step)
+        self.finish(status, reduced_metrics(trainer), trainer.global_step)
 
     def _write(self) -> None:
         write_text(Path(self.output_dir) / "record.json", json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
@@ -133,12 +133,19 @@ class HParams(Callback):
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
-        values = {
-            f"hp/{key.replace('/', '_')}": float(trainer.callback_metrics.get(key, math.nan)) for key in self.metrics
-        }
+        metrics = reduced_metrics(trainer)
+        values = {f"hp/{key.replace('/', '_')}": float(metrics.get(key, math.nan)) for key in self.metrics}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(self.hparams, values, trainer.global_step)
+
+
+def reduced_metrics(trainer: Trainer) -> dict[str, Any]:
+    """Return the metrics as they stood at the end of the last batch or epoch, without asking the other processes.
+
+    `trainer.callback_metrics` averages over all processes: one that has failed alone would wait for the others.
+    """
+    return trainer._logger_connector._callback_metrics
 
 
 def code_revision(folder: Path = Path(__file__).parent) -> dict[str, Any] | None:

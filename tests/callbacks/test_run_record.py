@@ -7,6 +7,7 @@ import pytest
 import yaml
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny_fit import fit
 
 from callbacks.progress import TimeLeftProgressBar, num_batches
@@ -58,6 +59,37 @@ def test_failed_and_interrupted_runs(tmp_path, error, status):
     record = record_of(tmp_path)
     assert record["status"] == record["sessions"][0]["status"] == status
     assert record.get("error") == ("ValueError: broken" if status == "failed" else None)
+
+
+def test_what_fails_alone_asks_nothing_of_the_other_processes(tmp_path, monkeypatch):
+    """After an exception nobody may be there to answer."""
+
+    class Fails(Callback):
+        failed = False
+
+        def on_validation_epoch_end(self, trainer, pl_module):
+            with monkeypatch.context() as patch:
+                patch.setattr(type(trainer._accelerator_connector), "is_distributed", True)
+                pl_module.log("val/figure", 1.0, sync_dist=True)
+            if trainer.current_epoch == 1:
+                self.failed = True
+                raise ValueError("here alone")
+
+    def reduce(strategy, tensor, *args, **kwargs):
+        asked.append(fails.failed)
+        return tensor
+
+    fails, asked = Fails(), []
+    monkeypatch.setattr(SingleDeviceStrategy, "reduce", reduce)
+    logger = TensorBoardLogger(str(tmp_path), name="", version="", default_hp_metric=False)
+    callbacks = [RunRecord(str(tmp_path), CONFIG), HParams({"lr": 0.1}, ["val/loss"]), fails]
+    with pytest.raises(ValueError, match="here alone"):
+        fit(tmp_path, callbacks, logger=logger)
+    assert asked and not any(asked)
+    record = record_of(tmp_path)
+    assert record["status"] == "failed" and record["error"] == "ValueError: here alone"
+    assert {"val/loss", "val/figure", "train/loss"} <= record["metrics"].keys()
+    assert list(tmp_path.glob("events*"))
 
 
 def test_resumed_run_keeps_its_earlier_sessions(tmp_path):
