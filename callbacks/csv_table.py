@@ -22,11 +22,15 @@ class CsvTable:
         self._columns: list[str] | None = None
 
     def read(self) -> list[Row]:
-        """Return the rows as text; a last line cut short by a kill is left out."""
+        """Return the rows as text; a last line cut short by a kill is left out.
+
+        It is one without a line's end, for a number that lost its last digits is still a number.
+        """
         if not self.path.is_file():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.reader(file))
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+            text = file.read()
+        lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
         return [dict(zip(lines[0], line, strict=True)) for line in lines[1:] if len(line) == len(lines[0])]
 
     def append(self, row: Mapping[str, Any]) -> None:
