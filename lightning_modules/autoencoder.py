@@ -18,7 +18,7 @@ from lightning_modules.losses.adversarial import discriminator_hinge, generator_
 from lightning_modules.names import check_name
 from lightning_modules.networks.kl import NETWORK_KEY, downsampling, network_config
 from lightning_modules.optimisation import adamw, lr_scheduler
-from lightning_modules.randomness import step_generator
+from lightning_modules.randomness import seed_global_stream, step_generator
 
 RECONSTRUCTIONS = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
@@ -48,7 +48,7 @@ class Autoencoder(L.LightningModule):
         disc_learning_rate: None takes `learning_rate`.
         decay_steps: end of lr_schedule "cosine"; None takes the Trainer's number of steps.
         gradient_clip: largest norm of the gradient of either optimiser; None does not clip.
-        seed: of the posterior's noise, with rank, epoch and batch.
+        seed: of the posterior's noise and of dropout, with rank, epoch and batch.
     """
 
     latent_shift: Tensor
@@ -213,8 +213,9 @@ class Autoencoder(L.LightningModule):
     # --- training -------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
-        """One step; the posterior's noise is a function of (seed, rank, epoch, batch)."""
+        """One step; the posterior's noise and dropout are functions of (seed, rank, epoch, batch)."""
         where = (self.seed, self.global_rank, self.current_epoch, batch_idx)
+        seed_global_stream(*where)
         generator = step_generator(self.device, "autoencoder", *where)
         x = 2 * batch["image"] - 1
         losses, y = self._losses(x, generator)

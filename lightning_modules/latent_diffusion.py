@@ -21,7 +21,7 @@ from lightning_modules.ema import AveragedNetwork
 from lightning_modules.names import check_name
 from lightning_modules.networks.kl import NETWORK_KEY, network_config
 from lightning_modules.optimisation import adamw, lr_scheduler
-from lightning_modules.randomness import image_generators, step_generator
+from lightning_modules.randomness import image_generators, seed_global_stream, step_generator
 
 SAMPLING_PRECISIONS = ("32", "bf16")
 
@@ -59,7 +59,7 @@ class LatentDiffusion(L.LightningModule):
         scheduler, num_steps, guidance, guidance_interval: how `sample` samples unless told otherwise; `sampling` holds
             them. The interval is in fractions of the timesteps, 0 the clean end.
         sampling_precision: "32", or "bf16" for autocast; the sampler's state is float32 in both.
-        seed: of noise, timesteps and dropped labels.
+        seed: of noise, timesteps, dropped labels and dropout.
 
     Raises:
         ValueError: parts that do not fit together; unknown names; a sampling that means nothing.
@@ -159,6 +159,7 @@ class LatentDiffusion(L.LightningModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch."""
         where = (self.seed, self.global_rank, self.current_epoch, batch_idx)
+        seed_global_stream(*where)
         loss = self._loss(self.network, batch, step_generator(self.device, "diffusion", *where), stratify=False).mean()
         self.log(
             "train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=len(batch["labels"])

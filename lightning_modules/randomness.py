@@ -24,6 +24,11 @@ def step_generator(device: torch.device | str, *parts: int | str) -> torch.Gener
     return torch.Generator(device=device).manual_seed(stable_seed(*parts))
 
 
+def seed_global_stream(*parts: int | str) -> None:
+    """Seed torch's global streams, which dropout draws from, by the hash of the parts: on the CPU and every device."""
+    torch.manual_seed(stable_seed("global", *parts))
+
+
 def image_generators(seeds: Sequence[int] | Tensor) -> list[torch.Generator]:
     """One CPU generator an image, so that image i is a function of seed i on every device and in every batch.
 

@@ -142,6 +142,25 @@ def test_the_posteriors_noise_is_a_function_of_seed_rank_epoch_and_batch(build, 
 
 
 @pytest.mark.parametrize("discriminator", [False, True])
+def test_dropout_is_a_function_of_seed_rank_epoch_and_batch(build, tmp_path, monkeypatch, discriminator):
+    def with_dropout():
+        module = build.autoencoder(discriminator=discriminator)
+        part = module.discriminator if discriminator else module.network
+        layer = next(layer for layer in part.modules() if isinstance(layer, nn.Conv2d) and layer.in_channels == 8)
+        layer.register_forward_hook(lambda layer, inputs, output: nn.functional.dropout(output, 0.5))
+        return module
+
+    whole, resumed = with_dropout(), with_dropout()
+    _, steps = build.fit(whole, checkpoints=tmp_path)
+    torch.manual_seed(99)
+    assert build.fit(resumed, ckpt_path=tmp_path / "step=3.ckpt")[1] == steps[3:]
+    assert same_state(whole, resumed)
+    other = with_dropout()
+    monkeypatch.setattr(Autoencoder, "global_rank", 1)
+    assert build.fit(other, max_steps=1)[1] != steps[:1]
+
+
+@pytest.mark.parametrize("discriminator", [False, True])
 def test_a_killed_run_resumes_bit_for_bit(build, tmp_path, discriminator):
     settings = {"discriminator": discriminator, "warmup_steps": 4, "gradient_clip": 1.0}
     whole = build.autoencoder(**settings)
