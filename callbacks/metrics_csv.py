@@ -71,16 +71,20 @@ def resume_step(checkpoint: str) -> int:
     The same number is right for MetricsCSV(first_step=...) and TensorBoardLogger(purge_step=...).
 
     Raises:
-        FileNotFoundError: there is no such file or folder.
-        ValueError: the file is not a Lightning checkpoint.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a Lightning checkpoint, or not a whole one.
     """
-    path = Path(checkpoint)
-    if not path.exists():
+    if not Path(checkpoint).is_file():
         raise FileNotFoundError(f"checkpoint {checkpoint} does not exist: give the path of a last.ckpt")
-    # A sharded checkpoint is a folder with the loops' state in a file of its own: FSDP2's or DeepSpeed's.
-    places = [path, path / "meta.pt", path / "checkpoint" / "mp_rank_00_model_states.pt"]
-    files = [place for place in places if place.is_file()]
-    saved = torch.load(files[0], map_location="cpu", weights_only=True, mmap=True) if files else None
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # of what kind depends on where the file is cut, or on what it is instead
+        raise ValueError(
+            f"{checkpoint} is no whole checkpoint of tensors and plain containers: it was cut short, or is something "
+            "else. Give another checkpoint of the run, checkpoints/last.ckpt or best.ckpt in its folder"
+        ) from error
     if not isinstance(saved, dict) or "global_step" not in saved:
         raise ValueError(f"{checkpoint} holds no global_step: it is not a checkpoint that training can go on from")
     loop = saved.get("loops", {}).get("fit_loop", {})

@@ -16,14 +16,22 @@ def load_state(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file; lists the checkpoints that are beside it.
-        ValueError: a file without a state_dict.
+        ValueError: a file that is no checkpoint, or not a whole one; one without a state_dict.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
         hint = f"Beside it: {', '.join(beside[:8])}." if beside else "There is no checkpoint in that folder either."
         raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist. {hint}")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # of what kind depends on where the file is cut, or on what it is instead
+        raise ValueError(
+            f"checkpoint {str(path)!r} is no whole checkpoint of tensors and plain containers: it was cut short, or is "
+            "something else. Give another checkpoint of the run, checkpoints/last.ckpt or best.ckpt in its folder."
+        ) from error
     if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
         raise ValueError(f"checkpoint {str(path)!r} holds no 'state_dict': it was not written by a Trainer.")
     return checkpoint

@@ -11,6 +11,8 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_modules.checkpoint import load_state
+
 NETWORK_KEY = "synfundus_autoencoder_network"  # of a checkpoint: what AutoencoderKL was built with
 WEIGHT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 
@@ -94,7 +96,8 @@ def pretrained(source: str, subfolder: str | None = None, network: torch.nn.Modu
 
     Raises:
         FileNotFoundError: nothing at that path, or the hub cannot be reached; says where to put the files.
-        ValueError: a checkpoint that holds no autoencoder, or one of another architecture than `network`.
+        ValueError: a file that is no checkpoint, one that holds no autoencoder, or one of another architecture than
+            `network`.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -123,7 +126,10 @@ def network_config(network: torch.nn.Module) -> dict | None:
 
 
 def _from_checkpoint(path: Path, network: torch.nn.Module | None) -> torch.nn.Module:
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        checkpoint = load_state(path)
+    except ValueError as error:
+        raise ValueError(f"{error} For a diffusers autoencoder give its folder.") from error
     if NETWORK_KEY not in checkpoint:
         raise ValueError(
             f"{path}: not a checkpoint of an autoencoder trained here (no {NETWORK_KEY!r}; it holds "

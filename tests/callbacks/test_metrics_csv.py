@@ -27,6 +27,23 @@ def test_line_cut_short_by_a_kill_is_left_out(tmp_path):
     assert path.read_text() == "step,a,b\n0,1.0,2.0\n1,3.0,\n"
 
 
+@pytest.mark.parametrize("cut", range(1, len("1,3.25,ä\n".encode()) + 1))
+def test_line_cut_anywhere_is_left_out(tmp_path, cut):
+    """Also within its last cell, where what is left looks like a row."""
+    path = tmp_path / "t.csv"
+    whole = "step,a,b\n0,1.0,2.0\n"
+    path.write_bytes((whole + "1,3.25,ä\n").encode()[:-cut])
+    table = CsvTable(path)
+    assert [row["step"] for row in table.read()] == ["0"]
+    table.append({"step": 1, "a": 3.25, "b": 4.5})
+    assert path.read_text() == whole + "1,3.25,4.5\n"
+
+
+def test_header_cut_short_is_no_table(tmp_path):
+    (tmp_path / "t.csv").write_text("step,a")
+    assert CsvTable(tmp_path / "t.csv").read() == []
+
+
 def test_resumed_file_equals_that_of_the_uninterrupted_run(tmp_path):
     fit(tmp_path, logger=MetricsCSV(str(tmp_path / "whole")), max_epochs=3)
     trainer, _ = fit(tmp_path, logger=MetricsCSV(str(tmp_path / "killed")), max_epochs=1)
@@ -55,11 +72,18 @@ def test_resume_step_counts_batches_where_two_optimisers_count_double(tmp_path):
     progress["epoch_loop.batch_progress"] = {"total": {"ready": 10}}
     torch.save({"global_step": 20, "loops": {"fit_loop": progress}}, tmp_path / "a.ckpt")
     assert resume_step(str(tmp_path / "a.ckpt")) == 10
-    (tmp_path / "sharded.ckpt").mkdir()
-    torch.save({"global_step": 7}, tmp_path / "sharded.ckpt" / "meta.pt")
-    assert resume_step(str(tmp_path / "sharded.ckpt")) == 7
     torch.save({"state_dict": {}}, tmp_path / "b.ckpt")
     with pytest.raises(ValueError, match="no global_step"):
         resume_step(str(tmp_path / "b.ckpt"))
     with pytest.raises(FileNotFoundError, match="does not exist"):
         resume_step(str(tmp_path / "c.ckpt"))
+
+
+def test_resuming_from_what_is_no_whole_checkpoint_names_the_file(tmp_path):
+    whole = tmp_path / "whole.ckpt"
+    torch.save({"global_step": 7, "state_dict": {"weight": torch.zeros(1000)}}, whole)
+    contents = {"cut.ckpt": whole.read_bytes()[:-100], "empty.ckpt": b"", "config.yaml": b"seed: 0\n"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} is no whole checkpoint of tensors and plain.*Give another"):
+            resume_step(str(tmp_path / name))

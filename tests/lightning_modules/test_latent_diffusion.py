@@ -2,10 +2,12 @@
 
 import lightning as L
 import pytest
+import safetensors.torch
 import torch
 
 from lightning_modules import checkpoint as ckpt
 from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.networks.kl import pretrained
 from lightning_modules.randomness import stable_seed, step_generator
 
 LABELS = torch.tensor([[3, 1, 0], [-1, -1, 1], [0, 0, -1]])
@@ -74,6 +76,22 @@ def test_a_killed_run_resumes_bit_for_bit(build, tmp_path, denoiser):
         assert torch.equal(a["exp_avg_sq"], b["exp_avg_sq"])
 
 
+@pytest.mark.parametrize("denoiser", ["unet", "dit"])
+def test_a_killed_run_with_dropout_resumes_bit_for_bit(build, tmp_path, denoiser):
+    def with_dropout():
+        module = build.diffusion(denoiser)
+        for part in module.network.denoiser.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.5
+        return module
+
+    whole, resumed = with_dropout(), with_dropout()
+    _, steps = build.fit(whole, checkpoints=tmp_path)
+    torch.manual_seed(99)
+    assert build.fit(resumed, ckpt_path=tmp_path / "step=3.ckpt")[1] == steps[3:]
+    assert same_state(whole, resumed)
+
+
 def test_averages_follow_the_closed_form_once_an_optimiser_step(build):
     module = build.diffusion(ema_decay=0.5)
     raw = [module.network.denoiser.final.bias.detach().clone()]
@@ -114,12 +132,14 @@ def test_a_step_on_another_rank_draws_other_noise_and_the_global_stream_plays_no
     module = build.diffusion()
     batch = build.batches().batches[0]
     monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
-    losses = []
+    losses, streams = [], []
     for rank, seed in ((0, 1), (0, 2), (1, 2)):
         monkeypatch.setattr(LatentDiffusion, "global_rank", rank)
         torch.manual_seed(seed)
         losses.append(float(module.training_step(batch, 0)))
+        streams.append(torch.get_rng_state())  # dropout draws from it
     assert losses[0] == losses[1] != losses[2]
+    assert torch.equal(streams[0], streams[1]) and not torch.equal(streams[1], streams[2])
 
 
 def test_validation_is_the_same_each_time_and_uses_the_averages(build):
@@ -225,6 +245,26 @@ def test_another_architecture_is_refused_with_what_differs(build, tmp_path):
     torch.save({"weights": 1}, tmp_path / "odd.ckpt")
     with pytest.raises(ValueError, match="no 'state_dict'"):
         ckpt.load_state(tmp_path / "odd.ckpt")
+
+
+class Stranger:
+    """Something that is not plain."""
+
+
+def test_what_is_no_whole_checkpoint_is_refused_with_its_name(tmp_path):
+    whole = tmp_path / "whole.ckpt"
+    torch.save({"state_dict": {"weight": torch.zeros(1000)}}, whole)
+    safetensors.torch.save_file({"weight": torch.zeros(1000)}, tmp_path / "weights.safetensors")
+    torch.save({"state_dict": {}, "stranger": Stranger()}, tmp_path / "stranger.ckpt")
+    contents = {"cut.ckpt": whole.read_bytes()[:-100], "empty.ckpt": b"", "config.yaml": b"seed: 0\n"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    said = dict.fromkeys([*contents, "stranger.ckpt"], "is no whole checkpoint of tensors and plain.*Give another")
+    for name, why in [*said.items(), ("weights.safetensors", "(is no whole checkpoint|holds no 'state_dict')")]:
+        with pytest.raises(ValueError, match=f"{name}' {why}"):
+            ckpt.load_state(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name}' {why}.*For a diffusers autoencoder give its folder"):
+            pretrained(str(tmp_path / name))
 
 
 def test_a_checkpoint_of_another_width_names_the_shapes(build):
