@@ -80,7 +80,7 @@ WORDS = [
     Mistake("+exp=ddpm_train modle=kl", "did you mean model?", code=2),
     Mistake("+exp=ddpm_train model/denoiser=unet_xl", "did you mean unet_xs", code=2),
     Mistake("+exp=ddpm_train data.imag_size=128", "did you mean image_size", code=2),
-    Mistake("+exp=ddpm_train data.image_size=large", "a number is needed", code=2),
+    Mistake("+exp=ddpm_train data.image_size=large", "a whole number is needed", code=2),
     Mistake("+exp=ddpm_train data.flip=no", "true or false is needed", code=2),
     Mistake("+exp=ddpm_train data=csv", "data.root, data.table must be given", code=2),
     Mistake("+exp=ddpm_train model.denoiser._target_=my_package.MyUNet", "cannot import 'my_package'", code=2),

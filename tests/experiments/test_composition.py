@@ -148,7 +148,10 @@ def test_experiment_without_plus():
         (["++modul.seed=3"], "unknown key 'modul': did you mean model?"),
         (["data=folder", "data.num_images=3"], "unknown key 'data.num_images': did you mean image_size"),
         (["data.root=/photos"], "unknown key 'data.root'"),
-        (["data.image_size=abc"], "data.image_size=abc: a number is needed here"),
+        (["data.image_size=abc"], "data.image_size=abc: a whole number is needed here"),
+        (["data.batch_size=16.5"], "data.batch_size=16.5: a whole number is needed here, as in data.batch_size=32"),
+        (["trainer.max_steps=1e3"], "trainer.max_steps=1000.0: a whole number is needed here"),
+        (["model.diffusion.ema_decay=no"], "a number is needed here"),
         (["data.flip=no"], "data.flip=no: true or false is needed here"),
         (["model.denoiser.channels=32"], "model.denoiser.channels=32: a list is needed here"),
         (["+callbacks.mine._target_=experiments.nothing.Mine"], "cannot import 'experiments.nothing'"),
@@ -163,6 +166,11 @@ def test_misspelt_word(words, said):
 @pytest.mark.parametrize(("option", "keys"), [("csv", "data.root, data.table"), ("folder", "data.root")])
 def test_what_must_be_given(option, keys):
     assert refused("+exp=ddpm_train", f"data={option}").startswith(f"{keys} must be given: ")
+
+
+def test_a_whole_number_is_a_number_and_null_is_nothing_of_any_kind():
+    check_command(["+exp=ddpm_train", "model.diffusion.guidance=2", "trainer.gradient_clip_val=1"])
+    check_command(["+exp=ddpm_train", "data.epoch_size=null", "callbacks.frechet.num_real=null"])
 
 
 def test_devices_may_be_a_number_a_list_or_auto():

@@ -123,6 +123,16 @@ def test_a_checkpoint_that_is_not_there(command, here):
     documented("runs", words, said)
 
 
+def test_a_checkpoint_that_is_cut_short(command, here):
+    (here / "runs/mine/checkpoints").mkdir(parents=True)
+    torch.save({"state_dict": {"weight": torch.zeros(1000)}}, here / "runs/mine/checkpoints/last.ckpt")
+    os.truncate(here / "runs/mine/checkpoints/last.ckpt", 2000)
+    words = "+exp=vae_train resume=runs/mine/checkpoints/last.ckpt"
+    result = command(*VAE_TRAIN, *words.split()[1:])
+    assert result.code == 1
+    documented("runs", words, message(result.err, here), "A checkpoint is cut off.")
+
+
 def test_a_checkpoint_of_another_architecture(command, here):
     words = [*VAE_TRAIN, "trainer.max_epochs=1"]
     assert command(*words, "output_dir=runs/mine").code == 0
@@ -152,15 +162,13 @@ def test_disk_full_before_the_cache(command, here, monkeypatch):
 
 
 def test_disk_full_while_a_checkpoint_is_written(command, here, monkeypatch):
-    import lightning.fabric.plugins.io.torch_io as torch_io
-
     import callbacks.atomic as atomic
 
     def fail(*args, **kwargs):
         monkeypatch.setattr(atomic, "write_atomically", fail)  # nothing else can be written either
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(torch_io, "_atomic_save", fail)
+    monkeypatch.setattr(torch, "save", fail)
     result = command(*VAE_TRAIN)
     said = message(result.err, here)
     assert result.code == 1 and said.startswith("error: the disk is full") and said.count("\n") == 0
