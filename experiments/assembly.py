@@ -17,6 +17,8 @@ from callbacks.metrics_csv import MetricsCSV, resume_step
 from callbacks.progress import TimeLeftProgressBar
 from callbacks.run_record import HParams, RunRecord
 from callbacks.shutdown import GracefulShutdown
+from callbacks.step_checkpoint import StepCheckpoint
+from callbacks.whole_files import WholeFiles
 from datamodules.fundus import FundusDataModule
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.checkpoint import CONFIG_KEY, load_state, load_weights
@@ -178,7 +180,7 @@ def build_trainer(
         HParams(hparams, metrics),
         LearningRateMonitor("step"),
         ModelCheckpoint(filename="best", monitor=monitor, mode="min", every_n_epochs=best_every, **every),
-        ModelCheckpoint(filename="last", every_n_train_steps=cfg.checkpoint_every_n_steps, **every),
+        StepCheckpoint(filename="last", every_n_train_steps=cfg.checkpoint_every_n_steps, **every),
         GracefulShutdown(folder),
     ]
     strategy = cfg.strategy.name
@@ -187,7 +189,12 @@ def build_trainer(
     settings = {**plain(cfg.trainer), **overrides}
     settings.pop("_target_")
     return L.Trainer(
-        **settings, strategy=strategy, logger=loggers, callbacks=[*parts, *standing], default_root_dir=folder
+        **settings,
+        strategy=strategy,
+        logger=loggers,
+        callbacks=[*parts, *standing],
+        default_root_dir=folder,
+        plugins=[WholeFiles()],
     )
 
 

@@ -49,9 +49,9 @@ def explained(function: Callable[..., Any], *arguments: Any) -> int:
         place = str(error).splitlines()[-1].removeprefix("full_key: ")
         return _explain(cause, f"{cause} (in {place})")
     except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        return _explain(error, f"the disk is full: {error}. Free space, then go on: the same command and resume=auto.")
+        what = "the disk is full" if error.errno in DISK_FULL else "the system refused"
+        remedy = "Free space" if error.errno in DISK_FULL else "Mend that"
+        return _explain(error, f"{what}: {error}. {remedy}, then go on: the same command and resume=auto.")
     except KeyboardInterrupt:
         say_error("\ninterrupted: go on with the same command and resume=auto.")
         return 128 + signal.SIGINT

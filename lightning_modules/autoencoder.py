@@ -275,7 +275,7 @@ class Autoencoder(L.LightningModule):
         """AdamW with its schedule, and with a discriminator a second one at a constant rate.
 
         Raises:
-            ValueError: a strategy or precision that two optimisers do not work with.
+            ValueError: a strategy or precision that two optimisers do not work with; a discriminator that never joins.
         """
         optimizer = adamw(self.network.parameters(), self.learning_rate, self.betas, self.weight_decay)
         decay_steps = self.decay_steps
@@ -290,6 +290,12 @@ class Autoencoder(L.LightningModule):
                 f"a discriminator needs a second optimiser, which strategy {strategy} with precision {precision!r} "
                 "does not work with: DeepSpeed takes one, float16 scales one loss. Use strategy ddp and bf16-mixed or "
                 "32-true, or set the discriminator to null."
+            )
+        steps = self.trainer.estimated_stepping_batches
+        if self.disc_start >= steps:
+            raise ValueError(
+                f"disc_start={self.disc_start}, and the training has {steps:.0f} steps: the discriminator would never "
+                "join. Lower it (autoencoder.module.disc_start), train longer, or take autoencoder=small."
             )
         disc_optimizer = adamw(self.discriminator.parameters(), self.disc_learning_rate, self.betas, 0.0)
         return [optimizer, disc_optimizer], [scheduler]
