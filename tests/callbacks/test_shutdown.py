@@ -135,7 +135,15 @@ def test_epochs_of_one_batch_are_left_too(tmp_path):
     assert [row["step"] for row in rows_of(tmp_path) if row["train/loss"]] == ["0", "1", "2", "3", "4"]
 
 
-def test_handlers_are_given_back(tmp_path):
+@pytest.fixture
+def sigint_raises():
+    """As in a terminal; a process that was started in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_handlers_are_given_back(tmp_path, sigint_raises):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     run(tmp_path / "whole", max_epochs=1)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
@@ -145,7 +153,6 @@ def test_handlers_are_given_back(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
-    signal.signal(signal.SIGINT, before[0])
 
 
 def test_second_signal_stops_at_once(tmp_path, monkeypatch):
