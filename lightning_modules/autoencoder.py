@@ -140,8 +140,8 @@ class Autoencoder(L.LightningModule):
         """Inverse of `standardise`."""
         return latents * self.latent_scale.view(-1, 1, 1) + self.latent_shift.view(-1, 1, 1)
 
-    def measure_latents(self, batches: Iterable[Mapping[str, Any] | Tensor], num_images: int | None = None) -> int:
-        """Set `latent_shift` and `latent_scale` from the posteriors of (the first `num_images`) images.
+    def measure_latents(self, batches: Iterable[Mapping[str, Any] | Tensor]) -> int:
+        """Set `latent_shift` and `latent_scale` from the posteriors of images.
 
         In a distributed run the sums of the ranks are added, so all ranks end with the same figures.
 
@@ -157,12 +157,8 @@ class Autoencoder(L.LightningModule):
         statistics = LatentStatistics(self.latent_channels)
         for batch in batches:
             images = batch["image"] if isinstance(batch, Mapping) else batch
-            if num_images is not None:
-                images = images[: num_images - statistics.num_images]
             images = images.to(self.device)
             statistics.add(*self.encode(images / 255 if images.dtype == torch.uint8 else images))
-            if statistics.num_images == num_images:
-                break
         statistics.add_ranks(self.device)
         mean, std = statistics.mean_and_std()
         self.latent_shift.copy_(mean)

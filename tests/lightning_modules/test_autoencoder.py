@@ -29,10 +29,10 @@ def test_measured_latents_have_unit_variance_when_sampled(build):
     torch.testing.assert_close(module.standardise(module.unstandardise(z)), z, rtol=1e-4, atol=1e-5)
 
 
-def test_measuring_knows_no_batches_and_takes_uint8_and_a_number(build):
+def test_measuring_knows_no_batches_and_takes_uint8(build):
     one, other = build.autoencoder(), build.autoencoder()
     images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8)
-    one.measure_latents(images.split(5), num_images=7)
+    one.measure_latents(images[:7].split(5))
     other.measure_latents((images[:7] / 255).split(2))
     torch.testing.assert_close(one.latent_scale, other.latent_scale, rtol=1e-6, atol=0)
     assert one.num_measured == other.num_measured == 7
