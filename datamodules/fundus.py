@@ -151,7 +151,8 @@ class FundusDataModule(lightning.LightningDataModule):
                 raise ValueError(
                     f"the {split} split is empty: {manifest.num_patients} patients were shared out by fractions "
                     f"{self.fractions} with seed {self.seed}, or by the official split. Remedy: more patients, a "
-                    f"larger data.fractions.{split}, another seed, or a split column that has {split!r}."
+                    f"larger data.fractions.{split} (and a smaller one of another: they sum to 1), another seed, "
+                    f"or, in a table, a split column that has {split!r}."
                 )
             part = manifest.take(rows)
             labels = torch.from_numpy(part.labels)

@@ -74,6 +74,8 @@ def preview(cfg: DictConfig, callbacks: Sequence[L.Callback] = ()) -> None:
         if isinstance(callback, SampleGrid):
             module.network.conditioning.check(callback.labels)
     say(heading("model"))
+    if cfg.ckpt:
+        say(f"weights of the denoiser and the autoencoder start from {cfg.ckpt}")
     say(parameters_text({"autoencoder": module.autoencoder, "denoiser": module.network.denoiser,
                          "conditioning": module.network.conditioning}))  # fmt: skip
     say("denoiser:     " + batch_text(cfg.data.batch_size, cfg.trainer, size, cfg.model.diffusion.learning_rate))

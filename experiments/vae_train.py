@@ -107,7 +107,11 @@ def existing_autoencoder(cfg: DictConfig) -> str | None:
 
     Raises:
         ValueError: both are given.
+        FileNotFoundError: no such ckpt.
     """
+    if cfg.ckpt and not Path(cfg.ckpt).expanduser().is_file():
+        beside = ", ".join(sorted(other.name for other in Path(cfg.ckpt).expanduser().parent.glob("*.ckpt"))) or "none"
+        raise FileNotFoundError(f"ckpt={cfg.ckpt}: no such checkpoint. Checkpoints in that folder: {beside}.")
     if cfg.autoencoder.pretrained and cfg.ckpt:
         raise ValueError(
             f"autoencoder.pretrained={cfg.autoencoder.pretrained} and ckpt={cfg.ckpt}: a denoiser only knows the "

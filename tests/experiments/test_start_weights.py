@@ -55,6 +55,7 @@ def test_training_starts_from_a_checkpoint(command, here):
     start = "first/checkpoints/last.ckpt"
     result = command(*DDPM_TRAIN, *ALONE, *STILL, "output_dir=second", "seed=3", f"ckpt={start}")
     assert result.code == 0, result.err
+    assert f"start from {start}" in result.out
     first, second = (weights(here / run / "checkpoints/last.ckpt") for run in ("first", "second"))
     same = [name for name in first if name.startswith("autoencoder.")]
     assert {"autoencoder.latent_shift", "autoencoder.latent_scale"} < set(same)
@@ -80,7 +81,8 @@ def test_a_start_of_another_architecture_is_refused_early(command, here):
     both = command(*DDPM_TRAIN, *ALONE, start, "autoencoder.pretrained=first/checkpoints/last.ckpt")
     assert both.code == 1 and "Give one of the two" in both.err
     lost = command(*DDPM_TRAIN, *ALONE, "ckpt=first/checkpoints/lost.ckpt")
-    assert lost.code == 1 and "first/checkpoints/lost.ckpt" in lost.err and "data, by the index" not in lost.out
+    assert lost.code == 1 and "ckpt=first/checkpoints/lost.ckpt: no such checkpoint" in lost.err
+    assert "best.ckpt, last.ckpt" in lost.err and "data, by the index" not in lost.out
 
 
 def test_the_autoencoder_starts_from_a_checkpoint(command, here):
