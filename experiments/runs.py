@@ -45,16 +45,26 @@ def _decide(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
     if resume == "auto":
         return _go_on(wanted, config) if output_dir_given else _newest(config, wanted)
     if resume is not None:
-        path = Path(resume).expanduser()
-        if not path.is_file():
-            beside = ", ".join(sorted(other.name for other in path.parent.glob("*.ckpt"))) or "none"
-            raise FileNotFoundError(f"resume={resume}: no such checkpoint. Checkpoints in that folder: {beside}.")
+        path = named_checkpoint("resume", resume)
         return RunFolder(_unused(wanted), str(path), f"going on from {path}")
     if output_dir_given and (wanted / "record.json").exists():
         raise ValueError(
             f"output_dir={wanted} already holds a run ({_status(wanted)}). Go on with it: resume=auto. Or give another."
         )
     return RunFolder(wanted if output_dir_given else _unused(wanted), "", "")
+
+
+def named_checkpoint(key: str, value: str) -> Path:
+    """The checkpoint that a key of the command line names.
+
+    Raises:
+        FileNotFoundError: there is none; lists those in that folder.
+    """
+    path = Path(value).expanduser()
+    if not path.is_file():
+        beside = ", ".join(sorted(other.name for other in path.parent.glob("*.ckpt"))) or "none"
+        raise FileNotFoundError(f"{key}={value}: no such checkpoint. Checkpoints in that folder: {beside}.")
+    return path
 
 
 def _newest(config: Mapping[str, Any], wanted: Path) -> RunFolder:

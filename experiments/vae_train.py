@@ -30,6 +30,7 @@ from experiments.assembly import (
     world_size,
 )
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
+from experiments.runs import named_checkpoint
 from experiments.training import describe_data, fit, prepare_data
 from lightning_modules.autoencoder import Autoencoder
 
@@ -109,9 +110,8 @@ def existing_autoencoder(cfg: DictConfig) -> str | None:
         ValueError: both are given.
         FileNotFoundError: no such ckpt.
     """
-    if cfg.ckpt and not Path(cfg.ckpt).expanduser().is_file():
-        beside = ", ".join(sorted(other.name for other in Path(cfg.ckpt).expanduser().parent.glob("*.ckpt"))) or "none"
-        raise FileNotFoundError(f"ckpt={cfg.ckpt}: no such checkpoint. Checkpoints in that folder: {beside}.")
+    if cfg.ckpt:
+        named_checkpoint("ckpt", cfg.ckpt)
     if cfg.autoencoder.pretrained and cfg.ckpt:
         raise ValueError(
             f"autoencoder.pretrained={cfg.autoencoder.pretrained} and ckpt={cfg.ckpt}: a denoiser only knows the "

@@ -10,21 +10,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tiny_fit import TinyModule, fit
+from tiny_fit import ResumableModule, fit
 
 from callbacks.metrics_csv import MetricsCSV, resume_step
 from callbacks.shutdown import GracefulShutdown, Interrupted
-
-
-class ResumableModule(TinyModule):
-    """Noise is a function of the step, as in every module of this project."""
-
-    def training_step(self, batch, batch_idx):
-        torch.manual_seed(self.trainer.fit_loop.total_batch_idx)
-        return super().training_step(batch, batch_idx)
-
-    def on_train_epoch_end(self):
-        self.log("train/epochs_ended", float(self.current_epoch))
 
 
 class SendSignal(Callback):

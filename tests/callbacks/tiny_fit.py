@@ -52,6 +52,17 @@ class TinyModule(pl.LightningModule):
         return (images * 0.9 + 0.02).clamp(0, 1)
 
 
+class ResumableModule(TinyModule):
+    """Noise is a function of the step, as in every module of this project."""
+
+    def training_step(self, batch, batch_idx):
+        torch.manual_seed(self.trainer.fit_loop.total_batch_idx)
+        return super().training_step(batch, batch_idx)
+
+    def on_train_epoch_end(self):
+        self.log("train/epochs_ended", float(self.current_epoch))
+
+
 class StatefulLoader:
     """Batches in an order that is a function of the epoch alone; resumes in the middle of an epoch."""
 
