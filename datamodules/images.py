@@ -219,29 +219,58 @@ def square_crop(rgb: np.ndarray, fov: FieldOfView, size: int) -> np.ndarray:
     What lies outside the disc, or was cut off by the sensor, is black.
     """
     _check_rgb(rgb)
+    square = resize(_square(rgb, fov, size), size)
+    square[_outside(size)] = 0
+    return square
+
+
+def crop_levels(levels: np.ndarray, fov: FieldOfView, size: int) -> np.ndarray:
+    """Crop a mask uint8 [H, W] as `square_crop` crops its image, to uint8 [size, size].
+
+    A pixel has the level that covers most of it, the lower one where two cover the same.
+    """
+    square = resize_levels(_square(levels, fov, size), size)
+    square[_outside(size)] = 0
+    return square
+
+
+def _square(pixels: np.ndarray, fov: FieldOfView, size: int) -> np.ndarray:
+    """The square around the disc, [2 r, 2 r, …], 0 where it leaves the frame."""
     if size < 1 or fov.radius < 1:
         raise ValueError(f"size is {size} and fov.radius {fov.radius}: both must be at least 1 pixel.")
     side = max(1, round(2 * fov.radius))
     left, top = round(fov.x + 0.5 - side / 2), round(fov.y + 0.5 - side / 2)
-    square = np.zeros((side, side, 3), dtype=np.uint8)
-    x0, x1 = max(0, left), min(rgb.shape[1], left + side)
-    y0, y1 = max(0, top), min(rgb.shape[0], top + side)
+    square = np.zeros((side, side, *pixels.shape[2:]), dtype=np.uint8)
+    x0, x1 = max(0, left), min(pixels.shape[1], left + side)
+    y0, y1 = max(0, top), min(pixels.shape[0], top + side)
     if x0 < x1 and y0 < y1:
-        square[y0 - top : y1 - top, x0 - left : x1 - left] = rgb[y0:y1, x0:x1]
-    square = resize(square, size)
-    offset = np.arange(size) + 0.5 - size / 2
-    square[np.hypot(offset[:, None], offset[None, :]) > size / 2] = 0
+        square[y0 - top : y1 - top, x0 - left : x1 - left] = pixels[y0:y1, x0:x1]
     return square
+
+
+def _outside(size: int) -> np.ndarray:
+    """Which pixels of a square lie outside its disc, bool [size, size]."""
+    offset = np.arange(size) + 0.5 - size / 2
+    return np.hypot(offset[:, None], offset[None, :]) > size / 2
 
 
 def whole_frame(rgb: np.ndarray, size: int) -> np.ndarray:
     """Pad uint8 [H, W, 3] to a square with black and resample it to [size, size, 3]: no field of view is sought."""
     _check_rgb(rgb)
-    side = max(rgb.shape[:2])
-    top, left = (side - rgb.shape[0]) // 2, (side - rgb.shape[1]) // 2
-    square = np.zeros((side, side, 3), dtype=np.uint8)
-    square[top : top + rgb.shape[0], left : left + rgb.shape[1]] = rgb
-    return resize(square, size)
+    return resize(_padded(rgb), size)
+
+
+def whole_levels(levels: np.ndarray, size: int) -> np.ndarray:
+    """Pad and resample a mask uint8 [H, W] as `whole_frame` does its image."""
+    return resize_levels(_padded(levels), size)
+
+
+def _padded(pixels: np.ndarray) -> np.ndarray:
+    side = max(pixels.shape[:2])
+    top, left = (side - pixels.shape[0]) // 2, (side - pixels.shape[1]) // 2
+    square = np.zeros((side, side, *pixels.shape[2:]), dtype=np.uint8)
+    square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return square
 
 
 def resize(square: np.ndarray, size: int) -> np.ndarray:
@@ -250,6 +279,15 @@ def resize(square: np.ndarray, size: int) -> np.ndarray:
         return square
     method = cv2.INTER_AREA if square.shape[0] > size else cv2.INTER_CUBIC
     return cv2.resize(square, (size, size), interpolation=method)
+
+
+def resize_levels(square: np.ndarray, size: int) -> np.ndarray:
+    """Resample a mask uint8 [S, S] to [size, size]: each pixel has the level that covers most of it."""
+    if square.shape[0] == size:
+        return square
+    levels = np.unique(square)
+    shares = np.stack([resize((square == level).astype(np.float32), size) for level in levels])
+    return levels[shares.argmax(axis=0)]
 
 
 def _check_rgb(rgb: np.ndarray) -> None:

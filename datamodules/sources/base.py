@@ -80,7 +80,11 @@ class FileSource:
         home = os.path.realpath(self.root)
         folders: dict[str, bool] = {}
         digest = hashlib.blake2b(digest_size=16)
-        for row, path in enumerate(manifest.paths):
+        files = list(enumerate(manifest.paths))
+        if "mask" in manifest.table.column_names:
+            masks = enumerate(manifest.table.column("mask").to_pylist())
+            files += [(row, part) for row, mask in masks if mask for part in mask.split("|")]
+        for row, path in files:
             full = os.path.join(home, path)
             folder = os.path.dirname(full)
             if folder not in folders:
