@@ -172,7 +172,7 @@ class PublicSource(FileSource):
             row = missing[0]
             raise LayoutError(
                 f"{origin}, row {row + 2}: there is no image {names[row]!r} ({len(missing)} of {len(paths)} rows have "
-                f"no image). Remedy: complete the download, or go on with what is there by data.partial=true. {self.about}"
+                f"no image). Remedy: complete the download, or go on without them: data.partial=true. {self.about}"
             )
         if missing:
             log.warning("%s: %d of %d rows of %s have no image: left out", self.title, len(missing), len(paths), origin)
