@@ -1,6 +1,6 @@
 """Every image of an index, cropped and resized once, in one memory-mapped file that survives whatever stops its making.
 
-`<cache_dir>/images/<fingerprint>/` holds `images.uint8` [N, S, S, 3], `rows.bin` (for each row its state and a digest
+`<cache_dir>/images/<fingerprint>/` holds `images.uint8` [N, S, S, C], `rows.bin` (for each row its state and a digest
 of its pixels), `rejected.jsonl` and, written last, `complete.json`. It is made in `<fingerprint>.building` and renamed
 when it is finished, so a folder of that name is complete. The fingerprint covers all that the pixels depend on: the
 source, the state of its files, the paths, the size. A row's state is written after its pixels, so that a killed build
@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +46,15 @@ class CacheError(RuntimeError):
 
 
 class ImageCache:
-    """A finished cache: `images` uint8 [N, S, S, 3] (memory-mapped), `rejected` row -> reason, `digests` [N]."""
+    """A finished cache: `images` uint8 [N, *picture] (memory-mapped), `rejected` row -> reason, `digests` [N].
 
-    def __init__(self, folder: Path, num_images: int, image_size: int) -> None:
+    `picture` is [S, S, 3], or [S, S, 1] for a source of masks, which says so by its `depth`.
+    """
+
+    def __init__(self, folder: Path, num_images: int, picture: tuple[int, int, int]) -> None:
         self.folder = folder
-        _check_complete(folder, num_images, image_size)
-        shape = (num_images, image_size, image_size, 3)
+        _check_complete(folder, num_images, picture)
+        shape = (num_images, *picture)
         self.images = np.memmap(folder / IMAGES, dtype=np.uint8, mode="r", shape=shape)
         self.digests = np.fromfile(folder / ROWS, dtype=ROW)["digest"]
         self.rejected = _read_reasons(folder)
@@ -58,7 +62,7 @@ class ImageCache:
     @classmethod
     def open(cls, source: Source, paths: Sequence[str], image_size: int, cache_dir: str | Path) -> "ImageCache":
         """Open the finished cache of these images; raises CacheError when there is none."""
-        return cls(cache_folder(source, paths, image_size, cache_dir), len(paths), image_size)
+        return cls(cache_folder(source, paths, image_size, cache_dir), len(paths), _picture(source, image_size))
 
     @classmethod
     def build(
@@ -70,16 +74,27 @@ class ImageCache:
         full.
         """
         folder = cache_folder(source, paths, image_size, cache_dir)
+        picture = _picture(source, image_size)
         if not folder.exists():
-            building = _open_building(folder, len(paths), image_size)
+            building = _open_building(folder, len(paths), picture)
             try:
-                _fill(building, source, paths, image_size, num_workers)
-                _finish(building, folder, len(paths), image_size)
+                _fill(building, source, paths, picture, num_workers)
+                _finish(building, folder, len(paths), picture)
             except OSError as error:
                 if not (folder / COMPLETE).is_file():  # else another process finished it, and took the folder away
-                    raise _disk_error(error, folder, len(paths) * image_size**2 * 3) from error
+                    raise _disk_error(error, folder, len(paths) * prod(picture)) from error
                 shutil.rmtree(building, ignore_errors=True)
-        return cls(folder, len(paths), image_size)
+        return cls(folder, len(paths), picture)
+
+
+def _picture(source: Source, image_size: int) -> tuple[int, int, int]:
+    """Height, width and channels of what a source reads."""
+    return image_size, image_size, getattr(source, "depth", 3)
+
+
+def _marker(num_images: int, picture: tuple[int, int, int]) -> dict[str, int]:
+    """What a finished cache says of itself."""
+    return {"format": FORMAT, "num_images": num_images, "image_size": picture[0]}
 
 
 def cache_folder(source: Source, paths: Sequence[str], image_size: int, cache_dir: str | Path) -> Path:
@@ -92,23 +107,23 @@ def cache_folder(source: Source, paths: Sequence[str], image_size: int, cache_di
     return Path(cache_dir) / "images" / digest.hexdigest()
 
 
-def _check_complete(folder: Path, num_images: int, image_size: int) -> None:
+def _check_complete(folder: Path, num_images: int, picture: tuple[int, int, int]) -> None:
     if not (folder / COMPLETE).is_file():
         raise CacheError(f"there is no finished image cache in {str(folder)!r}. Remedy: call prepare_data() first.")
-    expected = {"format": FORMAT, "num_images": num_images, "image_size": image_size}
+    expected = _marker(num_images, picture)
     found = json.loads((folder / COMPLETE).read_text())
     sizes = ((folder / IMAGES).stat().st_size, (folder / ROWS).stat().st_size)
-    if found != expected or sizes != (num_images * image_size**2 * 3, num_images * ROW.itemsize):
+    if found != expected or sizes != (num_images * prod(picture), num_images * ROW.itemsize):
         raise CacheError(f"the image cache {str(folder)!r} is damaged: {found}, sizes {sizes}. Remedy: delete it.")
 
 
-def _open_building(folder: Path, num_images: int, image_size: int) -> Path:
+def _open_building(folder: Path, num_images: int, picture: tuple[int, int, int]) -> Path:
     """The folder of an unfinished cache, made all at once, or found as another process or an earlier one left it."""
     building = folder.with_name(f"{folder.name}.building")
     if building.is_dir():
         return building
     folder.parent.mkdir(parents=True, exist_ok=True)
-    num_bytes = num_images * image_size**2 * 3
+    num_bytes = num_images * prod(picture)
     _check_space(folder, num_bytes)
     fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
     for name, size in ((IMAGES, num_bytes), (ROWS, num_images * ROW.itemsize), (REASONS, 0)):
@@ -123,23 +138,25 @@ def _open_building(folder: Path, num_images: int, image_size: int) -> Path:
     return building
 
 
-def _fill(building: Path, source: Source, paths: Sequence[str], image_size: int, num_workers: int) -> None:
+def _fill(
+    building: Path, source: Source, paths: Sequence[str], picture: tuple[int, int, int], num_workers: int
+) -> None:
     """Make the pending rows: pixels first, then the reason if any, then the row's state."""
     states = np.fromfile(building / ROWS, dtype=ROW)["state"]
     pending = np.flatnonzero(states == PENDING).tolist()
     done = len(paths) - len(pending)
-    _check_space(building, len(pending) * image_size**2 * 3, held=_held(building / IMAGES, done, image_size))
+    _check_space(building, len(pending) * prod(picture), held=_held(building / IMAGES, done * prod(picture)))
     if done:
         log.info("image cache: %d of %d images are there already", done, len(paths))
     tasks = ((row, paths[row]) for row in pending)
-    store = partial(_store, source, str(building / IMAGES), image_size)
+    store = partial(_store, source, str(building / IMAGES), picture)
     unsynced: list[tuple[int, int, bytes]] = []
     last = time.monotonic()
     with (
         open(building / IMAGES, "r+b") as images,
         open(building / ROWS, "r+b") as rows,
         open(building / REASONS, "a", encoding="utf-8") as reasons,
-        _bar(len(paths), done, f"caching {source.name} at {image_size} px") as bar,
+        _bar(len(paths), done, f"caching {source.name} at {picture[0]} px") as bar,
     ):
         reasons.write("\n")  # ends a line that was cut off when an earlier build was killed
         try:
@@ -209,18 +226,21 @@ def _store_all(store, tasks: list) -> list:
     return [store(task) for task in tasks]
 
 
-def _store(source: Source, file_name: str, image_size: int, task: tuple[int, str]) -> tuple[int, bytes, str | None]:
+def _store(
+    source: Source, file_name: str, picture: tuple[int, int, int], task: tuple[int, str]
+) -> tuple[int, bytes, str | None]:
     """Read one image and write its pixels to its place; (row, digest, None), or the reason why it was refused.
 
     Written with `write`, not through the map: a full disk then raises OSError where a map would kill the process.
     """
     row, path = task
     try:
-        image = source.read(path, image_size)
+        image = source.read(path, picture[0])
     except (ImageError, NotAFundusError) as error:
         return row, bytes(8), str(error)
-    if image.shape != (image_size, image_size, 3) or image.dtype != np.uint8:
-        raise ValueError(f"{source.name} read {path!r} as {image.dtype} {list(image.shape)}, not uint8 [S, S, 3].")
+    if image.shape != picture or image.dtype != np.uint8:
+        found = f"{image.dtype} {list(image.shape)}"
+        raise ValueError(f"{source.name} read {path!r} as {found}, not uint8 {list(picture)}.")
     pixels = np.ascontiguousarray(image).tobytes()
     with open(file_name, "r+b") as file:
         file.seek(row * len(pixels))
@@ -242,10 +262,9 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _finish(building: Path, folder: Path, num_images: int, image_size: int) -> None:
-    marker = {"format": FORMAT, "num_images": num_images, "image_size": image_size}
+def _finish(building: Path, folder: Path, num_images: int, picture: tuple[int, int, int]) -> None:
     with open(building / f"{COMPLETE}.{os.getpid()}", "w") as file:
-        json.dump(marker, file)
+        json.dump(_marker(num_images, picture), file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(file.name, building / COMPLETE)
@@ -264,10 +283,10 @@ def _read_reasons(folder: Path) -> dict[int, str]:
     return {row: reasons[row] for row in np.flatnonzero(states == REJECTED).tolist()}
 
 
-def _held(path: Path, done: int, image_size: int) -> int:
+def _held(path: Path, done_bytes: int) -> int:
     """Bytes on the disk that an unfinished cache holds for rows which are still to be made."""
     blocks = getattr(path.stat(), "st_blocks", 0) * 512
-    return max(0, blocks - done * image_size**2 * 3)
+    return max(0, blocks - done_bytes)
 
 
 def _check_space(folder: Path, num_bytes: int, held: int = 0) -> None:

@@ -37,16 +37,25 @@ class RowsOf:
 
 
 class FundusDataset(Dataset):
-    """Rows of an image array [N, S, S, 3] uint8 with their labels and ids.
+    """Rows of an image array [N, S, S, 3] uint8 with their labels and ids, and of masks [N, S, S, 1] where there are.
 
-    `dataset[i]` is a sample: image uint8 [3, S, S], labels int64 [F], id. `dataset[Picks]` is a batch of them: one
-    read for the whole batch, with `flip` bool [B], which `augment.flip_batch` carries out and takes away.
+    `dataset[i]` is a sample: image uint8 [3, S, S], labels int64 [F], id, mask uint8 [S, S]. `dataset[Picks]` is a
+    batch of them: one read for the whole batch, with `flip` bool [B], which `augment.flip_batch` carries out and takes
+    away.
     """
 
-    def __init__(self, images: np.ndarray, labels: Tensor, ids: Sequence[str], rows: np.ndarray) -> None:
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: Tensor,
+        ids: Sequence[str],
+        rows: np.ndarray,
+        masks: np.ndarray | None = None,
+    ) -> None:
         if not len(labels) == len(ids) == len(rows):
             raise ValueError(f"labels, ids and rows have lengths {len(labels)}, {len(ids)}, {len(rows)}: one a sample.")
         self.images = RowsOf(images, rows)
+        self.masks = None if masks is None else RowsOf(masks, rows)
         self.labels = labels
         self.ids = list(ids)
 
@@ -56,10 +65,13 @@ class FundusDataset(Dataset):
     def __getitem__(self, index: int | Picks) -> dict[str, Any]:
         if not isinstance(index, Picks):
             batch = self[Picks(np.array([index]), np.zeros(1, dtype=bool))]
-            return {"image": batch["image"][0], "labels": batch["labels"][0], "id": batch["id"][0]}
-        return {
+            return {name: value[0] for name, value in batch.items() if name != "flip"}
+        batch = {
             "image": torch.from_numpy(self.images[index.rows]).permute(0, 3, 1, 2),
             "labels": self.labels[torch.from_numpy(index.rows)],
             "id": [self.ids[row] for row in index.rows],
             "flip": torch.from_numpy(index.flips),
         }
+        if self.masks is not None:
+            batch["mask"] = torch.from_numpy(self.masks[index.rows][..., 0])
+        return batch

@@ -1,9 +1,7 @@
 """FundusDataModule: from a source to batches. The one place that builds a DataLoader."""
 
-import csv
 import hashlib
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import cpu_count
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,18 @@ from torch import LongTensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augment import flip_batch, to_unit_range
+from datamodules.balance import balanced_weights
 from datamodules.cache import ImageCache
+from datamodules.counts import counts
 from datamodules.dataset import FundusDataset, RowsOf
-from datamodules.findings import FINDINGS, UNKNOWN
+from datamodules.findings import check_name
 from datamodules.latents import LatentCache, LatentDataset
 from datamodules.loader import EpochBatches, ResumableLoader
-from datamodules.manifest import SPLITS, Manifest
+from datamodules.manifest import Manifest
+from datamodules.masks import masks_of, to_levels
+from datamodules.rejected import check_rejected, write_rejected
 from datamodules.sources.base import Source
-from datamodules.splits import assign_splits
-
-log = logging.getLogger(__name__)
+from datamodules.splits import split_by_patient
 
 FRACTIONS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -32,10 +32,13 @@ FRACTIONS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 class FundusDataModule(lightning.LightningDataModule):
     """Batches {image float32 [B, 3, S, S] in [0, 1], labels int64 [B, F], id list[str]} of a source, split by patient.
 
+    With `mask` int64 [B, S, S] where the source has masks: its `mask_levels`, -1 where an image has none.
+
     `prepare_data` reads every image once into a cache below `cache_dir`, with up to `cache_workers` processes (None:
     one for each core), and stops when more than `max_rejected` are refused. `fractions` are for the patients without
     an official split, drawn by hash of (seed, patient). `flip` mirrors half of the training images.
-    `epoch_size` is the number of images in a training epoch, None all of them once. On several processes each reads
+    `epoch_size` is the number of images in a training epoch, None all of them once. `balance` names findings whose
+    levels are shown equally often in training (balance.py). On several processes each reads
     its own share; the Trainer's sampler injection does not concern it.
     """
 
@@ -52,6 +55,7 @@ class FundusDataModule(lightning.LightningDataModule):
         max_rejected: int = 0,
         cache_workers: int | None = None,
         epoch_size: int | None = None,
+        balance: Sequence[str] = (),
     ) -> None:
         super().__init__()
         for name, value, least in (("image_size", image_size, 8), ("batch_size", batch_size, 1),
@@ -69,10 +73,12 @@ class FundusDataModule(lightning.LightningDataModule):
         self.max_rejected = max_rejected
         self.cache_workers = cache_workers
         self.epoch_size = epoch_size
+        self.balance = tuple(check_name(name) for name in balance)
         self.manifest: Manifest | None = None
         self.rejected: list[tuple[str, str]] = []
         self.fingerprint = ""
         self._cache: ImageCache | None = None
+        self._masks: ImageCache | None = None
         self._rows: np.ndarray = np.zeros(0, dtype=np.int64)
         self._datasets: dict[str, FundusDataset] = {}
         self._latents: LatentCache | None = None
@@ -89,42 +95,46 @@ class FundusDataModule(lightning.LightningDataModule):
         index = self.source.index()
         paths = index.paths
         workers = cpu_count() if self.cache_workers is None else self.cache_workers
-        cache = ImageCache.build(self.source, paths, self.image_size, self.cache_dir, workers)
-        self.rejected = [(paths[row], reason) for row, reason in cache.rejected.items()]
-        self._check_rejected(self.rejected, len(paths))
+        ImageCache.build(self.source, paths, self.image_size, self.cache_dir, workers)
+        masks = masks_of(self.source, index)
+        if masks is not None:
+            ImageCache.build(masks, paths, self.image_size, self.cache_dir, workers)
+        self._open(index)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the cache and split by patient; the second call and later ones do nothing."""
         if self.manifest is not None:
             return
         index = self.source.index()
-        paths = index.paths
-        self._cache = ImageCache.open(self.source, paths, self.image_size, self.cache_dir)
-        self.rejected = [(paths[row], reason) for row, reason in self._cache.rejected.items()]
-        self._check_rejected(self.rejected, len(paths))
-        self._rows = np.setdiff1d(np.arange(len(paths)), np.fromiter(self._cache.rejected, dtype=np.int64))
+        rejected = self._open(index)
+        self._rows = np.setdiff1d(np.arange(len(index)), np.fromiter(rejected, dtype=np.int64))
         kept = index.take(self._rows)
         if len(kept) == 0:
-            raise ValueError(f"none of the {len(paths)} images of {self.source.name} could be used.")
-        self.manifest = kept.with_splits(assign_splits(kept.patients, self.fractions, self.seed, kept.splits))
+            raise ValueError(f"none of the {len(index)} images of {self.source.name} could be used.")
+        self.manifest = split_by_patient(kept, self.fractions, self.seed)
         self.fingerprint = self._fingerprint(kept)
 
-    def _check_rejected(self, rejected: list[tuple[str, str]], num_images: int) -> None:
-        if rejected:
-            log.warning("%d of %d images of %s are rejected", len(rejected), num_images, self.source.name)
-        if len(rejected) > self.max_rejected:
-            first = "".join(f"\n  {path}: {reason}" for path, reason in rejected[:5])
-            raise ValueError(
-                f"{len(rejected)} of {num_images} images of {self.source.name} are rejected, and data.max_rejected is "
-                f"{self.max_rejected}. The first are:{first}\nRemedy: repair or remove them, or go on without them "
-                f"with data.max_rejected={len(rejected)}."
-            )
+    def _open(self, index: Manifest) -> dict[int, str]:
+        """Open the caches of images and masks; rows that either refuses, with the reason."""
+        paths = index.paths
+        self._cache = ImageCache.open(self.source, paths, self.image_size, self.cache_dir)
+        rejected = dict(self._cache.rejected)
+        masks = masks_of(self.source, index)
+        if masks is not None:
+            self._masks = ImageCache.open(masks, paths, self.image_size, self.cache_dir)
+            of_masks = {row: f"its mask: {reason}" for row, reason in self._masks.rejected.items()}
+            rejected = dict(sorted((of_masks | rejected).items()))
+        self.rejected = [(paths[row], reason) for row, reason in rejected.items()]
+        check_rejected(self.rejected, len(paths), self.source.name, self.max_rejected)
+        return rejected
 
     def _fingerprint(self, kept: Manifest) -> str:
         """32 hexadecimal digits over the rows, the pixels and the size: the same data on two machines agree."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(f"{kept.fingerprint}\0{self.image_size}\0".encode())
         digest.update(self._cache.digests[self._rows].tobytes())
+        if self._masks is not None:
+            digest.update(self._masks.digests[self._rows].tobytes())
         return digest.hexdigest()
 
     @property
@@ -156,7 +166,8 @@ class FundusDataModule(lightning.LightningDataModule):
                 )
             part = manifest.take(rows)
             labels = torch.from_numpy(part.labels)
-            self._datasets[split] = FundusDataset(self._cache.images, labels, part.ids, self._rows[rows])
+            masks = None if self._masks is None else self._masks.images
+            self._datasets[split] = FundusDataset(self._cache.images, labels, part.ids, self._rows[rows], masks)
         return self._datasets[split]
 
     @property
@@ -208,30 +219,21 @@ class FundusDataModule(lightning.LightningDataModule):
 
     def write_rejected(self, folder: str | Path) -> None:
         """Write `rejected.csv` (path, reason) there, also when there are too many to go on."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with open(Path(folder) / "rejected.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("path", "reason"), *self.rejected])
+        write_rejected(folder, self.rejected)
 
     def preview(self) -> dict[str, Any]:
         """As `describe`, by the index alone: no image has been read yet, so none is rejected."""
         index = self.source.index()
-        split = index.with_splits(assign_splits(index.patients, self.fractions, self.seed, index.splits))
-        return self._describe(split)
+        return self._counts(split_by_patient(index, self.fractions, self.seed))
 
     def describe(self) -> dict[str, Any]:
         """Counts for people: images and patients per split, and for each finding how many of each level."""
         prints = {"fingerprint": self.fingerprint, "split_fingerprint": self.split_fingerprint}
-        return {**self._describe(self._ready()), **prints}
+        return {**self._counts(self._ready()), **prints}
 
-    def _describe(self, manifest: Manifest) -> dict[str, Any]:
-        return {
-            "source": self.source.name,
-            "image_size": self.image_size,
-            "num_images": len(manifest),
-            "num_patients": manifest.num_patients,
-            "num_rejected": len(self.rejected),
-            "splits": {split: _count(manifest.select(split)) for split in SPLITS},
-        }
+    def _counts(self, manifest: Manifest) -> dict[str, Any]:
+        about = {"source": self.source.name, "image_size": self.image_size}
+        return {**about, **counts(manifest), "num_rejected": len(self.rejected)}
 
     # -- loaders
 
@@ -242,6 +244,7 @@ class FundusDataModule(lightning.LightningDataModule):
         batches = EpochBatches(
             len(dataset), self.batch_size, seed=self.seed, rank=rank, world_size=world_size, shuffle=vary,
             flip=vary and self.flip, drop_last=training, epoch_size=self.epoch_size if training else None,
+            weights=balanced_weights(self.labels("train").numpy(), self.balance) if vary and self.balance else None,
         )  # fmt: skip
         loader = DataLoader(
             dataset,
@@ -266,7 +269,8 @@ class FundusDataModule(lightning.LightningDataModule):
             if position["batch"] and within and images != self._training_images():
                 raise ValueError(
                     "the checkpoint was saved within an epoch of other training images (other photographs, labels, "
-                    "data.image_size, data.fractions, seed or data.flip). Resume with those, or from an epoch's end."
+                    "data.image_size, data.fractions, seed, data.balance or data.flip). Resume with those, or from an "
+                    "epoch's end."
                 )
             self._train_loader.load_state_dict(position)
             self._position = None
@@ -281,7 +285,8 @@ class FundusDataModule(lightning.LightningDataModule):
         return {"train_loader": self._train_loader.state_dict(), "images": self._training_images()}
 
     def _training_images(self) -> str:
-        return f"{self.fingerprint} {self.split_fingerprint} flip={self.flip}"
+        balance = f" balance={','.join(self.balance)}" if self.balance else ""
+        return f"{self.fingerprint} {self.split_fingerprint} flip={self.flip}{balance}"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The next training loader goes on from there."""
@@ -300,17 +305,10 @@ class FundusDataModule(lightning.LightningDataModule):
         batch = flip_batch(dict(batch))
         if "image" in batch and batch["image"].dtype == torch.uint8:
             batch["image"] = to_unit_range(batch["image"])
+        if "mask" in batch and batch["mask"].dtype == torch.uint8:
+            batch["mask"] = to_levels(batch["mask"])
         return batch
 
 
 def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
     return batch
-
-
-def _count(manifest: Manifest) -> dict[str, Any]:
-    levels = {}
-    for finding in FINDINGS:
-        column = manifest.table.column(finding.name).to_numpy()
-        counts = {name: int((column == level).sum()) for level, name in enumerate(finding.levels)}
-        levels[finding.name] = {**counts, "unknown": int((column == UNKNOWN).sum())}
-    return {"num_images": len(manifest), "num_patients": manifest.num_patients, "findings": levels}

@@ -25,6 +25,8 @@ class EpochBatches:
 
     `epoch_size` makes a training epoch of that many images, however many rows there are: the epochs then cut one
     endless sequence of passes over the rows, so that each row comes as often as the next.
+
+    With `weights` [num_rows], each row of an epoch is drawn by these chances instead, the same row perhaps twice.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class EpochBatches:
         flip: bool = False,
         drop_last: bool = False,
         epoch_size: int | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size is {batch_size} (at least 1), rank {rank} of {world_size} (0 <= rank < W).")
@@ -58,6 +61,7 @@ class EpochBatches:
         self.rank, self.world_size = rank, world_size
         self.shuffle, self.flip, self.drop_last = shuffle, flip, drop_last
         self.epoch_size = num_rows if epoch_size is None else epoch_size
+        self.weights = weights
         self.is_endless = epoch_size is not None
         self.epoch = 0
         self.start = 0  # the batch that the next pass begins with
@@ -83,6 +87,8 @@ class EpochBatches:
 
     def order(self) -> tuple[np.ndarray, np.ndarray]:
         """This epoch's rows in their order, int64 [epoch_size], and which are mirrored, bool [epoch_size]."""
+        if self.weights is not None:
+            return self._drawn()
         if not self.is_endless:
             return self._pass(self.epoch)
         size = len(self) * self.batch_size * self.world_size
@@ -91,6 +97,13 @@ class EpochBatches:
         rows, flips = map(np.concatenate, zip(*map(self._pass, passes), strict=True))
         begin = first - passes[0] * self.num_rows
         return rows[begin : begin + size], flips[begin : begin + size]
+
+    def _drawn(self) -> tuple[np.ndarray, np.ndarray]:
+        """An epoch of rows drawn by weight, each mirrored or not by a draw of its own; the same on all ranks."""
+        stream = np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch, 0xBA1A)))
+        rows = stream.choice(self.num_rows, size=self.epoch_size, p=self.weights)
+        flips = stream.integers(0, 2, size=self.epoch_size, dtype=np.uint8).astype(bool)
+        return rows, flips & self.flip
 
     def __len__(self) -> int:
         if self.drop_last:

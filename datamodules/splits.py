@@ -4,28 +4,71 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import pyarrow as pa
+
 from datamodules.findings import nearest
-from datamodules.manifest import SPLITS
+from datamodules.manifest import SPLITS, Manifest
+
+
+def split_by_patient(manifest: Manifest, fractions: Mapping[str, float], seed: int) -> Manifest:
+    """The manifest with a split for every row.
+
+    A patient's split depends on the seed, the fractions and the patient's name alone: both eyes go together, and rows
+    that are added later move nobody. `fractions` sums to 1; with few patients a small fraction may get none. A row
+    whose official split is given (not "") keeps it, and takes the patient's other rows with it.
+
+    Raises ValueError when the fractions are not fractions, or when the official split has a patient on two sides.
+    """
+    patients = manifest.table.column("patient").combine_chunks()
+    official = manifest.table.column("split").combine_chunks()
+    names = pa.array(SPLITS)
+    codes = pa.DictionaryArray.from_arrays(pa.array(split_codes(patients, fractions, seed, official)), names)
+    column = manifest.table.column_names.index("split")
+    return Manifest(manifest.table.set_column(column, "split", codes))
 
 
 def assign_splits(
     patients: Sequence[str], fractions: Mapping[str, float], seed: int, official: Sequence[str] | None = None
 ) -> list[str]:
-    """One of `train`, `val`, `test` for each row.
+    """One of `train`, `val`, `test` for each row; see `split_by_patient`."""
+    encoded = pa.array(patients, pa.string()).dictionary_encode()
+    given = None if official is None else pa.array(official, pa.string()).dictionary_encode()
+    return [SPLITS[code] for code in split_codes(encoded, fractions, seed, given)]
 
-    A patient's split depends on the seed, the fractions and the patient's name alone: both eyes go together, and rows
-    that are added later move nobody. `fractions` sums to 1; with few patients a small fraction may get none. A row
-    whose `official` split is given (not "") keeps it, and takes the patient's other rows with it.
 
-    Raises ValueError when the fractions are not fractions, or when the official split has a patient on two sides.
-    """
+def split_codes(
+    patients: pa.DictionaryArray, fractions: Mapping[str, float], seed: int, official: pa.DictionaryArray | None
+) -> np.ndarray:
+    """The place in SPLITS of each row's split, int8 [N]; each patient is looked at once, a million at a time."""
     edges = _edges(fractions)
-    chosen = _official(patients, official) if official is not None else {}
-    for patient in dict.fromkeys(patients):
-        if patient not in chosen:
-            position = uniform(patient, seed)
-            chosen[patient] = next(name for name, edge in edges if position < edge)
-    return [chosen[patient] for patient in patients]
+    ends = np.array([end for _, end in edges])
+    places = np.array([SPLITS.index(name) for name, _ in edges], dtype=np.int8)
+    chosen = np.empty(len(patients.dictionary), dtype=np.int8)
+    for start in range(0, len(chosen), 1 << 20):
+        names = patients.dictionary.slice(start, 1 << 20).to_pylist()
+        positions = np.fromiter((uniform(name, seed) for name in names), dtype=np.float64, count=len(names))
+        chosen[start : start + len(names)] = places[np.searchsorted(ends, positions, side="right")]
+    rows = patients.indices.to_numpy()
+    if official is not None:
+        _keep_official(chosen, rows, official, patients.dictionary)
+    return chosen[rows]
+
+
+def _keep_official(chosen: np.ndarray, rows: np.ndarray, official: pa.DictionaryArray, names: pa.Array) -> None:
+    """Overwrite what was chosen by what is given."""
+    codes = np.array([SPLITS.index(name) if name else -1 for name in official.dictionary.to_pylist()], dtype=np.int8)
+    given = codes[official.indices.to_numpy()]
+    known = np.flatnonzero(given >= 0)
+    chosen[rows[known]] = given[known]
+    contradicted = known[chosen[rows[known]] != given[known]]
+    if len(contradicted):
+        row = contradicted[0]
+        sides = [SPLITS[code] for code in np.unique(given[known][rows[known] == rows[row]])]
+        raise ValueError(
+            f"patient {names[int(rows[row])].as_py()!r} is in {' and in '.join(map(repr, sides))} of the official "
+            "split: a patient must be on one side. Correct the split column, or leave it blank for this patient."
+        )
 
 
 def uniform(patient: str, seed: int) -> float:
@@ -48,14 +91,3 @@ def _edges(fractions: Mapping[str, float]) -> list[tuple[str, float]]:
     names = [name for name in SPLITS if fractions.get(name, 0) > 0]
     ends = [sum(fractions.get(other, 0) for other in names[: i + 1]) for i in range(len(names))]
     return list(zip(names, [*ends[:-1], math.inf], strict=True))
-
-
-def _official(patients: Sequence[str], official: Sequence[str]) -> dict[str, str]:
-    chosen: dict[str, str] = {}
-    for patient, split in zip(patients, official, strict=True):
-        if split and chosen.setdefault(patient, split) != split:
-            raise ValueError(
-                f"patient {patient!r} is in {chosen[patient]!r} and in {split!r} of the official split: a patient must "
-                "be on one side. Correct the split column, or leave it blank for this patient."
-            )
-    return chosen

@@ -1,0 +1,56 @@
+"""Masks beside the images: cropped as they are, cached as they are, 255 where nobody drew one."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.manifest import Manifest
+from datamodules.sources.base import Source
+
+NO_MASK = 255  # in the cache and on the way to the device; -1 in a batch
+
+
+class MasksOf:
+    """The masks of a source, as a source of pictures with one channel, for the image cache.
+
+    Args:
+        source: has `read_mask(path, mask, image_size) -> uint8 [S, S]` and `mask_levels`.
+        masks: the manifest's `mask` cell of each path, "" where there is none.
+    """
+
+    depth = 1
+
+    def __init__(self, source: Source, masks: Mapping[str, str]) -> None:
+        self.source, self.masks = source, dict(masks)
+        self.name = f"{source.name}-masks"
+
+    def identity(self) -> str:
+        """That of the source, which covers its masks' files."""
+        return f"masks-{self.source.identity()}"
+
+    def read(self, path: str, image_size: int) -> np.ndarray:
+        """Levels uint8 [S, S, 1]."""
+        mask = self.masks[path]
+        if not mask:
+            return np.full((image_size, image_size, 1), NO_MASK, dtype=np.uint8)
+        levels = self.source.read_mask(path, mask, image_size)
+        top = len(self.source.mask_levels)
+        if levels.max() >= top:
+            raise ValueError(f"{self.name}: {mask!r} has level {levels.max()}, and there are only {top} levels.")
+        return levels[:, :, None]
+
+
+def masks_of(source: Source, manifest: Manifest) -> MasksOf | None:
+    """The masks of the images of a manifest; None where the source has none, or names no levels."""
+    if not getattr(source, "mask_levels", ()) or "mask" not in manifest.table.column_names:
+        return None
+    masks = manifest.table.column("mask").to_pylist()
+    return MasksOf(source, dict(zip(manifest.paths, masks, strict=True))) if any(masks) else None
+
+
+def to_levels(mask: Tensor) -> Tensor:
+    """uint8 [B, H, W] with 255 for unknown to int64 with -1."""
+    levels = mask.long()
+    return torch.where(levels == NO_MASK, -1, levels)

@@ -1,0 +1,32 @@
+"""Images that were refused: how many are put up with, and the file that lists them."""
+
+import csv
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def check_rejected(rejected: Sequence[tuple[str, str]], num_images: int, source: str, max_rejected: int) -> None:
+    """Raise ValueError when more images of a source are refused than `max_rejected`; names the first of them.
+
+    Args:
+        rejected: pairs of path and reason.
+    """
+    if rejected:
+        log.warning("%d of %d images of %s are rejected", len(rejected), num_images, source)
+    if len(rejected) > max_rejected:
+        first = "".join(f"\n  {path}: {reason}" for path, reason in rejected[:5])
+        raise ValueError(
+            f"{len(rejected)} of {num_images} images of {source} are rejected, and data.max_rejected is "
+            f"{max_rejected}. The first are:{first}\nRemedy: repair or remove them, or go on without them with "
+            f"data.max_rejected={len(rejected)}."
+        )
+
+
+def write_rejected(folder: str | Path, rejected: Sequence[tuple[str, str]]) -> None:
+    """Write `rejected.csv` (path, reason) into a folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with open(Path(folder) / "rejected.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "reason"), *rejected])
