@@ -18,9 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.findings import FINDINGS
+from experiments.unions import union_sources
 
 CONFIG_MODULE = "experiments.conf"
-OPEN_KEYS = ("data.grid.conditions", "data.grid.defaults", "data.fractions")  # mappings whose keys a user chooses
+OPEN_KEYS = (
+    "data.grid.conditions",
+    "data.grid.defaults",
+    "data.fractions",
+    "data.roots",
+)  # mappings whose keys a user chooses
 OPEN_NODES = ("callbacks",)  # nodes to which a user may add members that have a _target_
 OF_ANY_KIND = ("trainer.devices",)  # a number, a list of devices, or auto
 INSTANTIATE_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
@@ -31,10 +37,11 @@ class CommandError(ValueError):
 
 
 def register_resolvers() -> None:
-    """Make `${finding_levels:}` (name -> number of levels) and `${finding_names:}` known to configurations."""
+    """Make `${finding_levels:}` (name -> number of levels), `${finding_names:}` and `${union_sources:…}` known."""
     levels = {finding.name: len(finding.levels) for finding in FINDINGS}
     OmegaConf.register_new_resolver("finding_levels", lambda: OmegaConf.create(levels), replace=True)
     OmegaConf.register_new_resolver("finding_names", lambda: OmegaConf.create(list(levels)), replace=True)
+    OmegaConf.register_new_resolver("union_sources", union_sources, replace=True)
 
 
 def experiments() -> dict[str, str]:
