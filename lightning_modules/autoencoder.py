@@ -47,6 +47,9 @@ class Autoencoder(L.LightningModule):
         reconstruction: "l1" or "l2", mean over pixels in [-1, 1].
         disc_learning_rate: None takes `learning_rate`.
         decay_steps: end of lr_schedule "cosine"; None takes the Trainer's number of steps.
+        latent_noise: in training each image's latents get noise of a deviation drawn between 0 and this times the
+            batch's deviation of their channel, so that what is decoded does not hang on digits that a denoiser cannot
+            predict. 0 adds none. Source: the noise of denoising autoencoders, Vincent et al. 2008.
         gradient_clip: largest norm of the gradient of either optimiser; None does not clip.
         seed: of the posterior's noise and of dropout, with rank, epoch and batch.
     """
@@ -64,6 +67,7 @@ class Autoencoder(L.LightningModule):
         reconstruction: str = "l1",
         kl_weight: float = 1e-6,
         perceptual_weight: float = 1.0,
+        latent_noise: float = 0.0,
         disc_weight: float = 0.1,
         disc_start: int = 0,
         learning_rate: float = 1e-4,
@@ -81,6 +85,7 @@ class Autoencoder(L.LightningModule):
         self.network, self.perceptual, self.discriminator = network, perceptual, discriminator
         self.pixel_loss = RECONSTRUCTIONS[check_name("reconstruction", reconstruction, RECONSTRUCTIONS)]
         self.kl_weight, self.perceptual_weight = kl_weight, perceptual_weight
+        self.latent_noise = latent_noise
         self.disc_weight, self.disc_start = disc_weight, disc_start
         self.learning_rate = learning_rate
         self.disc_learning_rate = learning_rate if disc_learning_rate is None else disc_learning_rate
@@ -191,7 +196,7 @@ class Autoencoder(L.LightningModule):
         mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
         z = mean
         if generator is not None:
-            z = mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
+            z = self._noisy(mean + std * torch.randn(mean.shape, generator=generator, device=mean.device), generator)
         y = self.network.decode(z).sample.float()
         # Kingma & Welling 2014 (arXiv 1312.6114), appendix B, with the sign of a loss.
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
@@ -201,6 +206,14 @@ class Autoencoder(L.LightningModule):
             losses["perceptual"] = self.perceptual(y / 2 + 0.5, x / 2 + 0.5)
             losses["loss"] = losses["loss"] + self.perceptual_weight * losses["perceptual"]
         return losses, y
+
+    def _noisy(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents with the noise of `latent_noise`."""
+        if not self.latent_noise:
+            return z
+        share = torch.rand(len(z), 1, 1, 1, generator=generator, device=z.device)
+        noise = torch.randn(z.shape, generator=generator, device=z.device)
+        return z + self.latent_noise * share * z.detach().std((0, 2, 3), keepdim=True) * noise
 
     def _judge(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
