@@ -22,6 +22,7 @@ from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels, ne
 SPLITS = ("train", "val", "test")
 TEXT_COLUMNS = ("id", "path", "patient", "split", "source")
 COLUMNS = TEXT_COLUMNS + NAMES
+CHUNK = 1 << 20  # rows that are held as Python objects at once
 OUTSIDE = r"^([/\\]|[A-Za-z]:)|(^|[/\\])\.\.([/\\]|$)"  # an absolute path, or one that climbs
 
 
@@ -206,13 +207,20 @@ class _Checker:
             raise ManifestError(f"{self.origin} has a column twice; its columns are: {', '.join(found)}.")
 
     def unique(self, values: pa.Array, name: str, remedy: str) -> None:
-        codes = values.dictionary_encode().indices.to_numpy()
-        if len(codes) and int(codes.max()) + 1 < len(codes):
-            first = np.zeros(len(codes), dtype=bool)
-            first[np.unique(codes, return_index=True)[1]] = True
-            row = int(np.argmin(first))
-            earlier = int(np.argmax(codes == codes[row])) + self.first_row
-            self.fail(row, name, values[row].as_py(), f"is already the {name} of row {earlier}", remedy)
+        """Compare hashes a million at a time: a table of all texts would take more memory than the manifest."""
+        hashes = np.empty(len(values), dtype=np.int64)
+        for start in range(0, len(values), CHUNK):
+            texts = values.slice(start, CHUNK).to_pylist()
+            hashes[start : start + len(texts)] = np.fromiter(map(hash, texts), dtype=np.int64, count=len(texts))
+        order = np.argsort(hashes, kind="stable")  # equal hashes in the order of their rows
+        alike = np.flatnonzero(np.diff(hashes[order]) == 0)
+        rows = np.unique(np.concatenate([order[alike], order[alike + 1]]))
+        first: dict[str, int] = {}
+        for row in rows.tolist():
+            earlier = first.setdefault(values[row].as_py(), row)
+            if earlier != row:
+                already = f"is already the {name} of row {earlier + self.first_row}"
+                self.fail(row, name, values[row].as_py(), already, remedy)
 
     def levels(self, column: pa.ChunkedArray, name: str) -> pa.Array:
         """A finding's column as int8, nulls as -1."""

@@ -63,6 +63,21 @@ def test_losses_add_up_to_the_papers_elbo(build):
     torch.testing.assert_close(losses["loss"] * x[0].numel(), summed)
 
 
+def test_latent_noise_is_of_training_alone_and_up_to_its_share_of_the_deviation(build):
+    module = build.autoencoder(latent_noise=0.5)
+    x = 2 * torch.rand(4, 3, 16, 16) - 1
+    quiet, _ = module._losses(x, None)
+    again, _ = module._losses(x, None)
+    torch.testing.assert_close(quiet["loss"], again["loss"])
+    z = torch.randn(400, 2, 16, 16) * torch.tensor([3.0, 0.1])[:, None, None] + 5
+    added = module._noisy(z, torch.Generator().manual_seed(0)) - z
+    share = added.std((2, 3)) / z.std((0, 2, 3))  # of each image and channel
+    assert share.max() < 0.6 and share.min() < 0.02
+    torch.testing.assert_close(share.mean(0), torch.full((2,), 0.25), rtol=0.1, atol=0)
+    torch.testing.assert_close(share[:, 0], share[:, 1], rtol=0.4, atol=0.01)
+    assert torch.equal(build.autoencoder()._noisy(z, torch.Generator()), z)
+
+
 def test_automatic_training_overfits_one_batch(build):
     module = build.autoencoder(learning_rate=3e-3)
     batches = build.batches(num=1)
