@@ -1,6 +1,7 @@
 """FundusDataModule: from a source to batches. The one place that builds a DataLoader."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from os import cpu_count
 from pathlib import Path
@@ -25,6 +26,8 @@ from datamodules.masks import masks_of, to_levels
 from datamodules.rejected import check_rejected, write_rejected
 from datamodules.sources.base import Source
 from datamodules.splits import split_by_patient
+
+log = logging.getLogger(__name__)
 
 FRACTIONS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -113,6 +116,8 @@ class FundusDataModule(lightning.LightningDataModule):
             raise ValueError(f"none of the {len(index)} images of {self.source.name} could be used.")
         self.manifest = split_by_patient(kept, self.fractions, self.seed)
         self.fingerprint = self._fingerprint(kept)
+        if len(self.manifest.rows("test")) == 0:
+            log.warning("the test split of %s is empty: nothing can be tested on it", self.source.name)
 
     def _open(self, index: Manifest) -> dict[int, str]:
         """Open the caches of images and masks; rows that either refuses, with the reason."""

@@ -6,7 +6,7 @@ mask where the source has masks, then the findings as int8, -1 for unknown. Held
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels, nearest
+from datamodules.columns import blank, encoded, hashes, text, unknown
+from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels, encode, nearest
 
 SPLITS = ("train", "val", "test")
 TEXT_COLUMNS = ("id", "path", "patient", "split", "source")
 COLUMNS = TEXT_COLUMNS + NAMES
-CHUNK = 1 << 20  # rows that are held as Python objects at once
 OUTSIDE = r"^([/\\]|[A-Za-z]:)|(^|[/\\])\.\.([/\\]|$)"  # an absolute path, or one that climbs
 
 
@@ -51,38 +51,53 @@ class Manifest:
         for an unknown column, an id or a path that is blank or there twice, a path outside the root, a split or a level
         that does not exist.
         """
+        return cls._checked(
+            table.column_names, table.num_rows, lambda name: table.column(name).chunks, origin, first_row
+        )
+
+    @classmethod
+    def _checked(
+        cls,
+        names: Sequence[str],
+        n: int,
+        column: Callable[[str], Iterable[pa.Array]],
+        origin: str,
+        first_row: int,
+    ) -> "Manifest":
+        """From columns that are asked for one by one, in chunks: ten million rows then fit into a gibibyte."""
         check = _Checker(origin, first_row)
-        check.columns(table.column_names)
-        n = table.num_rows
-        text = {name: _text(table, name, n) for name in (*TEXT_COLUMNS, "mask") if name in table.column_names}
-        for name in ("id", "path"):
-            check.none(pc.equal(text[name], ""), text[name], name, "is blank", f"give every row its {name}")
-        check.unique(text["path"], "path", "keep one row an image, or its copies land on both sides of a split")
-        check.unique(text["id"], "id", "give every image its own id")
-        for name in ("path", "mask"):
-            if name in text:
-                outside = pc.match_substring_regex(text[name], OUTSIDE)
-                check.none(outside, text[name], name, "is outside the root", "make it relative to it, without '..'")
-        text.setdefault("patient", text["id"])
-        blank = pc.equal(text["patient"], "")
-        text["patient"] = pc.if_else(blank, pc.binary_join_element_wise("image", text["id"], ":"), text["patient"])
-        empty = pa.array(np.full(n, "", dtype=object), pa.string())
-        split = text.setdefault("split", empty)
-        allowed = pc.is_in(split, value_set=pa.array(("", *SPLITS)))
-        check.none(pc.invert(allowed), split, "split", "is not a split", "use train, val, test or leave it blank")
-        columns = {"id": text["id"], "path": text["path"]}
-        for name in ("patient", "split", "source"):
-            columns[name] = text.get(name, empty).dictionary_encode()
-        if "mask" in text:
-            columns["mask"] = text["mask"]
+        check.columns(names)
+        columns = {"id": text(column("id")), "path": text(column("path"))}
+        check.names(columns["path"], "path", "keep one row an image, or its copies land on both sides of a split")
+        check.names(columns["id"], "id", "give every image its own id")
+        check.inside(columns["path"], "path")
+        patient = text(column("patient")) if "patient" in names else columns["id"]
+        nobody = pc.equal(patient, "")
+        if pc.any(nobody).as_py():
+            patient = pc.if_else(nobody, pc.binary_join_element_wise("image", columns["id"], ":"), patient)
+        columns["patient"] = encoded(patient)
+        for name in ("split", "source"):
+            columns[name] = encoded(text(column(name)) if name in names else blank(n))
+        allowed = pc.is_in(columns["split"].cast(pa.string()), value_set=pa.array(("", *SPLITS)))
+        remedy = "use train, val, test or leave it blank"
+        check.none(pc.invert(allowed), columns["split"], "split", "is not a split", remedy)
+        if "mask" in names:
+            columns["mask"] = text(column("mask"))
+            check.inside(columns["mask"], "mask")
         for name in NAMES:
-            columns[name] = check.levels(table.column(name), name) if name in table.column_names else _unknown(n)
+            columns[name] = check.levels(column(name), name) if name in names else unknown(n)
         return cls(pa.table(columns))
 
     @classmethod
     def read(cls, path: str | Path) -> "Manifest":
         """Read a manifest written by `write`, checking it again."""
-        return cls.from_table(pq.read_table(path), origin=str(path))
+        with pq.ParquetFile(path) as file:
+            names, n = file.schema_arrow.names, file.metadata.num_rows
+
+            def column(name: str) -> Iterable[pa.Array]:
+                return (batch.column(0) for batch in file.iter_batches(1 << 18, columns=[name], use_threads=False))
+
+            return cls._checked(names, n, column, str(path), 0)
 
     def write(self, path: str | Path) -> None:
         """Write it as Parquet, all or nothing."""
@@ -142,6 +157,19 @@ class Manifest:
         """The rows of a split."""
         return self.take(self.rows(split))
 
+    def where(self, **levels: int | Sequence[int]) -> "Manifest":
+        """The rows of which every finding named has one of the levels: `where(dr_grade=[3, 4], is_fundus=1)`.
+
+        Raises ValueError for a name that is not a finding, and for a level that it does not have; -1 is unknown.
+        """
+        chosen = np.ones(len(self), dtype=bool)
+        for name, wanted in levels.items():
+            wanted = [wanted] if isinstance(wanted, int) else list(wanted)
+            for level in wanted:
+                encode({name: level})
+            chosen &= np.isin(self.table.column(name).to_numpy(), wanted)
+        return Manifest(self.table.filter(pa.array(chosen)))
+
     def with_splits(self, splits: Sequence[str]) -> "Manifest":
         """The same rows with another split column."""
         column = self.table.column_names.index("split")
@@ -165,18 +193,6 @@ class Manifest:
         return digest.hexdigest()
 
 
-def _text(table: pa.Table, name: str, n: int) -> pa.Array:
-    """A column as one array of trimmed strings without nulls."""
-    column = table.column(name)
-    if pa.types.is_null(column.type):
-        return pa.array(np.full(n, "", dtype=object), pa.string())
-    return pc.utf8_trim_whitespace(pc.fill_null(column.cast(pa.string()), "").combine_chunks())
-
-
-def _unknown(n: int) -> pa.Array:
-    return pa.array(np.full(n, UNKNOWN, dtype=np.int8))
-
-
 @dataclass(frozen=True)
 class _Checker:
     """Raises ManifestError naming origin, row, column, value and remedy; every check is over a whole column."""
@@ -188,7 +204,7 @@ class _Checker:
         where = f"{self.origin}, row {row + self.first_row}, column {column!r}"
         raise ManifestError(f"{where}: {value!r} {problem}. Remedy: {remedy}.")
 
-    def none(self, bad: pa.Array, values: pa.Array, column: str, problem: str, remedy: str) -> None:
+    def none(self, bad: pa.ChunkedArray, values: pa.ChunkedArray, column: str, problem: str, remedy: str) -> None:
         bad = np.asarray(bad.to_numpy(zero_copy_only=False), dtype=bool)
         if bad.any():
             row = int(np.argmax(bad))
@@ -206,27 +222,30 @@ class _Checker:
         if len(set(found)) < len(found):
             raise ManifestError(f"{self.origin} has a column twice; its columns are: {', '.join(found)}.")
 
-    def unique(self, values: pa.Array, name: str, remedy: str) -> None:
-        """Compare hashes a million at a time: a table of all texts would take more memory than the manifest."""
-        hashes = np.empty(len(values), dtype=np.int64)
-        for start in range(0, len(values), CHUNK):
-            texts = values.slice(start, CHUNK).to_pylist()
-            hashes[start : start + len(texts)] = np.fromiter(map(hash, texts), dtype=np.int64, count=len(texts))
-        order = np.argsort(hashes, kind="stable")  # equal hashes in the order of their rows
-        alike = np.flatnonzero(np.diff(hashes[order]) == 0)
-        rows = np.unique(np.concatenate([order[alike], order[alike + 1]]))
+    def names(self, values: pa.ChunkedArray, name: str, remedy: str) -> None:
+        """See that no text is blank, and none is there twice."""
+        self.none(pc.equal(values, ""), values, name, "is blank", f"give every row its {name}")
+        found = hashes(values)
+        ordered = np.sort(found)
+        alike = ordered[1:][ordered[1:] == ordered[:-1]]
         first: dict[str, int] = {}
-        for row in rows.tolist():
+        for row in np.flatnonzero(np.isin(found, alike)).tolist() if len(alike) else ():
             earlier = first.setdefault(values[row].as_py(), row)
             if earlier != row:
                 already = f"is already the {name} of row {earlier + self.first_row}"
                 self.fail(row, name, values[row].as_py(), already, remedy)
 
-    def levels(self, column: pa.ChunkedArray, name: str) -> pa.Array:
+    def inside(self, values: pa.ChunkedArray, name: str) -> None:
+        """See that no path leaves the root."""
+        outside = pc.match_substring_regex(values, OUTSIDE)
+        self.none(outside, values, name, "is outside the root", "make it relative to it, without '..'")
+
+    def levels(self, chunks: Iterable[pa.Array], name: str) -> pa.Array:
         """A finding's column as int8, nulls as -1."""
-        raw = column.combine_chunks()
+        chunks = list(chunks)
+        raw = pa.concat_arrays(chunks) if chunks else pa.array([], pa.int8())
         if pa.types.is_null(raw.type):
-            return _unknown(len(raw))
+            return unknown(len(raw))
         if not (pa.types.is_integer(raw.type) or pa.types.is_floating(raw.type)):
             self.fail(0, name, raw[0].as_py() if len(raw) else "", f"is of type {raw.type}", "write levels as integers")
         values = pc.fill_null(raw, UNKNOWN).to_numpy(zero_copy_only=False)

@@ -245,12 +245,25 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
     group = re.search(r"Could not override '([\w/@.]+)'", text)
     if group:
         key = group.group(1)
+        if key in OPEN_KEYS:
+            return f"{key} is added to name by name: +{key}.NAME=… for a new one, {key}.NAME=… for one that is there."
         parent, _, last = key.replace("/", ".").rpartition(".")
         choices = [word for word in overrides if "." not in word.split("=")[0] and not word.startswith(f"{key}=")]
         while parent and not _members(parent, choices):
             parent, _, last = parent.rpartition(".")
-        return _unknown_key(key, last, _members(parent, choices))
+        return _unknown_key(key, last, _members(parent, choices)) + _elsewhere(parent, last)
     return text
+
+
+def _elsewhere(group: str, key: str) -> str:
+    """Which options of a group have a key that the chosen one lacks."""
+    folder = resources.files(CONFIG_MODULE) / group.replace(".", "/")
+    files = [file for file in folder.iterdir() if file.name.endswith(".yaml")] if group and folder.is_dir() else []
+    having = sorted(
+        file.name[:-5] for file in files if re.search(rf"^{re.escape(key)}:", file.read_text("utf-8"), re.M)
+    )
+    having = [f"{group}={name}" for name in having if not name.startswith("_")]
+    return f" It is a key of {', '.join(having)}." if having else ""
 
 
 def _members(parent: str, choices: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from callbacks.atomic import write_text
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_datamodule, plain, world_size
 from experiments.report import config_text, data_text, heading, say
+from lightning_modules.checkpoint import load_state
 
 
 def prepare_data(cfg: DictConfig, output_dir: Path) -> FundusDataModule:
@@ -65,6 +66,21 @@ def fit(
     """Train from `checkpoint` ("" from the start) and leave `checkpoints/last.ckpt` of the last step.
 
     Only tensors and plain containers are read from the checkpoint.
+
+    Raises:
+        ValueError: a checkpoint of more epochs than are to be trained.
     """
+    if checkpoint:
+        _check_epochs(checkpoint, trainer.max_epochs)
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint or None, weights_only=True)
     trainer.save_checkpoint(output_dir / "checkpoints" / "last.ckpt", weights_only=False)
+
+
+def _check_epochs(checkpoint: str, max_epochs: int | None) -> None:
+    loops = load_state(checkpoint).get("loops", {})
+    done = loops.get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("completed", 0)
+    if max_epochs is not None and 0 <= max_epochs < done:
+        raise ValueError(
+            f"{checkpoint} has {done} epochs behind it, and trainer.max_epochs={max_epochs}: nothing is left to train. "
+            f"Give {done} or more, or another output_dir to begin anew."
+        )

@@ -13,17 +13,14 @@ graded is a fundus photograph; the three other readabilities and all other disea
 file's name.
 """
 
-import logging
 import re
-from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 
-from datamodules.manifest import Manifest
-from datamodules.sources.base import FileSource, list_images
-
-log = logging.getLogger(__name__)
+from datamodules.sources.base import list_images
+from datamodules.sources.harmonise import FUNDUS, Levels
+from datamodules.sources.public import LayoutError, PublicSource
 
 FOLDER = "DR and maculopathy 10 classes"
 NAME = re.compile(r"^Patient(?P<patient>\d+)[_-](?P<eye>[LR])\.jpe?g$", re.IGNORECASE)
@@ -45,69 +42,53 @@ CLASSES: dict[int, tuple[int, int | None, int]] = {
 NUM_IMAGES, NUM_PATIENTS = 450, 226
 
 
-class RahimDR(FileSource):
-    """450 photographs of 226 patients. `root` holds the folder of classes, or is it.
-
-    Another number of images than published is reported in the log: a part of the set is still a set. A file or a folder
-    that does not fit the layout raises ValueError.
-    """
+class RahimDR(PublicSource):
+    """450 photographs, both eyes of 225 patients by their names. `root` holds the folder of classes, or is it."""
 
     name = "rahim_dr"
-    about = (
-        f"It should hold {FOLDER!r} with the folders '1 - No DR' … '10 - ADED' of Patient<NNN>_<L or R>.jpg, from "
-        "https://github.com/SRahimDR/DR-image-dataset."
+    title = "Rahim DR"
+    licence = "free for academic purposes with attribution"
+    address = "https://github.com/SRahimDR/DR-image-dataset"
+    layout = f"{FOLDER!r} with the folders '1 - No DR' … '10 - ADED' of Patient<NNN>_<L or R>.jpg"
+    trap = "one name has `-` for `_`; ADED, what proliferative retinopathy ends in, says nothing of maculopathy"
+    rules = (
+        Levels("dr_grade", "class", {str(number): grade for number, (grade, _, _) in CLASSES.items()}),
+        Levels("is_dme", "class", {str(number): dme for number, (_, dme, _) in CLASSES.items()}),
+        FUNDUS,
+        Levels("eye_side", "eye", {"R": 0, "L": 1}),
     )
+    published = {
+        "images": NUM_IMAGES,
+        "patients": NUM_PATIENTS,
+        **{f"dr_grade={g}": sum(n for grade, _, n in CLASSES.values() if grade == g) for g in range(5)},
+    }
 
-    def __init__(self, root: str | Path) -> None:
-        super().__init__(root)
-
-    def _index(self) -> Manifest:
+    def _table(self) -> pa.Table:
         home = self.root / FOLDER if (self.root / FOLDER).is_dir() else self.root
         prefix = f"{FOLDER}/" if home != self.root else ""
-        folders = self._folders(home)
         rows = []
-        for number, folder in sorted(folders.items()):
-            grade, dme, _ = CLASSES[number]
+        for number, folder in sorted(self._folders(home).items()):
             for file in list_images(folder):
                 match = NAME.match(file)
                 if match is None:
-                    raise ValueError(f"{folder / file} is not named Patient<NNN>_<L or R>.jpg. {self.about}")
-                patient, left = f"Patient{match['patient']}", match["eye"].upper() == "L"
-                rows.append({
-                    "id": f"{patient}_{match['eye'].upper()}",
-                    "path": f"{prefix}{folder.name}/{file}",
-                    "patient": patient,
-                    "source": self.name,
-                    "dr_grade": grade,
-                    "is_dme": dme,
-                    "is_fundus": 1,
-                    "eye_side": int(left),
-                })  # fmt: skip
-        self._compare(rows)
-        return Manifest.from_table(pa.Table.from_pylist(rows), origin=str(home))
+                    raise LayoutError(f"{folder / file} is not named Patient<NNN>_<L or R>.jpg. {self.about}")
+                patient, eye = f"Patient{match['patient']}", match["eye"].upper()
+                path = f"{prefix}{folder.name}/{file}"
+                rows.append(
+                    {"id": f"{patient}_{eye}", "path": path, "patient": patient, "class": str(number), "eye": eye}
+                )
+        if not rows:
+            raise self.lacks("images", "Patient<NNN>_<L or R>.jpg", home)
+        return pa.Table.from_pylist(rows)
 
     def _folders(self, home: Path) -> dict[int, Path]:
         found = {}
         for entry in sorted(entry for entry in home.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
             match = CLASS.match(entry.name)
             if match is None or int(match["number"]) not in CLASSES:
-                raise ValueError(f"{entry} is not one of the ten classes. {self.about}")
+                raise LayoutError(f"{entry} is not one of the ten classes. {self.about}")
             found[int(match["number"])] = entry
         missing = sorted(set(CLASSES) - set(found))
         if missing:
-            here = sorted(entry.name for entry in home.iterdir())[:12]
-            raise ValueError(f"{home} has no folder for the classes {missing}. {self.about} Found: {here}.")
+            raise self.lacks(f"folder for the classes {missing}", "'<number> - <class>'", home)
         return found
-
-    def _compare(self, rows: list[dict]) -> None:
-        """Report in the log where the counts differ from the published ones."""
-        if not rows:
-            raise ValueError(f"{self.root} holds no image. {self.about}")
-        patients = len({row["patient"] for row in rows})
-        if (len(rows), patients) != (NUM_IMAGES, NUM_PATIENTS):
-            found, published = f"{len(rows)} of {patients}", f"{NUM_IMAGES} of {NUM_PATIENTS}"
-            log.warning("%s: %s patients found, %s patients published", self.root, found, published)
-        counts = Counter(int(CLASS.match(row["path"].split("/")[-2])["number"]) for row in rows)
-        differ = {n: (counts[n], count) for n, (_, _, count) in CLASSES.items() if counts[n] != count}
-        if differ:
-            log.warning("%s: classes whose counts (found, published) differ: %s", self.root, differ)

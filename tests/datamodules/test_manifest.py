@@ -1,6 +1,10 @@
 """The manifest: what it refuses, and that it says the same however it was made."""
 
+import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datamodules import columns
 from datamodules.findings import NAMES, NUM_LEVELS, encode
 from datamodules.manifest import Manifest, ManifestError
 
@@ -46,6 +51,41 @@ def test_inside_it_is_small_and_outside_it_is_int64():
     assert pa.types.is_dictionary(manifest.table.schema.field("patient").type)
     assert manifest.labels.tolist() == [[-1] * 16]
     assert manifest.patients == ["a"]
+
+
+def test_texts_are_encoded_in_the_order_of_first_appearance(monkeypatch):
+    texts = pa.chunked_array([["b", "a", "b"], ["c", "", "a"]])
+    for few in (1 << 20, 2):
+        monkeypatch.setattr(columns, "CHUNK", few)
+        encoded = columns.encoded(texts)
+        assert encoded.to_pylist() == texts.to_pylist() and encoded.dictionary.to_pylist() == ["b", "a", "c", ""]
+    monkeypatch.setattr(columns, "hashes", lambda found: np.zeros(len(found), dtype=np.int64))  # all collide
+    assert columns.encoded(texts).to_pylist() == texts.to_pylist()
+
+
+def test_rows_are_chosen_by_findings():
+    rows = [{"id": str(i), "path": str(i), "dr_grade": i % 5, "is_gc": (0, 1, None)[i % 3]} for i in range(30)]
+    manifest = Manifest.from_rows(rows)
+    assert manifest.where(dr_grade=[3, 4], is_gc=1).ids == ["4", "13", "19", "28"]
+    assert len(manifest.where(is_gc=-1)) == 10
+    with pytest.raises(ValueError, match="dr_grade is 5"):
+        manifest.where(dr_grade=5)
+    with pytest.raises(ValueError, match="'dr_grad' is not a finding"):
+        manifest.where(dr_grad=1)
+
+
+@pytest.mark.slow
+def test_ten_million_rows_open_split_and_filter_within_a_gibibyte(tmp_path):
+    """In a process of its own, whose peak of memory is the manifest's."""
+    program = Path(__file__).with_name("ten_million_rows.py")
+    subprocess.run([sys.executable, program, "write", tmp_path / "m.parquet"], check=True, timeout=280)
+    said = subprocess.run(
+        [sys.executable, program, "read", tmp_path / "m.parquet"], check=True, timeout=280, capture_output=True
+    )
+    figures = json.loads(said.stdout)
+    print(figures)
+    assert figures["num_rows"] == 10_000_000 and 1e6 < figures["num_found"] < 1.3e6
+    assert figures["peak_gib"] < 1.0
 
 
 @pytest.mark.parametrize(

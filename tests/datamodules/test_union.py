@@ -1,0 +1,114 @@
+"""Unions: patients on one side, official tests kept, masks where levels agree."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules.manifest import Manifest
+from datamodules.sources.base import Source
+from datamodules.sources.union import UnionSource
+from datamodules.splits import split_by_patient
+
+FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
+people = st.integers(0, 5).map(lambda number: f"P{number}")
+members = st.lists(st.tuples(people, st.sampled_from(["", "train", "val", "test"])), max_size=12)
+
+
+class Drawn:
+    """A source of rows (patient, split), its images of one grey."""
+
+    def __init__(self, name, rows, space="", grey=0, mask_levels=(), masked=False):
+        self.name, self.patient_space, self.grey, self.mask_levels = name, space, grey, mask_levels
+        self.rows, self.masked = rows, masked
+
+    def index(self):
+        rows = [{"id": str(i), "path": f"a/{i}.png", "patient": p, "split": s, "source": self.name, "dr_grade": i % 5}
+                for i, (p, s) in enumerate(self.rows)]  # fmt: skip
+        if self.masked:
+            rows = [{**row, "mask": f"m/{i}.png|m/{i}b.png"} for i, row in enumerate(rows)]
+        return Manifest.from_rows(rows)
+
+    def read(self, path, image_size):
+        return np.full((image_size, image_size, 3), self.grey, dtype=np.uint8)
+
+    def read_mask(self, path, mask, image_size):
+        assert mask == path.replace("a/", "m/") + "|" + path.replace("a/", "m/").replace(".png", "b.png")
+        return np.full((image_size, image_size), 1, dtype=np.uint8)
+
+    def identity(self):
+        return f"{self.name}-{self.grey}"
+
+
+def consistent(rows):
+    """A source never has a patient in two official splits: keep the first that it names."""
+    named = {}
+    for patient, split in rows:
+        if split:
+            named.setdefault(patient, split)
+    return [(patient, named[patient] if split else "") for patient, split in rows]
+
+
+@settings(max_examples=60, deadline=None)
+@given(members, members, members, st.sampled_from(["", "shared"]))
+def test_no_patient_is_on_two_sides_and_no_official_test_image_leaves_the_test(first, second, third, space):
+    sources = {
+        name: Drawn(name, consistent(rows), space if name != "c" else "")
+        for name, rows in (("a", first), ("b", second), ("c", third))
+        if rows
+    }
+    if not sources:
+        return
+    index = UnionSource(sources).index()
+    manifest = split_by_patient(index, FRACTIONS, seed=0)
+    sides = {}
+    for patient, split in zip(manifest.patients, manifest.splits, strict=True):
+        sides.setdefault(patient, set()).add(split)
+    assert all(len(side) == 1 for side in sides.values())
+    for name, source in sources.items():
+        for i, (_, split) in enumerate(source.rows):
+            if split == "test":
+                assert manifest.splits[manifest.ids.index(f"{name}/{i}")] == "test"
+    spaces = {source.patient_space or name for name, source in sources.items()}
+    assert {patient.split("/")[0] for patient in manifest.patients} == spaces
+
+
+def test_a_patient_whom_one_source_tests_on_is_a_test_patient_of_the_union(caplog):
+    one = Drawn("one", [("P1", "train"), ("P2", "train"), ("P3", "")], space="people")
+    other = Drawn("other", [("P1", "test"), ("P3", "val")], space="people")
+    manifest = UnionSource({"one": one, "other": other}).index()
+    assert manifest.splits == ["test", "train", "val", "test", "val"]
+    assert "1 images of 1 patients are in several official splits" in caplog.text
+    apart = UnionSource({"one": Drawn("one", one.rows), "other": Drawn("other", other.rows)}).index()
+    assert apart.splits == ["train", "train", "", "test", "val"]
+
+
+def test_it_is_a_source_that_reads_as_its_members_do():
+    union = UnionSource({"x": Drawn("x", [("P", "")], grey=1), "y": Drawn("y", [("P", "")], grey=2)})
+    assert isinstance(union, Source)
+    manifest = union.index()
+    assert manifest.ids == ["x/0", "y/0"] and manifest.paths == ["x/a/0.png", "y/a/0.png"]
+    assert manifest.table.column("source").to_pylist() == ["x", "y"]
+    copy = pickle.loads(pickle.dumps(union))
+    assert [int(copy.read(path, 4)[0, 0, 0]) for path in manifest.paths] == [1, 2]
+    changed = UnionSource({"x": Drawn("x", [("P", "")], grey=9), "y": Drawn("y", [("P", "")], grey=2)})
+    assert changed.identity() != union.identity() == copy.identity()
+    with pytest.raises(ValueError, match="data.sources is empty"):
+        UnionSource({})
+
+
+def test_masks_come_along_where_their_levels_are_the_same(caplog):
+    vessels = {"mask_levels": ("background", "vessel"), "masked": True}
+    union = UnionSource({"x": Drawn("x", [("P", "")], **vessels), "y": Drawn("y", [("P", "")]),
+                         "z": Drawn("z", [("Q", "")], **vessels)})  # fmt: skip
+    manifest = union.index()
+    masks = manifest.table.column("mask").to_pylist()
+    assert masks == ["x/m/0.png|x/m/0b.png", "", "z/m/0.png|z/m/0b.png"]
+    assert union.mask_levels == ("background", "vessel")
+    assert union.read_mask(manifest.paths[2], masks[2], 4).max() == 1
+    polyps = Drawn("z", [("Q", "")], mask_levels=("background", "polyp"), masked=True)
+    mixed = UnionSource({"x": union.sources["x"], "z": polyps})
+    assert mixed.mask_levels == () and "mask" not in mixed.index().table.column_names
+    assert "name other levels than one another" in caplog.text
