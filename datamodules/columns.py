@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from datamodules.findings import UNKNOWN
 
-CHUNK = 1 << 18  # rows that are held as Python objects at once
+CHUNK = 1 << 17  # rows that are held as Python objects at once
 
 
 def text(chunks: Iterable[pa.Array]) -> pa.ChunkedArray:
@@ -19,12 +19,28 @@ def text(chunks: Iterable[pa.Array]) -> pa.ChunkedArray:
             tidied.append(blank(len(chunk)))
         else:
             tidied.append(pc.utf8_trim_whitespace(pc.fill_null(chunk.cast(pa.string()), "")))
+        del chunk
+    pa.default_memory_pool().release_unused()
     return pa.chunked_array(tidied, pa.string())
 
 
 def blank(n: int) -> pa.Array:
     """N empty texts."""
     return pa.repeat(pa.scalar(""), n)
+
+
+def coded(texts: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Each of a few different texts once, and for each row its number, of as few bytes as do."""
+    found = whole(texts.dictionary_encode())
+    small = len(found.dictionary) < 128
+    return pa.DictionaryArray.from_arrays(found.indices.cast(pa.int8()), found.dictionary) if small else found
+
+
+def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column in one piece, copied only where it is in several."""
+    if isinstance(column, pa.Array):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def hashes(texts: pa.ChunkedArray | pa.Array) -> np.ndarray:
@@ -37,19 +53,16 @@ def hashes(texts: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def encoded(texts: pa.ChunkedArray | pa.Array) -> pa.DictionaryArray:
-    """Each different text once, in the order of first appearance, and for each row its number, of as few bytes as do.
+    """Each of many different texts once, in the order of first appearance, and for each row its number.
 
     By hashes, which are sorted: Arrow's own table of texts takes three times the memory of ten million of them.
     """
     first, codes = _first_and_codes(hashes(texts))
-    dictionary = texts.take(pa.array(first))
-    dictionary = dictionary.combine_chunks() if isinstance(dictionary, pa.ChunkedArray) else dictionary
-    found = pa.DictionaryArray.from_arrays(pa.array(codes), dictionary)
+    found = pa.DictionaryArray.from_arrays(pa.array(codes), whole(texts.take(pa.array(first))))
     for start in range(0, len(texts), CHUNK):
         some = found.slice(start, CHUNK).cast(pa.string())
         if not pc.all(pc.equal(texts.slice(start, CHUNK), some)).as_py():  # two texts share a hash: one in 10^19
-            found = texts.dictionary_encode()
-            return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+            return whole(texts.dictionary_encode())
     return found
 
 

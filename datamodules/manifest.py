@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datamodules.columns import blank, encoded, hashes, text, unknown
-from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels, encode, nearest
+from datamodules.columns import blank, coded, encoded, hashes, text, unknown
+from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, check_name, describe_levels, encode, nearest
 
 SPLITS = ("train", "val", "test")
 TEXT_COLUMNS = ("id", "path", "patient", "split", "source")
@@ -64,7 +64,7 @@ class Manifest:
         origin: str,
         first_row: int,
     ) -> "Manifest":
-        """From columns that are asked for one by one, in chunks: ten million rows then fit into a gibibyte."""
+        """From columns that are asked for one by one, in chunks, so that ten million rows take little more memory than their table."""
         check = _Checker(origin, first_row)
         check.columns(names)
         columns = {"id": text(column("id")), "path": text(column("path"))}
@@ -76,8 +76,9 @@ class Manifest:
         if pc.any(nobody).as_py():
             patient = pc.if_else(nobody, pc.binary_join_element_wise("image", columns["id"], ":"), patient)
         columns["patient"] = encoded(patient)
+        del patient, nobody
         for name in ("split", "source"):
-            columns[name] = encoded(text(column(name)) if name in names else blank(n))
+            columns[name] = coded(text(column(name)) if name in names else pa.chunked_array([blank(n)]))
         allowed = pc.is_in(columns["split"].cast(pa.string()), value_set=pa.array(("", *SPLITS)))
         remedy = "use train, val, test or leave it blank"
         check.none(pc.invert(allowed), columns["split"], "split", "is not a split", remedy)
@@ -95,7 +96,7 @@ class Manifest:
             names, n = file.schema_arrow.names, file.metadata.num_rows
 
             def column(name: str) -> Iterable[pa.Array]:
-                return (batch.column(0) for batch in file.iter_batches(1 << 18, columns=[name], use_threads=False))
+                return (batch.column(0) for batch in file.iter_batches(1 << 16, columns=[name], use_threads=False))
 
             return cls._checked(names, n, column, str(path), 0)
 
@@ -165,9 +166,12 @@ class Manifest:
         chosen = np.ones(len(self), dtype=bool)
         for name, wanted in levels.items():
             wanted = [wanted] if isinstance(wanted, int) else list(wanted)
+            check_name(name)
+            column, among = self.table.column(name).to_numpy(), np.zeros(len(self), dtype=bool)
             for level in wanted:
                 encode({name: level})
-            chosen &= np.isin(self.table.column(name).to_numpy(), wanted)
+                among |= column == level
+            chosen &= among
         return Manifest(self.table.filter(pa.array(chosen)))
 
     def with_splits(self, splits: Sequence[str]) -> "Manifest":

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from datamodules.columns import CHUNK, whole
 from datamodules.findings import nearest
 from datamodules.manifest import SPLITS, Manifest
 
@@ -20,8 +21,8 @@ def split_by_patient(manifest: Manifest, fractions: Mapping[str, float], seed: i
 
     Raises ValueError when the fractions are not fractions, or when the official split has a patient on two sides.
     """
-    patients = manifest.table.column("patient").combine_chunks()
-    official = manifest.table.column("split").combine_chunks()
+    patients = whole(manifest.table.column("patient"))
+    official = whole(manifest.table.column("split"))
     names = pa.array(SPLITS)
     codes = pa.DictionaryArray.from_arrays(pa.array(split_codes(patients, fractions, seed, official)), names)
     column = manifest.table.column_names.index("split")
@@ -40,13 +41,13 @@ def assign_splits(
 def split_codes(
     patients: pa.DictionaryArray, fractions: Mapping[str, float], seed: int, official: pa.DictionaryArray | None
 ) -> np.ndarray:
-    """The place in SPLITS of each row's split, int8 [N]; each patient is looked at once, a million at a time."""
+    """The place in SPLITS of each row's split, int8 [N]; each patient is looked at once."""
     edges = _edges(fractions)
     ends = np.array([end for _, end in edges])
     places = np.array([SPLITS.index(name) for name, _ in edges], dtype=np.int8)
     chosen = np.empty(len(patients.dictionary), dtype=np.int8)
-    for start in range(0, len(chosen), 1 << 20):
-        names = patients.dictionary.slice(start, 1 << 20).to_pylist()
+    for start in range(0, len(chosen), CHUNK):
+        names = patients.dictionary.slice(start, CHUNK).to_pylist()
         positions = np.fromiter((uniform(name, seed) for name in names), dtype=np.float64, count=len(names))
         chosen[start : start + len(names)] = places[np.searchsorted(ends, positions, side="right")]
     rows = patients.indices.to_numpy()

@@ -1,10 +1,6 @@
 """The manifest: what it refuses, and that it says the same however it was made."""
 
-import json
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -72,20 +68,6 @@ def test_rows_are_chosen_by_findings():
         manifest.where(dr_grade=5)
     with pytest.raises(ValueError, match="'dr_grad' is not a finding"):
         manifest.where(dr_grad=1)
-
-
-@pytest.mark.slow
-def test_ten_million_rows_open_split_and_filter_within_a_gibibyte(tmp_path):
-    """In a process of its own, whose peak of memory is the manifest's."""
-    program = Path(__file__).with_name("ten_million_rows.py")
-    subprocess.run([sys.executable, program, "write", tmp_path / "m.parquet"], check=True, timeout=280)
-    said = subprocess.run(
-        [sys.executable, program, "read", tmp_path / "m.parquet"], check=True, timeout=280, capture_output=True
-    )
-    figures = json.loads(said.stdout)
-    print(figures)
-    assert figures["num_rows"] == 10_000_000 and 1e6 < figures["num_found"] < 1.3e6
-    assert figures["peak_gib"] < 1.0
 
 
 @pytest.mark.parametrize(
