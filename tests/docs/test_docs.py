@@ -45,6 +45,7 @@ def known_keys() -> set[str]:
     commands = [[f"+exp={name}"] for name in experiments()]
     commands.append(["+exp=ddpm_train", "data=csv", "data.root=.", "data.table=t.csv"])
     commands.append(["+exp=ddpm_train", "data=synfundus1m", "data.root=."])
+    commands.append(["+exp=ddpm_train", "data=union", "data.root=.", "data.sources=[idrid]"])
     return {key for words in commands for key in leaves(compose_config(words), "")}
 
 
