@@ -64,7 +64,7 @@ class Manifest:
         origin: str,
         first_row: int,
     ) -> "Manifest":
-        """From columns that are asked for one by one, in chunks, so that ten million rows take little more memory than their table."""
+        """From columns that are asked for one by one, in chunks: ten million rows take little more than their table."""
         check = _Checker(origin, first_row)
         check.columns(names)
         columns = {"id": text(column("id")), "path": text(column("path"))}
