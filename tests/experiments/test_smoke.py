@@ -27,10 +27,12 @@ SMALL = {
     "ddpm_train": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER],
     "ddpm_train_256": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
     "ddpm_train_512": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
+    "inspect_data": DATA,
     "vae_train": [*DATA, *AUTOENCODER, *TRAINER],
 }
 FILES = {
     "benchmark": ["benchmark.json"],
+    "inspect_data": ["report.html", "counts.csv", "contact_sheet.png", "cooccurrence.png", "tensorboard"],
     "vae_train": ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "samples", "tensorboard", "metrics.csv"],
 }
 NOISE = ("Tip:", "GPU available", "TPU", "litlogger", "treespec", "weights_only", "eval mode", "Loading `train",

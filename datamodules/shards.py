@@ -1,0 +1,298 @@
+"""Parquet shards of images, as Hugging Face datasets stores them: finding, checking and reading them, never unpacking.
+
+A folder holds `shard-00000-of-00008.parquet` …, a row an image: `image` struct<bytes: binary, path: string> (a PNG,
+JPEG or WebP file of a square fundus image), `id` text, and findings by their names (-1 or null unknown). Other columns,
+such as the `seed` that an image was generated from, are left alone. A row group is the least that can be read: one of
+about 100 images, as Hugging Face datasets writes them, lets readers shuffle well in little memory. A file's footer is
+parsed for each row group that is read, 50 ms where it lists 1250 of them: files of 1 GB are better than larger ones.
+"""
+
+import hashlib
+import io
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datamodules.findings import NAMES, UNKNOWN, nearest
+from datamodules.images import VERSION, ImageError, read_image, resize
+from datamodules.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)\.parquet")
+PIXELS = "image.bytes"  # the one field of the column `image` that is read
+ABOUT = (
+    "data.root is the folder of the shards, shard-00000-of-00008.parquet …, or one with them in a folder `data` below."
+)
+
+
+class ShardError(ValueError):
+    """Shards that cannot be trained on; the message names the file, what is wrong with it, and the remedy."""
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """Every row group of all shards, in order: arrays int64 [G].
+
+    `shard` is the place in the list of files, `number` the row group's number in its file, `first_row` its first row
+    among all rows, `num_bytes` its size in memory, images undecoded.
+    """
+
+    shard: np.ndarray
+    number: np.ndarray
+    first_row: np.ndarray
+    num_rows: np.ndarray
+    num_bytes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+
+@dataclass(frozen=True)
+class Footers:
+    """What the ends of the files say: their paths, the row groups, the columns to read, a digest of the footers.
+
+    `identity` covers names, sizes and times of change of the files; `digest` is the same on another machine.
+    """
+
+    files: tuple[Path, ...]
+    groups: RowGroups
+    columns: tuple[str, ...]
+    identity: str
+    digest: str
+
+
+class ShardSource:
+    """The shards below `root`. With `partial` some of a numbered set may be missing, as after a partial download.
+
+    It is a Source: besides streaming (streaming.py), a small set can be cached and joined with others like any other.
+    """
+
+    name = "shards"
+
+    def __init__(self, root: str | Path, partial: bool = False) -> None:
+        self.root = Path(root)
+        self.partial = partial
+        self._footers: Footers | None = None
+        self._manifest: Manifest | None = None
+        self._last: tuple[int, pa.Table] | None = None  # the row group that `read` read last
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the index, which the processes that only read images do not need."""
+        return {**self.__dict__, "_manifest": None, "_last": None}
+
+    @property
+    def footers(self) -> Footers:
+        """The ends of all files, read and checked once.
+
+        Raises ShardError for a file that is missing from its numbered set, truncated, not Parquet, or of other columns.
+        """
+        if self._footers is None:
+            self._footers = read_footers(find_shards(self.root, self.partial))
+        return self._footers
+
+    def index(self) -> Manifest:
+        """One row an image, without a split; the path is `<file>#<row>`. Reads the texts and numbers, no image.
+
+        A million rows take 0.1 GB, while they are read 0.5 GB, and 6 seconds on one core. Raises ManifestError for a
+        level that a finding does not have, or an id that is blank or there twice; names the file, the row, the column.
+        """
+        if self._manifest is None:
+            parts = pa.concat_tables([self._index_of(file) for file in self.footers.files])
+            self._manifest = Manifest.from_table(parts, origin=f"{self.root}, all shards in their order")
+        return self._manifest
+
+    def _index_of(self, file: Path) -> pa.Table:
+        """Columns id, path and findings of one shard, checked."""
+        try:
+            table = pq.read_table(file, columns=[name for name in self.footers.columns if name != PIXELS])
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(file, error) from error
+        place = pa.scalar(f"{file.relative_to(self.root).as_posix()}#")
+        rows = pc.cast(pa.array(np.arange(table.num_rows)), pa.string())
+        table = table.append_column("path", pc.binary_join_element_wise(place, rows, ""))
+        checked = Manifest.from_table(table, origin=str(file)).table
+        return checked.select(["id", "path", *NAMES])
+
+    def identity(self) -> str:
+        """A hash of the names, sizes and times of change of the files, and of the version of the reading code."""
+        return f"images-v{VERSION}-{self.footers.identity}"
+
+    def read(self, path: str, image_size: int) -> np.ndarray:
+        """The image at a path of the index as uint8 [S, S, 3]; rows that follow each other are read fast.
+
+        Raises ShardError for one that cannot be decoded or is not square.
+        """
+        name, _, row = path.rpartition("#")
+        shards = [file.relative_to(self.root).as_posix() for file in self.footers.files]
+        groups = self.footers.groups
+        inside = np.flatnonzero(groups.shard == shards.index(name))
+        row = int(row) + int(groups.first_row[inside[0]])
+        group = int(inside[np.searchsorted(groups.first_row[inside], row, side="right") - 1])
+        if self._last is None or self._last[0] != group:
+            self._last = (group, self.read_group(group))
+        return self.decode(group, self._last[1], row - int(groups.first_row[group]), image_size)
+
+    def read_group(self, group: int) -> pa.Table:
+        """One row group: `image` undecoded, `id`, and the findings that the shards have."""
+        footers = self.footers
+        file, number = footers.files[footers.groups.shard[group]], int(footers.groups.number[group])
+        try:
+            with pq.ParquetFile(file, pre_buffer=False) as parquet:
+                table = parquet.read_row_group(number, columns=list(footers.columns), use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(file, error) from error
+        if table.num_rows != footers.groups.num_rows[group]:
+            raise ShardError(f"{str(file)!r} has changed since it was opened. Remedy: start again, resume=auto.")
+        return table.combine_chunks()
+
+    def decode(self, group: int, table: pa.Table, row: int, image_size: int) -> np.ndarray:
+        """The image in a row of `read_group`, uint8 [S, S, 3]; by area where it shrinks, cubic where it grows.
+
+        Raises ShardError for one that is empty, cannot be decoded or is not square.
+        """
+        pixels = table.column("image").chunk(0).field("bytes")[row]
+        try:
+            if not pixels.is_valid:
+                raise ImageError("it holds no bytes (only a path, perhaps)")
+            rgb = read_image(io.BytesIO(pixels.as_buffer()), min_side=max(2 * image_size, 256))
+            if rgb.shape[0] != rgb.shape[1]:
+                raise ImageError(f"it is {rgb.shape[1]} x {rgb.shape[0]} pixels, and must be square")
+        except ImageError as error:
+            footers = self.footers
+            name, place = table.column("id")[row].as_py(), int(footers.groups.first_row[group]) + row
+            shard = footers.groups.shard[group]
+            place -= int(footers.groups.first_row[np.searchsorted(footers.groups.shard, shard)])
+            raise ShardError(
+                f"{str(footers.files[shard])!r}, row {place}, id {name!r}: the image cannot be used: {error}. "
+                "Remedy: write this shard again, without the row or with a whole, square image."
+            ) from error
+        return resize(rgb, image_size)
+
+
+def labels_of(table: pa.Table, rows: np.ndarray) -> np.ndarray:
+    """Labels of rows of `ShardSource.read_group`, int64 [len(rows), F]; what is null or not there is unknown."""
+    labels = np.full((len(rows), len(NAMES)), UNKNOWN, dtype=np.int64)
+    for column, name in enumerate(NAMES):
+        if name in table.column_names and not pa.types.is_null(table.schema.field(name).type):
+            values = pc.fill_null(table.column(name).chunk(0).take(pa.array(rows)), UNKNOWN).to_numpy()
+            labels[:, column] = np.nan_to_num(values, nan=UNKNOWN)
+    return labels
+
+
+def find_shards(root: Path, partial: bool = False) -> list[Path]:
+    """The Parquet files of `root/data`, or where it has none of `root`, by name.
+
+    Raises:
+        FileNotFoundError: no such folder, or no Parquet file in it.
+        ShardError: a numbered set (`…-00000-of-00008.parquet`) of which files are missing, unless `partial`.
+    """
+    if not root.is_dir():
+        state = "is not a folder" if root.exists() else "does not exist"
+        raise FileNotFoundError(f"data.root is {str(root)!r}, which {state}. {ABOUT}")
+    found = sorted(root.glob("[!.]*.parquet")) + sorted(root.glob("data/[!.]*.parquet"))
+    files = [file for file in found if file.parent != root] or found
+    if not files:
+        raise FileNotFoundError(f"data.root is {str(root)!r}, and there is no Parquet file in it. {ABOUT}")
+    numbers: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if match := NUMBERED.fullmatch(file.name):
+            numbers.setdefault((match["stem"], int(match["total"])), set()).add(int(match["number"]))
+    for (stem, total), there in numbers.items():
+        missing = sorted(set(range(total)) - there)
+        if missing and not partial:
+            names = ", ".join(f"{stem}-{number:05d}-of-{total:05d}.parquet" for number in missing[:3])
+            raise ShardError(
+                f"{len(missing)} of {total} shards are missing from {str(files[0].parent)!r}: {names}"
+                f"{', …' if missing[3:] else ''}. Remedy: add them, or go on without them with data.partial=true."
+            )
+    return files
+
+
+def read_footers(files: Sequence[Path]) -> Footers:
+    """Read the footer of every file, and check its columns against those of the first.
+
+    Raises ShardError for a file that is truncated, not Parquet, or of other columns; OSError for one out of reach.
+    """
+    identity, digest = (hashlib.blake2b(digest_size=16) for _ in range(2))
+    columns: tuple[str, ...] = ()
+    groups: list[tuple[int, int, int, int]] = []
+    for place, file in enumerate(files):
+        state = os.stat(file)
+        identity.update(f"{file.name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        try:
+            with pq.ParquetFile(file) as parquet:
+                metadata, schema = parquet.metadata, parquet.schema_arrow
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(file, error) from error
+        columns = _check_columns(file, schema, files[0], columns)
+        digest.update(f"{file.name}\0{metadata.num_rows}\0{_footer(file, state.st_size)}\n".encode())
+        parts = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        groups += [(place, n, part.num_rows, part.total_byte_size) for n, part in enumerate(parts) if part.num_rows]
+    if not groups:
+        raise ShardError(f"the {len(files)} shards in {str(files[0].parent)!r} have no rows. {ABOUT}")
+    shard, number, num_rows, num_bytes = np.array(groups, dtype=np.int64).T
+    arrays = RowGroups(shard, number, np.cumsum(num_rows) - num_rows, num_rows, num_bytes)
+    return Footers(tuple(files), arrays, columns, identity.hexdigest(), digest.hexdigest())
+
+
+def _footer(file: Path, num_bytes: int) -> str:
+    """A hash of a file's footer, which holds the place and the size of every page."""
+    with open(file, "rb") as opened:
+        opened.seek(num_bytes - 8)
+        length = int.from_bytes(opened.read(4), "little")
+        opened.seek(num_bytes - 8 - length)
+        return hashlib.blake2b(opened.read(length), digest_size=16).hexdigest()
+
+
+def _unreadable(file: Path, error: Exception) -> Exception:
+    """What to raise for a file that Arrow does not read; one that is out of reach is no fault of its own."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    return ShardError(
+        f"{str(file)!r} is not a whole Parquet file ({str(error).splitlines()[0]}). Remedy: copy or write it again; "
+        "or move it out of the folder if it is no shard."
+    )
+
+
+def _check_columns(file: Path, schema: pa.Schema, first: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns to read of a file, which must be those of the first (`wanted`, unless this is the first)."""
+    for name in ("image", "id"):
+        if name not in schema.names:
+            raise ShardError(
+                f"{str(file)!r} has no column {name!r}; its columns are: {', '.join(schema.names)}. Remedy: write it "
+                "again with image and id; or move it out of the folder if it is no shard."
+            )
+    _check_image(file, schema.field("image").type)
+    columns = ("id", PIXELS, *(name for name in NAMES if name in schema.names))
+    for name in (*wanted, *columns):
+        if wanted and (name in wanted) != (name in columns):
+            there, here = (first, file) if name in wanted else (file, first)
+            raise ShardError(
+                f"{str(here)!r} has no column {name!r}, which {there.name} has. Remedy: shards of one folder have the "
+                "same columns: write it again, or move those of another set to a folder of their own."
+            )
+    if not wanted:
+        for name in set(schema.names) - set(columns):
+            if near := nearest(name, NAMES, cutoff=0.85):
+                log.warning("%s: column %r is not used; did you mean %r?", file, name, near)
+    return columns
+
+
+def _check_image(file: Path, kind: pa.DataType) -> None:
+    fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
+    pixels = fields.get("bytes", pa.null())
+    if not (pa.types.is_binary(pixels) or pa.types.is_large_binary(pixels)):
+        raise ShardError(
+            f"{str(file)!r}: the column 'image' is of type {kind}, and must be struct<bytes: binary, path: string> "
+            "with the bytes of a PNG, JPEG or WebP file. Remedy: write it again so, as Image of Hugging Face datasets."
+        )

@@ -1,0 +1,229 @@
+"""`+exp=inspect_data`: what to look at before training: counts, rejected files, duplicates, images of every finding."""
+
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from callbacks.atomic import write_atomically, write_text
+from callbacks.run_record import RunRecord
+from datamodules.dataset import RowsOf
+from datamodules.duplicates import find_duplicates
+from datamodules.fundus import FundusDataModule
+from datamodules.manifest import SPLITS, Manifest
+from experiments.assembly import build_datamodule, plain
+from experiments.inspection.markup import many
+from experiments.inspection.page import MOST_PAIRS, Inspection, Sheet, page
+from experiments.inspection.pictures import (
+    contact_sheet,
+    cooccurrence_plot,
+    masked_pictures,
+    row_pictures,
+    sheet_rows,
+    shown,
+    with_legend,
+)
+from experiments.inspection.tables import (
+    Pair,
+    cooccurrence,
+    counts_text,
+    duplicate_pairs,
+    level_counts,
+    source_facts,
+    write_counts,
+    write_duplicates,
+)
+from experiments.report import data_text, ending_text, heading, say
+from experiments.training import describe_data
+
+COMMAND = "python -m experiments.run"
+LEAST_SIZE = 64  # pixels of the squares from which on duplicates are told from other images
+
+
+def inspect_data(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+    """Read every image of `cfg.data`, and write what there is as tables, pictures and a page; returns the counts.
+
+    Raises:
+        ValueError: weights are given, or a number of columns below 1.
+    """
+    start, output_dir = time.monotonic(), Path(cfg.output_dir)
+    if checkpoint or cfg.ckpt:
+        raise ValueError("inspect_data has no weights: leave ckpt out, and give resume as auto or not at all.")
+    if cfg.job.num_columns < 1:
+        raise ValueError(f"job.num_columns={cfg.job.num_columns}: a row of images needs at least 1.")
+    datamodule = build_datamodule(cfg)
+    say(heading("data, by the index"))
+    indexed = datamodule.preview()
+    say(data_text(indexed))
+    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+        datamodule.max_rejected = max(
+            datamodule.max_rejected, indexed["num_images"]
+        )  # they are put up with, and listed
+        read(datamodule, output_dir)
+        record.record["fingerprints"] = {"data": datamodule.fingerprint, "split": datamodule.split_fingerprint}
+        found = look(cfg, datamodule, record)
+        write(found, output_dir)
+        metrics = numbers(found)
+        record.finish("finished", metrics)
+    say(summary(found, output_dir))
+    say(ending_text(output_dir, {}, time.monotonic() - start))
+    return metrics
+
+
+@contextmanager
+def recorded(record: RunRecord) -> Iterator[RunRecord]:
+    """Open a session of the record; one that does not come to its end is closed as interrupted or failed."""
+    record.start()
+    try:
+        yield record
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        if not stopped:
+            record.record["error"] = f"{type(error).__name__}: {error}"
+        record.finish("interrupted" if stopped else "failed")
+        raise
+
+
+def read(datamodule: FundusDataModule, output_dir: Path) -> None:
+    """Read every image once, and list those in use and those that are rejected."""
+    try:
+        datamodule.prepare_data()
+    finally:
+        datamodule.write_rejected(output_dir)
+    datamodule.setup()
+    describe_data(datamodule, output_dir)
+
+
+def look(cfg: DictConfig, datamodule: FundusDataModule, record: RunRecord) -> Inspection:
+    """All that the page shows."""
+    manifest = datamodule.manifest
+    seen, images, masks = at_hand(datamodule)
+    why_no_pairs = "" if cfg.job.find_duplicates else "job.find_duplicates=false"
+    if datamodule.image_size < LEAST_SIZE:
+        why_no_pairs = f"images are compared at {LEAST_SIZE} px or more, and data.image_size={datamodule.image_size}"
+    pairs = None if why_no_pairs else look_for_duplicates(seen, images)
+    return Inspection(
+        name=datamodule.source.name,
+        image_size=datamodule.image_size,
+        manifest=manifest,
+        seen=seen,
+        rejected=datamodule.rejected,
+        facts=source_facts(datamodule.source),
+        counts=level_counts(manifest),
+        pairs=pairs,
+        why_no_pairs=why_no_pairs,
+        pair_pictures=[np.stack([shown(image) for image in images[list(p[:2])]]) for p in (pairs or ())[:MOST_PAIRS]],
+        sheets=sheets(
+            seen, images, masks, getattr(datamodule.source, "mask_levels", ()), cfg.seed, cfg.job.num_columns
+        ),
+        cooccurrence=cooccurrence_plot(cooccurrence(manifest.labels)),
+        origin=origin(record, cfg.seed),
+    )
+
+
+def at_hand(datamodule: FundusDataModule) -> tuple[Manifest, RowsOf, RowsOf | None]:
+    """The rows whose images are decoded, with images uint8 [N, S, S, 3] and masks uint8 [N, S, S, 1] in their order.
+
+    That is every row in use, but for a stream, which decodes a sample. Nothing is read before it is indexed.
+    """
+    manifest = datamodule.manifest
+    datasets = [datamodule.dataset(split) for split in SPLITS if len(manifest.rows(split))]
+    ids = pa.array([name for dataset in datasets for name in dataset.ids], pa.string())
+    rows = pc.index_in(ids, value_set=manifest.table.column("id").combine_chunks()).to_numpy()
+    order = np.argsort(rows)
+    cached = np.concatenate([dataset.images.rows for dataset in datasets])[order]
+    images, masks = datasets[0].images.array, datasets[0].masks
+    seen = manifest.take(rows[order])
+    return seen, RowsOf(images, cached), None if masks is None else RowsOf(masks.array, cached)
+
+
+def look_for_duplicates(seen: Manifest, images: RowsOf) -> list[Pair]:
+    """Pairs of images that show the same photograph."""
+    say(heading(f"duplicates among {len(images)} images"))
+    return duplicate_pairs(find_duplicates(images, progress=True), seen)
+
+
+def sheets(
+    seen: Manifest, images: RowsOf, masks: RowsOf | None, levels: Sequence[str], seed: int, num_columns: int
+) -> list[Sheet]:
+    """Images of every level, and where the source has masks those of them that have one, outlined."""
+    labels = seen.labels
+    rows = sheet_rows(labels, seed, num_columns)
+    found = [Sheet(rows, [row_pictures(row.rows, images) for row in rows])]
+    if masks is not None:
+        has_mask = np.array([mask != "" for mask in seen.table.column("mask").to_pylist()])
+        rows = sheet_rows(labels, seed, num_columns, has_mask)
+        if rows:
+            found.append(Sheet(rows, [masked_pictures(row.rows, images, masks, len(levels)) for row in rows], levels))
+    return found
+
+
+def origin(record: RunRecord, seed: int) -> dict[str, str]:
+    """What the page says of how it came about: command, seed, fingerprints, code and versions."""
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    code, versions = record.record["code"] or {}, record.record["versions"]
+    return {
+        "command": f"{COMMAND} {shlex.join(words)}".strip(),
+        "seed": str(seed),
+        **{f"fingerprint of the {name}": value for name, value in record.record["fingerprints"].items()},
+        "code": f"{code['commit']}{' with changes' if code['changed'] else ''}" if code else "not a checkout",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "started": record.record["sessions"][-1]["start"],
+    }
+
+
+def write(found: Inspection, output_dir: Path) -> None:
+    """Tables, pictures, the page, and the same for TensorBoard."""
+    write_counts(output_dir / "counts.csv", found.counts)
+    if found.pairs is not None:
+        write_duplicates(output_dir / "duplicates.csv", found.pairs, found.seen)
+    pictures = {"cooccurrence": found.cooccurrence}
+    for part in found.sheets:
+        columns = max(map(len, part.pictures))
+        drawn = contact_sheet(part.rows, part.pictures, columns)
+        if part.levels:
+            pictures["contact_sheet_masks"] = with_legend(drawn, part.levels)
+        else:
+            pictures["contact_sheet"] = drawn
+    with SummaryWriter(str(output_dir / "tensorboard")) as board:
+        for name, picture in pictures.items():
+            write_atomically(output_dir / f"{name}.png", Image.fromarray(picture).save)
+            board.add_image(f"data/{name}", picture, dataformats="HWC")
+        board.add_text("data/counts", counts_text(found.counts))
+    write_text(output_dir / "report.html", page(found))
+
+
+def numbers(found: Inspection) -> dict[str, float]:
+    """What the record keeps; duplicates only where somebody looked for them."""
+    counts = {"images": len(found.manifest), "patients": found.manifest.num_patients, "rejected": len(found.rejected)}
+    if found.pairs is not None:
+        counts["duplicates"] = len(found.pairs)
+        counts["duplicates_across_splits"] = sum(pair.crosses_splits for pair in found.pairs)
+    return {f"data/num_{name}": float(number) for name, number in counts.items()}
+
+
+def summary(found: Inspection, output_dir: Path) -> str:
+    """What was found, and where it is to be seen."""
+    duplicates = f"not looked for: {found.why_no_pairs}"
+    if found.pairs is not None:
+        crossing = [sum(getattr(pair, name) for pair in found.pairs) for name in Pair._fields[-2:]]
+        duplicates = f"{many(len(found.pairs), 'pair')}, {crossing[0]} in two splits, {crossing[1]} of two patients"
+    differing = [f"{fact.title or fact.name} ({len(fact.differences)})" for fact in found.facts if fact.differences]
+    lines = {
+        "images": f"{len(found.manifest)} of {found.manifest.num_patients} patients, {len(found.rejected)} rejected",
+        "duplicates": duplicates,
+        "unlike the published counts": ", ".join(differing) or "none",
+        "pictures": " ".join(str(path) for path in sorted(output_dir.glob("*.png"))),
+        "tables": " ".join(str(path) for path in sorted(output_dir.glob("*.csv"))),
+        "report": str(output_dir / "report.html"),
+    }
+    return "\n".join([heading("what there is"), *(f"  {name + ':':<30}{line}" for name, line in lines.items())])
