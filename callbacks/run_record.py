@@ -148,6 +148,11 @@ def reduced_metrics(trainer: Trainer) -> dict[str, Any]:
     return trainer._logger_connector._callback_metrics
 
 
+ROOMS = tuple(
+    f":/{room}" for room in ("callbacks", "datamodules", "experiments", "lightning_modules")
+)  # of the checkout
+
+
 def code_revision(folder: Path = Path(__file__).parent) -> dict[str, Any] | None:
     """Return the git commit of the checkout that folder is in and whether it has changes; None if it is in none."""
 
@@ -158,7 +163,7 @@ def code_revision(folder: Path = Path(__file__).parent) -> dict[str, Any] | None
     try:
         # An installed package may lie inside a checkout that is not its own: it is not tracked there.
         git("ls-files", "--error-unmatch", Path(__file__).name)
-        return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--porcelain", "--", ".") != ""}
+        return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--porcelain", "--", *ROOMS) != ""}
     except (OSError, subprocess.SubprocessError):
         return None
 

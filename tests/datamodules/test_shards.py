@@ -141,6 +141,8 @@ def test_the_order_is_a_function_of_seed_and_pass():
     first, second = rows_of(order, 0), rows_of(order, 1)
     assert first == rows_of(order, 0) == rows_of(make(0), 0)
     assert first != second and rows_of(make(1), 0) != first
+    starts = [sorted(order.window(number, 0, 0)[0].tolist()) for number in (0, 1)]
+    assert starts[0] != starts[1], "row groups meet others in the next pass"
     left_out = [
         {(g, p) for g in range(30) for p in range(9)} - {r for b in rows for r in b} for rows in (first, second)
     ]
@@ -216,6 +218,10 @@ def test_epochs_differ_and_mirror_other_rows(make):
     assert orders[0] != orders[1] and orders[0] == ids_of(make().train_dataloader())
     both = flips[0].keys() & flips[1].keys()
     assert 0.3 < np.mean([flips[0][name] == flips[1][name] for name in both]) < 0.7
+    others = {
+        n: bool(f) for b in make(batch_size=7).train_dataloader() for n, f in zip(b["id"], b["flip"], strict=True)
+    }
+    assert all(others[name] == flips[0][name] for name in others.keys() & flips[0].keys()), "a draw a row, not a place"
 
 
 def test_each_row_group_is_read_once_a_pass(make, monkeypatch):
