@@ -1,6 +1,10 @@
 """The manifest: what it refuses, and that it says the same however it was made."""
 
+import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -134,3 +138,14 @@ def test_a_hundred_thousand_rows_take_no_time():
     manifest = Manifest.from_table(big)
     assert manifest.fingerprint and manifest.labels.shape == (n, 16)
     assert time.perf_counter() - start < 6
+
+
+@pytest.mark.slow
+def test_ten_million_rows_open_split_and_filter_within_a_gibibyte(tmp_path):
+    """In a process of its own, whose peak of memory is the manifest's."""
+    program, file = Path(__file__).with_name("ten_million_rows.py"), tmp_path / "manifest.parquet"
+    subprocess.run([sys.executable, program, "write", file], check=True, timeout=280)
+    said = subprocess.run([sys.executable, program, "read", file], check=True, timeout=280, capture_output=True)
+    figures = json.loads(said.stdout)
+    assert figures["num_rows"] == 10_000_000 and 1e6 < figures["num_found"] < 1.3e6
+    assert figures["peak_gib"] < 1.0, figures
