@@ -33,8 +33,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datamodules.manifest import SPLITS
+from datamodules.manifest import SPLITS, STRICTEST
 
+VERSION = 1  # changes whenever the same images would give other pairs; what is kept of them depends on it
 SIDE = 64  # pixels of the square that is compared
 RIM = 0.94  # fraction of the radius that is compared: the edge of the disc is no feature
 MIN_INSIDE = 0.1  # fraction of the square that must be bright
@@ -46,8 +47,6 @@ SHIFTS = [(x / 2, y / 2) for x in (-1, 0) for y in (-1, 0)]  # pixels across and
 SCALES = (0.98, 1.0, 1.02)
 MIN_SIMILARITY, MIN_LIGHT = 0.93, 0.98  # correlations of the details and of the lights
 BATCH, BLOCK, COLUMNS = 512, 128, 4096  # squares read at once; rows and columns of hashes compared at once
-
-STRICTEST = ("test", "val", "train", "")  # of a group, the row of the first of these is kept
 
 
 def _frequencies() -> tuple[np.ndarray, np.ndarray]:

@@ -15,17 +15,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augment import flip_batch, to_unit_range
 from datamodules.balance import balanced_weights
-from datamodules.cache import ImageCache
+from datamodules.copies import Copies, cached_duplicates, check_handling, copies_of
 from datamodules.counts import counts
 from datamodules.dataset import FundusDataset, RowsOf
 from datamodules.findings import check_name
 from datamodules.latents import LatentCache, LatentDataset
 from datamodules.loader import EpochBatches, ResumableLoader
 from datamodules.manifest import Manifest
-from datamodules.masks import masks_of, to_levels
+from datamodules.masks import to_levels
 from datamodules.rejected import check_rejected, write_rejected
 from datamodules.sources.base import Source
 from datamodules.splits import split_by_patient
+from datamodules.squares import Squares
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,10 @@ class FundusDataModule(lightning.LightningDataModule):
     one for each core), and stops when more than `max_rejected` are refused. `fractions` are for the patients without
     an official split, drawn by hash of (seed, patient). `flip` mirrors half of the training images.
     `epoch_size` is the number of images in a training epoch, None all of them once. `balance` names findings whose
-    levels are shown equally often in training (balance.py). On several processes each reads
-    its own share; the Trainer's sampler injection does not concern it.
+    levels are shown equally often in training (balance.py). `duplicates` says what becomes of photographs that are
+    there twice: `ignore` does not look for them, `report` writes them down, `drop` leaves out all but one, in the
+    strictest of their splits (copies.py). On several processes each reads its own share; the Trainer's sampler
+    injection does not concern it.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class FundusDataModule(lightning.LightningDataModule):
         cache_workers: int | None = None,
         epoch_size: int | None = None,
         balance: Sequence[str] = (),
+        duplicates: str = "ignore",
     ) -> None:
         super().__init__()
         for name, value, least in (("image_size", image_size, 8), ("batch_size", batch_size, 1),
@@ -77,11 +81,12 @@ class FundusDataModule(lightning.LightningDataModule):
         self.cache_workers = cache_workers
         self.epoch_size = epoch_size
         self.balance = tuple(check_name(name) for name in balance)
+        self.duplicates = check_handling(duplicates, image_size)
         self.manifest: Manifest | None = None
+        self.copies: Copies | None = None  # of the images before any of them is left out as a duplicate
         self.rejected: list[tuple[str, str]] = []
         self.fingerprint = ""
-        self._cache: ImageCache | None = None
-        self._masks: ImageCache | None = None
+        self._squares: Squares | None = None
         self._rows: np.ndarray = np.zeros(0, dtype=np.int64)
         self._datasets: dict[str, FundusDataset] = {}
         self._latents: LatentCache | None = None
@@ -96,50 +101,43 @@ class FundusDataModule(lightning.LightningDataModule):
         Raises ValueError when more than `max_rejected` are.
         """
         index = self.source.index()
-        paths = index.paths
         workers = cpu_count() if self.cache_workers is None else self.cache_workers
-        ImageCache.build(self.source, paths, self.image_size, self.cache_dir, workers)
-        masks = masks_of(self.source, index)
-        if masks is not None:
-            ImageCache.build(masks, paths, self.image_size, self.cache_dir, workers)
-        self._open(index)
+        squares = Squares.build(self.source, index, self.image_size, self.cache_dir, workers)
+        self._check_rejected(squares, index)
+        if self.duplicates != "ignore":
+            cached_duplicates(squares.images)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the cache and split by patient; the second call and later ones do nothing."""
         if self.manifest is not None:
             return
         index = self.source.index()
-        rejected = self._open(index)
-        self._rows = np.setdiff1d(np.arange(len(index)), np.fromiter(rejected, dtype=np.int64))
-        kept = index.take(self._rows)
-        if len(kept) == 0:
+        squares = Squares.open(self.source, index, self.image_size, self.cache_dir)
+        self._check_rejected(squares, index)
+        rows = np.setdiff1d(np.arange(len(index)), np.fromiter(squares.rejected, dtype=np.int64))
+        if len(rows) == 0:
             raise ValueError(f"none of the {len(index)} images of {self.source.name} could be used.")
-        self.manifest = split_by_patient(kept, self.fractions, self.seed)
-        self.fingerprint = self._fingerprint(kept)
+        manifest = split_by_patient(index.take(rows), self.fractions, self.seed)
+        if self.duplicates != "ignore":
+            self.copies = copies_of(squares.images, rows, manifest)
+            if self.duplicates == "drop":
+                once = np.setdiff1d(np.arange(len(rows)), self.copies.dropped)
+                rows, manifest = rows[once], manifest.take(once)
+        self._squares, self._rows, self.manifest = squares, rows, manifest
+        self.fingerprint = self._fingerprint(index.take(rows))
         if len(self.manifest.rows("test")) == 0:
             log.warning("the test split of %s is empty: nothing can be tested on it", self.source.name)
 
-    def _open(self, index: Manifest) -> dict[int, str]:
-        """Open the caches of images and masks; rows that either refuses, with the reason."""
+    def _check_rejected(self, squares: Squares, index: Manifest) -> None:
         paths = index.paths
-        self._cache = ImageCache.open(self.source, paths, self.image_size, self.cache_dir)
-        rejected = dict(self._cache.rejected)
-        masks = masks_of(self.source, index)
-        if masks is not None:
-            self._masks = ImageCache.open(masks, paths, self.image_size, self.cache_dir)
-            of_masks = {row: f"its mask: {reason}" for row, reason in self._masks.rejected.items()}
-            rejected = dict(sorted((of_masks | rejected).items()))
-        self.rejected = [(paths[row], reason) for row, reason in rejected.items()]
+        self.rejected = [(paths[row], reason) for row, reason in squares.rejected.items()]
         check_rejected(self.rejected, len(paths), self.source.name, self.max_rejected)
-        return rejected
 
     def _fingerprint(self, kept: Manifest) -> str:
         """32 hexadecimal digits over the rows, the pixels and the size: the same data on two machines agree."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(f"{kept.fingerprint}\0{self.image_size}\0".encode())
-        digest.update(self._cache.digests[self._rows].tobytes())
-        if self._masks is not None:
-            digest.update(self._masks.digests[self._rows].tobytes())
+        digest.update(self._squares.digest(self._rows))
         return digest.hexdigest()
 
     @property
@@ -171,8 +169,9 @@ class FundusDataModule(lightning.LightningDataModule):
                 )
             part = manifest.take(rows)
             labels = torch.from_numpy(part.labels)
-            masks = None if self._masks is None else self._masks.images
-            self._datasets[split] = FundusDataset(self._cache.images, labels, part.ids, self._rows[rows], masks)
+            masks = None if self._squares.masks is None else self._squares.masks.images
+            images = self._squares.images.images
+            self._datasets[split] = FundusDataset(images, labels, part.ids, self._rows[rows], masks)
         return self._datasets[split]
 
     @property
@@ -216,11 +215,16 @@ class FundusDataModule(lightning.LightningDataModule):
         self._latents = cache
 
     def write_index(self, folder: str | Path) -> None:
-        """Write `manifest.parquet` (the images in use, with their splits) and `rejected.csv` (path, reason) there."""
+        """Write `manifest.parquet` (the images in use, with their splits) and `rejected.csv` (path, reason) there.
+
+        And `duplicates.csv`, where they were looked for.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._ready().write(folder / "manifest.parquet")
         self.write_rejected(folder)
+        if self.copies is not None:
+            self.copies.write(folder / "duplicates.csv")
 
     def write_rejected(self, folder: str | Path) -> None:
         """Write `rejected.csv` (path, reason) there, also when there are too many to go on."""

@@ -85,6 +85,7 @@ class ShardDataModule(FundusDataModule):
             )  # fmt: skip
         self.num_val, self.num_reference = num_val, num_reference
         self.num_lanes, self.window_groups, self.window_gb = num_lanes, window_groups, window_gb
+        self._cache: ImageCache | None = None
         self._samples: dict[str, np.ndarray] = {}  # of each split the rows that are decoded, ascending
 
     # -- making and opening

@@ -16,12 +16,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.atomic import write_atomically, write_text
 from callbacks.run_record import RunRecord
+from datamodules.copies import Copies, found_among
 from datamodules.dataset import RowsOf
-from datamodules.duplicates import find_duplicates
+from datamodules.duplicates import SIDE
 from datamodules.fundus import FundusDataModule
 from datamodules.manifest import SPLITS, Manifest
 from experiments.assembly import build_datamodule, plain
-from experiments.inspection.markup import many
 from experiments.inspection.page import MOST_PAIRS, Inspection, Sheet, page
 from experiments.inspection.pictures import (
     contact_sheet,
@@ -33,20 +33,16 @@ from experiments.inspection.pictures import (
     with_legend,
 )
 from experiments.inspection.tables import (
-    Pair,
     cooccurrence,
     counts_text,
-    duplicate_pairs,
     level_counts,
     source_facts,
     write_counts,
-    write_duplicates,
 )
 from experiments.report import data_text, ending_text, heading, say
 from experiments.training import describe_data
 
 COMMAND = "python -m experiments.run"
-LEAST_SIZE = 64  # pixels of the squares from which on duplicates are told from other images
 
 
 def inspect_data(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
@@ -65,9 +61,8 @@ def inspect_data(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     indexed = datamodule.preview()
     say(data_text(indexed))
     with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
-        datamodule.max_rejected = max(
-            datamodule.max_rejected, indexed["num_images"]
-        )  # they are put up with, and listed
+        datamodule.max_rejected = indexed["num_images"]  # they are put up with, and listed
+        datamodule.duplicates = "ignore" if why_not_compared(cfg, datamodule) else "report"
         read(datamodule, output_dir)
         record.record["fingerprints"] = {"data": datamodule.fingerprint, "split": datamodule.split_fingerprint}
         found = look(cfg, datamodule, record)
@@ -107,10 +102,10 @@ def look(cfg: DictConfig, datamodule: FundusDataModule, record: RunRecord) -> In
     """All that the page shows."""
     manifest = datamodule.manifest
     seen, images, masks = at_hand(datamodule)
-    why_no_pairs = "" if cfg.job.find_duplicates else "job.find_duplicates=false"
-    if datamodule.image_size < LEAST_SIZE:
-        why_no_pairs = f"images are compared at {LEAST_SIZE} px or more, and data.image_size={datamodule.image_size}"
-    pairs = None if why_no_pairs else look_for_duplicates(seen, images)
+    why_no_pairs = why_not_compared(cfg, datamodule)
+    copies = datamodule.copies
+    if copies is None and not why_no_pairs:  # a stream looks at none of its images before it is trained on
+        copies = found_among(images, seen)
     return Inspection(
         name=datamodule.source.name,
         image_size=datamodule.image_size,
@@ -119,9 +114,9 @@ def look(cfg: DictConfig, datamodule: FundusDataModule, record: RunRecord) -> In
         rejected=datamodule.rejected,
         facts=source_facts(datamodule.source),
         counts=level_counts(manifest),
-        pairs=pairs,
+        copies=copies,
         why_no_pairs=why_no_pairs,
-        pair_pictures=[np.stack([shown(image) for image in images[list(p[:2])]]) for p in (pairs or ())[:MOST_PAIRS]],
+        pair_pictures=pair_pictures(copies, images),
         sheets=sheets(
             seen, images, masks, getattr(datamodule.source, "mask_levels", ()), cfg.seed, cfg.job.num_columns
         ),
@@ -146,10 +141,19 @@ def at_hand(datamodule: FundusDataModule) -> tuple[Manifest, RowsOf, RowsOf | No
     return seen, RowsOf(images, cached), None if masks is None else RowsOf(masks.array, cached)
 
 
-def look_for_duplicates(seen: Manifest, images: RowsOf) -> list[Pair]:
-    """Pairs of images that show the same photograph."""
-    say(heading(f"duplicates among {len(images)} images"))
-    return duplicate_pairs(find_duplicates(images, progress=True), seen)
+def why_not_compared(cfg: DictConfig, datamodule: FundusDataModule) -> str:
+    """Why nobody looks for duplicates; "" where somebody does."""
+    if not cfg.job.find_duplicates:
+        return "job.find_duplicates=false"
+    if datamodule.image_size < SIDE:
+        return f"images are compared at {SIDE} px or more, and data.image_size={datamodule.image_size}"
+    return ""
+
+
+def pair_pictures(copies: Copies | None, images: RowsOf) -> list[np.ndarray]:
+    """The first pairs of duplicates, uint8 [2, s, s, 3] each."""
+    pairs = () if copies is None else copies.pairs[:MOST_PAIRS]
+    return [np.stack([shown(image) for image in images[list(pair[:2])]]) for pair in pairs]
 
 
 def sheets(
@@ -184,8 +188,8 @@ def origin(record: RunRecord, seed: int) -> dict[str, str]:
 def write(found: Inspection, output_dir: Path) -> None:
     """Tables, pictures, the page, and the same for TensorBoard."""
     write_counts(output_dir / "counts.csv", found.counts)
-    if found.pairs is not None:
-        write_duplicates(output_dir / "duplicates.csv", found.pairs, found.seen)
+    if found.copies is not None:
+        found.copies.write(output_dir / "duplicates.csv")
     pictures = {"cooccurrence": found.cooccurrence}
     for part in found.sheets:
         columns = max(map(len, part.pictures))
@@ -205,18 +209,15 @@ def write(found: Inspection, output_dir: Path) -> None:
 def numbers(found: Inspection) -> dict[str, float]:
     """What the record keeps; duplicates only where somebody looked for them."""
     counts = {"images": len(found.manifest), "patients": found.manifest.num_patients, "rejected": len(found.rejected)}
-    if found.pairs is not None:
-        counts["duplicates"] = len(found.pairs)
-        counts["duplicates_across_splits"] = sum(pair.crosses_splits for pair in found.pairs)
+    if found.copies is not None:
+        counts["duplicates"] = len(found.copies.pairs)
+        counts["duplicates_across_splits"] = sum(pair.crosses_splits for pair in found.copies.pairs)
     return {f"data/num_{name}": float(number) for name, number in counts.items()}
 
 
 def summary(found: Inspection, output_dir: Path) -> str:
     """What was found, and where it is to be seen."""
-    duplicates = f"not looked for: {found.why_no_pairs}"
-    if found.pairs is not None:
-        crossing = [sum(getattr(pair, name) for pair in found.pairs) for name in Pair._fields[-2:]]
-        duplicates = f"{many(len(found.pairs), 'pair')}, {crossing[0]} in two splits, {crossing[1]} of two patients"
+    duplicates = str(found.copies or f"not looked for: {found.why_no_pairs}")
     differing = [f"{fact.title or fact.name} ({len(fact.differences)})" for fact in found.facts if fact.differences]
     lines = {
         "images": f"{len(found.manifest)} of {found.manifest.num_patients} patients, {len(found.rejected)} rejected",

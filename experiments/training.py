@@ -53,11 +53,15 @@ def check_batch_size(cfg: DictConfig, num_images: int) -> None:
 
 
 def describe_data(datamodule: FundusDataModule, output_dir: Path) -> None:
-    """After the set-up: keep the index, and say what was rejected."""
+    """After the set-up: keep the index, and say what was rejected, and what is there twice."""
     if rank_zero_only.rank == 0:
         datamodule.write_index(output_dir)
     if datamodule.rejected:
         say(f"{len(datamodule.rejected)} images are rejected: {output_dir / 'rejected.csv'}")
+    if datamodule.copies is not None:
+        done = "they are left out" if datamodule.duplicates == "drop" else "data.duplicates=drop leaves them out"
+        listed = f" ({done}): {output_dir / 'duplicates.csv'}" if datamodule.copies.pairs else ""
+        say(f"duplicates: {datamodule.copies}{listed}")
 
 
 def fit(

@@ -9,12 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datamodules.manifest import SPLITS, Manifest
+from datamodules.manifest import SPLITS, STRICTEST, Manifest
 from datamodules.sources.base import Source
 
 log = logging.getLogger(__name__)
-
-STRICTEST = ("test", "val", "train", "")  # a patient of several splits goes to the first of them
 
 
 class UnionSource:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datamodules.copies import Copies
 from datamodules.findings import FINDINGS
 from datamodules.manifest import SPLITS, Manifest
 from experiments.inspection.markup import Html, element, join, link, many, table
 from experiments.inspection.pictures import OUTLINES, SheetRow, data_uri, strip
-from experiments.inspection.tables import Count, Pair, SourceFacts, by_finding, source_counts, split_counts
+from experiments.inspection.tables import Count, SourceFacts, by_finding, source_counts, split_counts
 
 MOST_REJECTED = 100  # rows of the list; the file holds them all
 MOST_PAIRS = 20  # pairs of duplicates that are pictured
@@ -57,7 +58,7 @@ class Inspection:
         manifest: the images in use, with their splits.
         seen: those of them that pictures and pairs are of: all, or of a stream the ones that are decoded.
         rejected: pairs of path and reason.
-        pairs: duplicates, by their rows in `seen`; None if nobody looked for them, and `why_no_pairs`.
+        copies: duplicates among `seen`; None if nobody looked for them, and `why_no_pairs`.
         pair_pictures: uint8 [2, T, T, 3] of the first MOST_PAIRS of them.
         cooccurrence: the matrix as a picture uint8 [H, W, 3].
         origin: name -> text that says what was run on what: command, fingerprints, versions.
@@ -70,7 +71,7 @@ class Inspection:
     rejected: Sequence[tuple[str, str]]
     facts: Sequence[SourceFacts]
     counts: Sequence[Count]
-    pairs: Sequence[Pair] | None
+    copies: Copies | None
     why_no_pairs: str
     pair_pictures: Sequence[np.ndarray]
     sheets: Sequence[Sheet]
@@ -112,12 +113,13 @@ def heed(found: Inspection) -> Html:
     if found.rejected:
         points.append(f"Rejected: {many(len(found.rejected), 'file')}. Training stops at them unless it is told "
                       f"data.max_rejected={len(found.rejected)}.")  # fmt: skip
-    crossing = sum(pair.crosses_splits for pair in found.pairs or ())
+    crossing = sum(pair.crosses_splits for pair in found.copies.pairs) if found.copies else 0
     if crossing:
         points.append(
-            f"Duplicates in two splits: {many(crossing, 'pair')}. A model is tested on what it was trained on."
+            f"Duplicates in two splits: {many(crossing, 'pair')}. A model is tested on what it was trained on, unless "
+            "it is told data.duplicates=drop."
         )
-    if found.pairs is None:
+    if found.copies is None:
         points.append(f"Nobody looked for duplicates: {found.why_no_pairs}.")
     if len(found.seen) < len(found.manifest):
         points.append(f"Pictures and duplicates are of {len(found.seen):,} of {len(found.manifest):,} images: the "
@@ -208,12 +210,13 @@ def rejected(pairs: Sequence[tuple[str, str]]) -> Html:
 
 def duplicates(found: Inspection) -> Html:
     """How many pairs show the same photograph, and the first of them as pictures."""
-    if found.pairs is None:
+    if found.copies is None:
         return _said(f"Nobody looked for them: {found.why_no_pairs}.")
-    if not found.pairs:
+    pairs = found.copies.pairs
+    if not pairs:
         return _said("None found.")
-    kinds = sorted({pair.kind for pair in found.pairs})
-    groups = {kind: [pair for pair in found.pairs if pair.kind == kind] for kind in kinds} | {"all": found.pairs}
+    kinds = sorted({pair.kind for pair in pairs})
+    groups = {kind: [pair for pair in pairs if pair.kind == kind] for kind in kinds} | {"all": pairs}
     rows = [
         (kind, len(group), sum(p.crosses_splits for p in group), sum(p.crosses_patients for p in group))
         for kind, group in groups.items()
@@ -222,13 +225,14 @@ def duplicates(found: Inspection) -> Html:
     ids, splits, patients = found.seen.ids, found.seen.splits, found.seen.patients
     names = found.seen.table.column("source").to_pylist()
     cards = []
-    for pair, pictures in zip(found.pairs, found.pair_pictures, strict=False):
+    for pair, pictures in zip(pairs, found.pair_pictures, strict=False):
         sides = [f"{ids[row]} ({names[row]}, {splits[row]}, patient {patients[row]})" for row in pair[:2]]
         crossing = ", in two splits" if pair.crosses_splits else ""
         said = join((element("strong", f"{pair.kind}{crossing}"), f", similarity {pair.similarity:.3f}",
                      element("br"), sides[0], element("br"), sides[1]))  # fmt: skip
         cards.append(_figure(strip(pictures), said, f"{ids[pair.first]} beside {ids[pair.second]}"))
-    shown = f"Below are {len(cards)} of them, those in two splits first; duplicates.csv has them all."
+    shown = (f"Below are {len(cards)} of them, those in two splits first; duplicates.csv has them all. Training with "
+             f"data.duplicates=drop leaves out {many(len(found.copies.dropped), 'image')}.")  # fmt: skip
     return join((table("Pairs of images that show the same photograph", header, rows), _said(shown),
                  element("div", *cards, class_="pairs")))  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What a manifest holds, in numbers: images and patients of each level, pairs of findings, sources, duplicates."""
+"""What a manifest holds, in numbers: images and patients of each level, pairs of findings, sources."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from callbacks.atomic import write_atomically
-from datamodules.duplicates import Duplicate
 from datamodules.findings import FINDINGS, UNKNOWN
 from datamodules.manifest import SPLITS, Manifest
 from datamodules.sources.base import Source
@@ -45,17 +44,6 @@ class SourceFacts(NamedTuple):
     trap: str
     num_published: int
     differences: Mapping[str, tuple[int, int]]
-
-
-class Pair(NamedTuple):
-    """Two rows of the manifest that show the same photograph."""
-
-    first: int
-    second: int
-    kind: str
-    similarity: float
-    crosses_splits: bool
-    crosses_patients: bool
 
 
 @dataclass(frozen=True)
@@ -133,32 +121,9 @@ def cooccurrence(labels: np.ndarray) -> Cooccurrence:
     return Cooccurrence(tuple(FINDINGS[i].name for i in known_anywhere), share, num_images.astype(np.int64))
 
 
-def duplicate_pairs(duplicates: Iterable[Duplicate], manifest: Manifest) -> list[Pair]:
-    """The pairs with where they lie: first those across splits, then those across patients, then by row."""
-    splits, patients = manifest.splits, manifest.patients
-    pairs = [
-        Pair(d.first, d.second, d.kind, d.similarity,
-             splits[d.first] != splits[d.second], patients[d.first] != patients[d.second])
-        for d in duplicates
-    ]  # fmt: skip
-    return sorted(pairs, key=lambda pair: (not pair.crosses_splits, not pair.crosses_patients, *pair[:2]))
-
-
 def write_counts(path: Path, counts: Sequence[Count]) -> None:
     """counts.csv: a row a finding, level and split."""
     _write_csv(path, [Count._fields, *counts])
-
-
-def write_duplicates(path: Path, pairs: Sequence[Pair], manifest: Manifest) -> None:
-    """duplicates.csv: a row a pair, with id, source, split and patient of both."""
-    columns = {name: manifest.table.column(name).to_pylist() for name in ("id", "source", "split", "patient")}
-    header = [f"{place}_{name}" for place in ("first", "second") for name in columns]
-    rows = [
-        [pair.kind, f"{pair.similarity:.4f}", *(cells[row] for row in pair[:2] for cells in columns.values()),
-         *("yes" if crosses else "no" for crosses in pair[-2:])]
-        for pair in pairs
-    ]  # fmt: skip
-    _write_csv(path, [["kind", "similarity", *header, "crosses_splits", "crosses_patients"], *rows])
 
 
 def counts_text(counts: Sequence[Count]) -> str:

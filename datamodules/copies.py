@@ -1,0 +1,133 @@
+"""What becomes of photographs that a dataset holds twice: looked for once a cache, reported, left out on request."""
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datamodules.cache import ImageCache
+from datamodules.duplicates import SIDE, VERSION, Duplicate, find_duplicates, groups, rows_to_drop
+from datamodules.findings import nearest
+from datamodules.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+HANDLING = ("ignore", "report", "drop")
+FILE = f"duplicates-v{VERSION}.json"  # in the folder of the image cache
+DESCRIBED = ("id", "source", "split", "patient")  # columns of the manifest that tell a row in duplicates.csv
+
+
+class Pair(NamedTuple):
+    """Two rows of a manifest that show the same photograph."""
+
+    first: int
+    second: int
+    kind: str
+    similarity: float
+    crosses_splits: bool
+    crosses_patients: bool
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The pairs of a manifest, and `dropped`: the rows of it, ascending, without which no photograph is there twice."""
+
+    manifest: Manifest
+    pairs: Sequence[Pair]
+    dropped: np.ndarray
+
+    def __str__(self) -> str:
+        """What was found, in a line."""
+        if not self.pairs:
+            return "no photograph is there twice"
+        across = sum(pair.crosses_splits for pair in self.pairs)
+        persons = sum(pair.crosses_patients for pair in self.pairs)
+        return (
+            f"{len(self.pairs)} pairs of images show the same photograph, {across} of them in two splits, {persons} "
+            f"of two patients; without {len(self.dropped)} images each photograph is there once"
+        )
+
+    def write(self, path: str | Path) -> None:
+        """duplicates.csv: a row a pair, with id, source, split and patient of both, those in two splits first."""
+        columns = {name: self.manifest.table.column(name).to_pylist() for name in DESCRIBED}
+        header = [f"{place}_{name}" for place in ("first", "second") for name in columns]
+        rows = [
+            [pair.kind, f"{pair.similarity:.4f}", *(cells[row] for row in pair[:2] for cells in columns.values()),
+             *("yes" if crosses else "no" for crosses in pair[-2:])]
+            for pair in self.pairs
+        ]  # fmt: skip
+        partial = f"{path}.{os.getpid()}.tmp"
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(
+                [["kind", "similarity", *header, "crosses_splits", "crosses_patients"], *rows]
+            )
+        os.replace(partial, path)
+
+
+def check_handling(handling: str, image_size: int) -> str:
+    """What to do about duplicates: `handling`, but `ignore` instead of `report` where images are too small to tell.
+
+    Raises ValueError for what is none of HANDLING, and for duplicates to be dropped among images that are too small.
+    """
+    if handling not in HANDLING:
+        near = nearest(str(handling), HANDLING)
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise ValueError(f"data.duplicates is {handling!r}, and must be one of: {', '.join(HANDLING)}.{hint}")
+    if handling == "ignore" or image_size >= SIDE:
+        return handling
+    if handling == "drop":
+        raise ValueError(
+            f"data.duplicates is 'drop', and data.image_size {image_size}: duplicates are told from {SIDE} pixels on. "
+            "Remedy: larger images, or data.duplicates=ignore."
+        )
+    log.warning("data.image_size=%d: duplicates are not looked for below %d pixels", image_size, SIDE)
+    return "ignore"
+
+
+def cached_duplicates(cache: ImageCache) -> list[Duplicate]:
+    """The duplicates among the rows of a cache: looked for the first time, with a progress bar, and kept beside it."""
+    path = cache.folder / FILE
+    if not path.is_file():
+        found = find_duplicates(cache.images, progress=True)
+        partial = path.with_name(f"{FILE}.{os.getpid()}.tmp")
+        partial.write_text(json.dumps([astuple(duplicate) for duplicate in found]), encoding="utf-8")
+        os.replace(partial, path)
+    return [Duplicate(*each) for each in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def found_among(images: np.ndarray, manifest: Manifest) -> Copies:
+    """The duplicates among images, array-like uint8 [N, S, S, 3], that are the rows of a manifest; shows bars."""
+    found = find_duplicates(images, progress=True)
+    together = groups(found, len(images))
+    return Copies(manifest, pairs_of(found, manifest), rows_to_drop(together, manifest.splits))
+
+
+def copies_of(cache: ImageCache, rows: np.ndarray, manifest: Manifest) -> Copies:
+    """The duplicates among `rows` of a cache, ascending, int64 [N], of which `manifest` tells splits and patients."""
+    found = cached_duplicates(cache)
+    place = np.full(len(cache.images), -1, dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    here = [
+        Duplicate(int(place[d.first]), int(place[d.second]), d.kind, d.similarity)
+        for d in found
+        if place[d.first] >= 0 and place[d.second] >= 0
+    ]
+    together = groups(found, len(cache.images))[rows]
+    return Copies(manifest, pairs_of(here, manifest), rows_to_drop(together, manifest.splits))
+
+
+def pairs_of(duplicates: Iterable[Duplicate], manifest: Manifest) -> list[Pair]:
+    """The pairs with where they lie: first those across splits, then those across patients, then by row."""
+    splits, patients = manifest.splits, manifest.patients
+    pairs = [
+        Pair(d.first, d.second, d.kind, d.similarity,
+             splits[d.first] != splits[d.second], patients[d.first] != patients[d.second])
+        for d in duplicates
+    ]  # fmt: skip
+    return sorted(pairs, key=lambda pair: (not pair.crosses_splits, not pair.crosses_patients, *pair[:2]))
