@@ -19,6 +19,15 @@ def draw_flips(num_rows: int, seed: int, epoch: int) -> np.ndarray:
     return stream.integers(0, 2, size=num_rows, dtype=np.uint8).astype(bool)
 
 
+def draw_numbers(rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """A number for each row, int64 in [0, 2^63), by which its transforms of an epoch are drawn: SplitMix64 of both."""
+    start = np.random.SeedSequence((seed, epoch, 0xD4A3)).generate_state(1, np.uint64)
+    mixed = start + np.asarray(rows).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+
+
 def mirror_labels(labels: Tensor) -> Tensor:
     """The labels [..., F] of the mirrored images: right becomes left, left right, unknown stays unknown."""
     mirrored = labels.clone()

@@ -10,10 +10,11 @@ from torch.utils.data import Dataset
 
 
 class Picks(NamedTuple):
-    """The rows of a batch, int64 [B], and which of them are mirrored, bool [B]."""
+    """The rows of a batch, int64 [B], which of them are mirrored, bool [B], and what their transforms are drawn by."""
 
     rows: np.ndarray
     flips: np.ndarray
+    draws: np.ndarray | None = None  # int64 [B]
 
 
 class RowsOf:
@@ -41,7 +42,7 @@ class FundusDataset(Dataset):
 
     `dataset[i]` is a sample: image uint8 [3, S, S], labels int64 [F], id, mask uint8 [S, S]. `dataset[Picks]` is a
     batch of them: one read for the whole batch, with `flip` bool [B], which `augment.flip_batch` carries out and takes
-    away.
+    away, and `draw` int64 [B], which `transforms.Augmentation` does.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class FundusDataset(Dataset):
             "id": [self.ids[row] for row in index.rows],
             "flip": torch.from_numpy(index.flips),
         }
+        if index.draws is not None:
+            batch["draw"] = torch.from_numpy(index.draws)
         if self.masks is not None:
             batch["mask"] = torch.from_numpy(self.masks[index.rows][..., 0])
         return batch

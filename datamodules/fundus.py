@@ -27,6 +27,7 @@ from datamodules.rejected import check_rejected, write_rejected
 from datamodules.sources.base import Source
 from datamodules.splits import split_by_patient
 from datamodules.squares import Squares
+from datamodules.transforms import Augmentation
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +41,13 @@ class FundusDataModule(lightning.LightningDataModule):
 
     `prepare_data` reads every image once into a cache below `cache_dir`, with up to `cache_workers` processes (None:
     one for each core), and stops when more than `max_rejected` are refused. `fractions` are for the patients without
-    an official split, drawn by hash of (seed, patient). `flip` mirrors half of the training images.
-    `epoch_size` is the number of images in a training epoch, None all of them once. `balance` names findings whose
-    levels are shown equally often in training (balance.py). `duplicates` says what becomes of photographs that are
-    there twice: `ignore` does not look for them, `report` writes them down, `drop` leaves out all but one, in the
-    strictest of their splits (copies.py). On several processes each reads its own share; the Trainer's sampler
-    injection does not concern it.
+    an official split, drawn by hash of (seed, patient). `flip` mirrors half of the training images, and `augment` are
+    transforms of torchvision.transforms.v2 that change each of them, on the device (transforms.py). `epoch_size` is
+    the number of images in a training epoch, None all of them once. `balance` names findings whose levels are shown
+    equally often in training (balance.py). `duplicates` says what becomes of photographs that are there twice:
+    `ignore` does not look for them, `report` writes them down, `drop` leaves out all but one, in the strictest of
+    their splits (copies.py). On several processes each reads its own share; the Trainer's sampler injection does not
+    concern it.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class FundusDataModule(lightning.LightningDataModule):
         epoch_size: int | None = None,
         balance: Sequence[str] = (),
         duplicates: str = "ignore",
+        augment: Sequence[Any] = (),
     ) -> None:
         super().__init__()
         for name, value, least in (("image_size", image_size, 8), ("batch_size", batch_size, 1),
@@ -81,6 +84,7 @@ class FundusDataModule(lightning.LightningDataModule):
         self.cache_workers = cache_workers
         self.epoch_size = epoch_size
         self.balance = tuple(check_name(name) for name in balance)
+        self.augmentation = Augmentation(augment)
         self.duplicates = check_handling(duplicates, image_size)
         self.manifest: Manifest | None = None
         self.copies: Copies | None = None  # of the images before any of them is left out as a duplicate
@@ -91,7 +95,7 @@ class FundusDataModule(lightning.LightningDataModule):
         self._datasets: dict[str, FundusDataset] = {}
         self._latents: LatentCache | None = None
         self._train_loader: ResumableLoader | None = None
-        self._position: tuple[dict[str, int], str] | None = None  # where the next training loader goes on
+        self._position: dict[str, Any] | None = None  # where the next training loader goes on
 
     # -- making and opening
 
@@ -203,6 +207,11 @@ class FundusDataModule(lightning.LightningDataModule):
         Raises ValueError when the cache is of other images, or of another split where it says of which, or when it
         does not say of which images it is.
         """
+        if cache is not None and self.augmentation:
+            raise ValueError(
+                "data.augment changes images, and training is to be on cached latents, which were made before. Remedy: "
+                "job.cache_latents=false, or augment=none."
+            )
         if cache is not None:
             here = {"images": self.fingerprint, "split": self.split_fingerprint}
             there = {"images": cache.depends_on.get("images"), "split": cache.depends_on.get("split", here["split"])}
@@ -253,6 +262,7 @@ class FundusDataModule(lightning.LightningDataModule):
         batches = EpochBatches(
             len(dataset), self.batch_size, seed=self.seed, rank=rank, world_size=world_size, shuffle=vary,
             flip=vary and self.flip, drop_last=training, epoch_size=self.epoch_size if training else None,
+            draw=vary and bool(self.augmentation),
             weights=balanced_weights(self.labels("train").numpy(), self.balance) if vary and self.balance else None,
         )  # fmt: skip
         loader = DataLoader(
@@ -264,7 +274,7 @@ class FundusDataModule(lightning.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             collate_fn=_as_it_is,
         )
-        return ResumableLoader(loader, batches)
+        return ResumableLoader(loader, batches, self._training_images() if training else "")
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of equal size; of latents when they are attached."""
@@ -273,15 +283,7 @@ class FundusDataModule(lightning.LightningDataModule):
             train if self._latents is None else LatentDataset(self._latents, train), training=True
         )
         if self._position is not None:
-            position, images = self._position
-            within = (position["batch"] + 1) * position["global_batch_size"] <= position["epoch_size"]
-            if position["batch"] and within and images != self._training_images():
-                raise ValueError(
-                    "the checkpoint was saved within an epoch of other training images (other photographs, labels, "
-                    "data.image_size, data.fractions, seed, data.balance or data.flip). Resume with those, or from an "
-                    "epoch's end."
-                )
-            self._train_loader.load_state_dict(position)
+            self._train_loader.load_state_dict(self._position)
             self._position = None
         return self._train_loader
 
@@ -289,17 +291,16 @@ class FundusDataModule(lightning.LightningDataModule):
         """Where training is in its data. Lightning saves the loader's state too, but does not restore it to a loader
         that was made before, as it is for a learning rate whose course ends with the training.
         """
-        if self._train_loader is None:
-            return {}
-        return {"train_loader": self._train_loader.state_dict(), "images": self._training_images()}
+        return {} if self._train_loader is None else {"train_loader": self._train_loader.state_dict()}
 
     def _training_images(self) -> str:
         balance = f" balance={','.join(self.balance)}" if self.balance else ""
-        return f"{self.fingerprint} {self.split_fingerprint} flip={self.flip}{balance}"
+        augment = f" augment={self.augmentation}" if self.augmentation else ""
+        return f"{self.fingerprint} {self.split_fingerprint} flip={self.flip}{balance}{augment}"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The next training loader goes on from there."""
-        self._position = (state_dict["train_loader"], state_dict["images"]) if state_dict else None
+        self._position = state_dict.get("train_loader")
 
     def val_dataloader(self) -> ResumableLoader:
         """Every validation image once, in order."""
@@ -310,13 +311,13 @@ class FundusDataModule(lightning.LightningDataModule):
         return self._loader(self.test_dataset, training=False)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """On the device: mirror what is to be mirrored, and turn uint8 into float32 [0, 1]."""
+        """On the device: mirror what is to be mirrored, turn uint8 into float32 [0, 1], and augment."""
         batch = flip_batch(dict(batch))
         if "image" in batch and batch["image"].dtype == torch.uint8:
             batch["image"] = to_unit_range(batch["image"])
         if "mask" in batch and batch["mask"].dtype == torch.uint8:
             batch["mask"] = to_levels(batch["mask"])
-        return batch
+        return self.augmentation(batch)
 
 
 def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from datamodules.augment import draw_flips
+from datamodules.augment import draw_flips, draw_numbers
 from datamodules.dataset import Picks
 
 
@@ -25,6 +25,8 @@ class EpochBatches:
 
     `epoch_size` makes a training epoch of that many images, however many rows there are: the epochs then cut one
     endless sequence of passes over the rows, so that each row comes as often as the next.
+
+    With `draw`, the picks have numbers by which the transforms of each image are drawn (transforms.py).
 
     With `weights` [num_rows], each row of an epoch is drawn by these chances instead, the same row perhaps twice.
     """
@@ -42,6 +44,7 @@ class EpochBatches:
         drop_last: bool = False,
         epoch_size: int | None = None,
         weights: np.ndarray | None = None,
+        draw: bool = False,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size is {batch_size} (at least 1), rank {rank} of {world_size} (0 <= rank < W).")
@@ -61,7 +64,7 @@ class EpochBatches:
         self.rank, self.world_size = rank, world_size
         self.shuffle, self.flip, self.drop_last = shuffle, flip, drop_last
         self.epoch_size = num_rows if epoch_size is None else epoch_size
-        self.weights = weights
+        self.weights, self.draw = weights, draw
         self.is_endless = epoch_size is not None
         self.epoch = 0
         self.start = 0  # the batch that the next pass begins with
@@ -77,16 +80,19 @@ class EpochBatches:
         if epoch != self.epoch:
             self.epoch, self.start, self.num_given = epoch, 0, 0
 
-    def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows in the order of a pass over all of them, and which are mirrored in it; the same on all ranks."""
+    def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows in the order of a pass over all of them, which are mirrored in it, and the numbers of their draws.
+
+        The same on all ranks.
+        """
         rows = np.arange(self.num_rows)
         if self.shuffle:
             rows = np.random.default_rng(np.random.SeedSequence((self.seed, number, 0x0DE5))).permutation(rows)
         flips = draw_flips(self.num_rows, self.seed, number) if self.flip else np.zeros(self.num_rows, dtype=bool)
-        return rows, flips[rows]
+        return rows, flips[rows], draw_numbers(rows, self.seed, number)
 
-    def order(self) -> tuple[np.ndarray, np.ndarray]:
-        """This epoch's rows in their order, int64 [epoch_size], and which are mirrored, bool [epoch_size]."""
+    def order(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """This epoch's rows in their order, which are mirrored, and the numbers of their draws: [epoch_size] each."""
         if self.weights is not None:
             return self._drawn()
         if not self.is_endless:
@@ -94,16 +100,16 @@ class EpochBatches:
         size = len(self) * self.batch_size * self.world_size
         first = self.epoch * size
         passes = range(first // self.num_rows, (first + size - 1) // self.num_rows + 1)
-        rows, flips = map(np.concatenate, zip(*map(self._pass, passes), strict=True))
+        columns = map(np.concatenate, zip(*map(self._pass, passes), strict=True))
         begin = first - passes[0] * self.num_rows
-        return rows[begin : begin + size], flips[begin : begin + size]
+        return tuple(column[begin : begin + size] for column in columns)
 
-    def _drawn(self) -> tuple[np.ndarray, np.ndarray]:
+    def _drawn(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """An epoch of rows drawn by weight, each mirrored or not by a draw of its own; the same on all ranks."""
         stream = np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch, 0xBA1A)))
         rows = stream.choice(self.num_rows, size=self.epoch_size, p=self.weights)
         flips = stream.integers(0, 2, size=self.epoch_size, dtype=np.uint8).astype(bool)
-        return rows, flips & self.flip
+        return rows, flips & self.flip, draw_numbers(np.arange(self.epoch_size), self.seed, self.epoch)
 
     def __len__(self) -> int:
         if self.drop_last:
@@ -112,10 +118,10 @@ class EpochBatches:
         return min(-(-largest // self.batch_size), self.num_rows // self.world_size)
 
     def __iter__(self) -> Iterator[Picks]:
-        rows, flips = self.order()
+        rows, flips, draws = self.order()
         for batch in range(self.start, len(self)):
             places = self._places(len(rows), batch)
-            yield Picks(rows[places], flips[places])
+            yield Picks(rows[places], flips[places], draws[places] if self.draw else None)
 
     def _places(self, num_places: int, batch: int) -> np.ndarray:
         if self.drop_last:
@@ -130,15 +136,17 @@ class EpochBatches:
 class ResumableLoader:
     """A DataLoader over `EpochBatches` that can say and restore how far it has come.
 
-    Pass the same `batches` to the DataLoader as its `sampler`, with `batch_size=None`. The order is fixed when the
+    Pass the same `batches` to the DataLoader as its `sampler`, with `batch_size=None`. `images` says what the batches
+    show, for a state to be refused within an epoch of other images. The order is fixed when the
     first batch is asked for, not by `iter`, because Lightning calls `iter` before it sets the epoch.
     """
 
-    def __init__(self, loader: DataLoader, batches: EpochBatches) -> None:
+    def __init__(self, loader: DataLoader, batches: EpochBatches, images: str = "") -> None:
         if loader.sampler is not batches or loader.batch_size is not None:
             raise ValueError("loader must be a DataLoader with batch_size=None and sampler=batches.")
         self.loader = loader
         self.batch_sampler = batches
+        self.images = images
 
     @property
     def dataset(self) -> Any:
@@ -174,14 +182,15 @@ class ResumableLoader:
             batches.start = 0  # the next pass begins at the beginning
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
-        """Epoch, batches handed out in it, and what their order depends on. Plain integers."""
-        return {"epoch": self.batch_sampler.epoch, "batch": self.batch_sampler.num_given, **self._order()}
+    def state_dict(self) -> dict[str, int | str]:
+        """Epoch, batches handed out in it, and what their order and their images depend on."""
+        given = {"epoch": self.batch_sampler.epoch, "batch": self.batch_sampler.num_given}
+        return {**given, **self._order(), "images": self.images}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
         """Go on behind the batches that were handed out, in the epoch that they were handed out in.
 
-        Raises ValueError when the data, the global batch size or the seed changed within an epoch: the order would be
+        Raises ValueError when the images, the global batch size or the seed changed within an epoch: the order would be
         another.
         """
         now = self._order()
@@ -192,6 +201,12 @@ class ResumableLoader:
             raise ValueError(
                 f"the checkpoint was saved within an epoch, after batch {state['batch']}, and the order of the data "
                 f"has changed since: {what}. Resume with what it was, or from a checkpoint of an epoch's end."
+            )
+        if self.images != state["images"] and state["batch"] and not finished:
+            raise ValueError(
+                "the checkpoint was saved within an epoch of other training images (other photographs, labels, "
+                "data.image_size, data.fractions, seed, data.balance, data.flip or data.augment). Resume with those, "
+                "or from an epoch's end."
             )
         self.batch_sampler.epoch = state["epoch"]
         self.batch_sampler.start = 0 if changed else min(state["batch"], len(self))

@@ -24,6 +24,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from datamodules.augment import draw_numbers
 from datamodules.findings import NAMES
 from datamodules.loader import ResumableLoader
 from datamodules.shards import ShardSource, labels_of
@@ -185,7 +186,8 @@ class _Window(NamedTuple):
 
 
 class StreamDataset(Dataset):
-    """`dataset[n]` is batch n: image uint8 [B, 3, S, S], labels int64 [B, F], id list[str], flip bool [B].
+    """`dataset[n]` is batch n: image uint8 [B, 3, S, S], labels int64 [B, F], id list[str], flip bool [B],
+    draw int64 [B].
 
     `is_train`, bool, says of every row of the shards whether it is for training. In memory are the row groups of one
     window a lane, as they are compressed in the images: of all lanes in one process, of its share in a worker. Raises
@@ -207,10 +209,12 @@ class StreamDataset(Dataset):
         images = np.empty((count, size, size, 3), dtype=np.uint8)
         labels = np.empty((count, len(NAMES)), dtype=np.int64)
         ids, flips = np.empty(count, dtype=object), np.zeros(count, dtype=bool)
+        draws, groups_of = np.empty(count, dtype=np.int64), self.source.footers.groups
         for group in np.unique(groups).tolist():
             at = np.flatnonzero(groups == group)
             table, rows = held.tables[group], self._train_rows(group)[places[at]]
             labels[at] = labels_of(table, rows)
+            draws[at] = draw_numbers(groups_of.first_row[group] + rows, order.seed, number)
             flips[at] = self.flip & order.flips(number, group)[places[at]]
             for image, row in zip(at.tolist(), rows.tolist(), strict=True):
                 ids[image] = str(table.column("id")[row].as_py()).strip()
@@ -221,6 +225,7 @@ class StreamDataset(Dataset):
             "labels": torch.from_numpy(labels),
             "id": ids.tolist(),
             "flip": torch.from_numpy(flips),
+            "draw": torch.from_numpy(draws),
         }
 
     def _train_rows(self, group: int) -> np.ndarray:
@@ -250,8 +255,8 @@ class StreamDataset(Dataset):
         return num_lanes if worker is None or num_lanes % worker.num_workers else num_lanes // worker.num_workers
 
 
-def stream_loader(dataset: StreamDataset, batches: StreamBatches, num_workers: int) -> StreamLoader:
-    """The loader of a stream; its workers persist over the epochs."""
+def stream_loader(dataset: StreamDataset, batches: StreamBatches, num_workers: int, images: str = "") -> StreamLoader:
+    """The loader of a stream, `images` as in ResumableLoader; its workers persist over the epochs."""
     loader = DataLoader(
         dataset,
         batch_size=None,
@@ -262,7 +267,7 @@ def stream_loader(dataset: StreamDataset, batches: StreamBatches, num_workers: i
         collate_fn=_as_it_is,
         worker_init_fn=_one_thread,
     )
-    return StreamLoader(loader, batches)
+    return StreamLoader(loader, batches, images)
 
 
 def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import cpu_count
 from pathlib import Path
@@ -61,6 +61,7 @@ class ShardDataModule(FundusDataModule):
         fractions: Mapping[str, float] = FRACTIONS,
         seed: int = 0,
         flip: bool = True,
+        augment: Sequence[Any] = (),
         cache_workers: int | None = None,
         epoch_size: int | None = None,
         num_val: int = 2000,
@@ -71,7 +72,7 @@ class ShardDataModule(FundusDataModule):
     ) -> None:
         super().__init__(
             source, image_size, batch_size, cache_dir, num_workers, fractions, seed, flip,
-            cache_workers=cache_workers, epoch_size=epoch_size,
+            cache_workers=cache_workers, epoch_size=epoch_size, augment=augment,
         )  # fmt: skip
         counts = {"num_val": num_val, "num_reference": num_reference, "num_lanes": num_lanes,
                   "window_groups": window_groups}  # fmt: skip
@@ -202,4 +203,5 @@ class ShardDataModule(FundusDataModule):
             num_lanes=self.num_lanes, window_groups=self.window_groups,
         )  # fmt: skip
         stream = StreamDataset(self.source, order, is_train, self.image_size, flip=vary and self.flip)
-        return stream_loader(stream, StreamBatches(order, self.epoch_size, vary), self.num_workers)
+        batches = StreamBatches(order, self.epoch_size, vary)
+        return stream_loader(stream, batches, self.num_workers, self._training_images())

@@ -111,7 +111,7 @@ def test_drawn_epochs_have_the_chances_are_disjoint_over_ranks_and_come_again():
     chances = np.array([0.5, 0.3, 0.2, 0.0])
     kwargs = {"seed": 1, "shuffle": True, "flip": True, "drop_last": True, "epoch_size": 4000, "weights": chances}
     whole = EpochBatches(4, 4, **kwargs)
-    rows, flips = whole.order()
+    rows, flips, _ = whole.order()
     np.testing.assert_allclose(np.bincount(rows, minlength=4) / 4000, chances, atol=0.03)
     assert 0.45 < flips.mean() < 0.55
     halves = [EpochBatches(4, 2, rank=rank, world_size=2, **kwargs) for rank in range(2)]
