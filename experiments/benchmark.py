@@ -174,10 +174,12 @@ def summary(pairs: list[tuple[float, float]], num_steps: int) -> dict[str, Any]:
         "bare_ms_per_step": [1000 * bare / num_steps for _, bare in pairs],
         "tax_ms_per_step": [1000 * (ours - bare) / num_steps for ours, bare in pairs],
     }
-    return {
-        name: {"min": min(values), "median": statistics.median(values), "max": max(values), "turns": values}
-        for name, values in columns.items()
-    }
+    return {name: spread(values) for name, values in columns.items()}
+
+
+def spread(turns: list[float]) -> dict[str, Any]:
+    """Least, median, largest, and the values themselves."""
+    return {"min": min(turns), "median": statistics.median(turns), "max": max(turns), "turns": turns}
 
 
 def circumstances(cfg: DictConfig, module: LatentDiffusion, trainer: L.Trainer) -> dict[str, Any]:

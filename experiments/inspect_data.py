@@ -2,8 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,7 @@ from experiments.inspection.tables import (
     write_counts,
 )
 from experiments.report import data_text, ending_text, heading, say
-from experiments.training import describe_data
+from experiments.training import describe_data, recorded
 
 COMMAND = "python -m experiments.run"
 
@@ -72,20 +71,6 @@ def inspect_data(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     say(summary(found, output_dir))
     say(ending_text(output_dir, {}, time.monotonic() - start))
     return metrics
-
-
-@contextmanager
-def recorded(record: RunRecord) -> Iterator[RunRecord]:
-    """Open a session of the record; one that does not come to its end is closed as interrupted or failed."""
-    record.start()
-    try:
-        yield record
-    except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        if not stopped:
-            record.record["error"] = f"{type(error).__name__}: {error}"
-        record.finish("interrupted" if stopped else "failed")
-        raise
 
 
 def read(datamodule: FundusDataModule, output_dir: Path) -> None:

@@ -1,5 +1,7 @@
 """The steps that the training jobs share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
@@ -7,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from callbacks.atomic import write_text
+from callbacks.run_record import RunRecord
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_datamodule, plain, world_size
 from experiments.report import config_text, data_text, heading, say
@@ -88,3 +91,17 @@ def _check_epochs(checkpoint: str, max_epochs: int | None) -> None:
             f"{checkpoint} has {done} epochs behind it, and trainer.max_epochs={max_epochs}: nothing is left to train. "
             f"Give {done} or more, or another output_dir to begin anew."
         )
+
+
+@contextmanager
+def recorded(record: RunRecord) -> Iterator[RunRecord]:
+    """Open a session of the record; one that does not come to its end is closed as interrupted or failed."""
+    record.start()
+    try:
+        yield record
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        if not stopped:
+            record.record["error"] = f"{type(error).__name__}: {error}"
+        record.finish("interrupted" if stopped else "failed")
+        raise

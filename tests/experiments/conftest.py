@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_runs import Result
 
+from datamodules import phantom
 from experiments.run import main
 from experiments.runs import FOLDER_VARIABLE, RESUME_VARIABLE
 
@@ -21,6 +23,15 @@ def here(tmp_path, monkeypatch) -> Path:
         monkeypatch.setenv(name, "")  # so that it is put back afterwards
         monkeypatch.delenv(name)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory) -> list[str]:
+    """Words that name a folder of eight phantoms as JPEG files of 96 pixels."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for index in range(8):
+        Image.fromarray(phantom.render(0, index, 96).image).save(folder / f"{index}.jpg")
+    return [f"data.root={folder}"]
 
 
 @pytest.fixture
