@@ -15,9 +15,9 @@ import logging
 import multiprocessing
 import os
 import shutil
-import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -75,7 +75,9 @@ class ImageCache:
         """
         folder = cache_folder(source, paths, image_size, cache_dir)
         picture = _picture(source, image_size)
-        if not folder.exists():
+        if not (folder / COMPLETE).is_file():
+            if folder.exists():  # somebody began to delete it
+                shutil.rmtree(folder)
             building = _open_building(folder, len(paths), picture)
             try:
                 _fill(building, source, paths, picture, num_workers)
@@ -125,7 +127,8 @@ def _open_building(folder: Path, num_images: int, picture: tuple[int, int, int])
     folder.parent.mkdir(parents=True, exist_ok=True)
     num_bytes = num_images * prod(picture)
     _check_space(folder, num_bytes)
-    fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
+    fresh = folder.with_name(f"{folder.name}.new-{uuid.uuid4().hex}")
+    fresh.mkdir()  # with the rights that the umask gives: users may share caches
     for name, size in ((IMAGES, num_bytes), (ROWS, num_images * ROW.itemsize), (REASONS, 0)):
         with open(fresh / name, "wb") as file:
             file.truncate(size)

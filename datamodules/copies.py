@@ -111,15 +111,31 @@ def found_among(images: np.ndarray, manifest: Manifest) -> Copies:
 def copies_of(cache: ImageCache, rows: np.ndarray, manifest: Manifest) -> Copies:
     """The duplicates among `rows` of a cache, ascending, int64 [N], of which `manifest` tells splits and patients."""
     found = cached_duplicates(cache)
-    place = np.full(len(cache.images), -1, dtype=np.int64)
-    place[rows] = np.arange(len(rows))
-    here = [
-        Duplicate(int(place[d.first]), int(place[d.second]), d.kind, d.similarity)
-        for d in found
-        if place[d.first] >= 0 and place[d.second] >= 0
-    ]
     together = groups(found, len(cache.images))[rows]
+    here = _among(found, rows, together, len(cache.images))
     return Copies(manifest, pairs_of(here, manifest), rows_to_drop(together, manifest.splits))
+
+
+def _among(found: Sequence[Duplicate], rows: np.ndarray, together: np.ndarray, num_images: int) -> list[Duplicate]:
+    """The pairs of a cache among some of its rows, numbered by their places in `rows`.
+
+    An image is paired with one other of its group, not with all: where that one is not among the rows, the first of the
+    group that is there takes its place.
+    """
+    place = np.full(num_images, -1, dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    stand_in = {group: index for index, group in reversed(list(enumerate(together.tolist())))}
+    group_of = dict(zip(rows.tolist(), together.tolist(), strict=True))
+    pairs: dict[tuple[int, int], Duplicate] = {}
+    for duplicate in found:
+        group = group_of.get(duplicate.first, group_of.get(duplicate.second))
+        if group is None:
+            continue  # neither is there
+        ends = [int(place[row]) if place[row] >= 0 else stand_in[group] for row in (duplicate.first, duplicate.second)]
+        first, second = sorted(ends)
+        if first != second:
+            pairs.setdefault((first, second), Duplicate(first, second, duplicate.kind, duplicate.similarity))
+    return list(pairs.values())
 
 
 def pairs_of(duplicates: Iterable[Duplicate], manifest: Manifest) -> list[Pair]:

@@ -25,6 +25,7 @@ same light; and now and then two photographs so blurred that no vessel shows.
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -75,8 +76,9 @@ def find_duplicates(images: np.ndarray, progress: bool = False) -> list[Duplicat
 
     `images` is array-like uint8 [N, S, S, 3], squares cropped to the field of view, S 64 or more; a memory-mapped one
     is read in batches, in order, and again where candidates lie. Of rows with equal bytes each is paired with the first
-    of them only, and only that one is compared with others: `groups` tells who belongs together. A square without
-    content, such as the black one of a rejected row, is a duplicate of nothing. `progress` shows bars.
+    of them only, and only that one is compared with others; two that are known to belong together by other pairs are
+    not compared: `groups` tells who belongs together. A square without content, such as the black one of a rejected
+    row, is a duplicate of nothing. `progress` shows bars.
 
     Raises ValueError for another type or shape.
     """
@@ -85,9 +87,10 @@ def find_duplicates(images: np.ndarray, progress: bool = False) -> list[Duplicat
     copies = np.flatnonzero(content & (first != np.arange(len(images))))
     found = [Duplicate(int(first[row]), int(row), "exact", 1.0) for row in copies]
     rows = np.flatnonzero(content & (first == np.arange(len(images))))
+    group = _Groups()
     for pairs in _candidates(hashes[rows], progress):
         pairs[:, :2] = rows[pairs[:, :2]]
-        found += _verified(images, pairs)
+        found += _verified(images, pairs, group)
     return sorted(found, key=lambda duplicate: (duplicate.first, duplicate.second))
 
 
@@ -226,19 +229,56 @@ def _num_different(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return count
 
 
-def _verified(images: np.ndarray, pairs: np.ndarray) -> list[Duplicate]:
-    """Those of the candidates, int64 [K, 3] of first, second, mirrored, that show the same photograph."""
-    planes = {row: _planes(images[row]) for row in np.unique(pairs[:, :2]).tolist()}
-    best: dict[tuple[int, int], Duplicate] = {}
-    for first, second, mirrored in pairs.tolist():
-        other = planes[second][..., ::-1] if mirrored else planes[second]
-        if _same_light(planes[first], other) < MIN_LIGHT:
+class _Groups:
+    """Who belongs together so far: a row's least known relative, by union and find."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, int] = {}
+
+    def of(self, row: int) -> int:
+        """The group of a row."""
+        while (parent := self._of.get(row, row)) != row:
+            self._of[row] = self._of.get(parent, parent)
+            row = parent
+        return row
+
+    def join(self, first: int, second: int) -> None:
+        """They belong together."""
+        low, high = sorted((self.of(first), self.of(second)))
+        self._of[high] = low
+
+
+def _verified(images: np.ndarray, pairs: np.ndarray, group: _Groups) -> list[Duplicate]:
+    """Those of the candidates, int64 [K, 3] of first, second, mirrored, that show the same photograph.
+
+    Rows that are in one group already are left out: else many copies of one image would take their number squared.
+    """
+    planes: dict[int, np.ndarray] = {}
+    found = []
+    for first, second, ways in _by_pair(pairs):
+        if group.of(first) == group.of(second):
             continue
-        similarity = _same_detail(planes[first], other)
-        known = best.get((first, second))
-        if similarity >= MIN_SIMILARITY and (known is None or similarity > known.similarity):
-            best[first, second] = Duplicate(first, second, "mirrored" if mirrored else "near", similarity)
-    return list(best.values())
+        for row in (first, second):
+            if row not in planes:
+                planes[row] = _planes(images[row])
+        best = max((_compared(planes[first], planes[second], mirrored), mirrored) for mirrored in ways)
+        if best[0] >= MIN_SIMILARITY:
+            found.append(Duplicate(first, second, "mirrored" if best[1] else "near", best[0]))
+            group.join(first, second)
+    return found
+
+
+def _by_pair(pairs: np.ndarray) -> Iterator[tuple[int, int, list[bool]]]:
+    """Each pair once, ordered, with the ways in which it is a candidate: as it is, mirrored, or both."""
+    ordered = pairs[np.lexsort(pairs.T[::-1])].tolist()
+    for (first, second), ways in itertools.groupby(ordered, key=lambda pair: (pair[0], pair[1])):
+        yield first, second, [bool(mirrored) for _, _, mirrored in ways]
+
+
+def _compared(planes: np.ndarray, other: np.ndarray, mirrored: bool) -> float:
+    """The correlation of the details of two squares, 0 where their lights differ."""
+    other = other[..., ::-1] if mirrored else other
+    return _same_detail(planes, other) if _same_light(planes, other) >= MIN_LIGHT else 0.0
 
 
 def _same_light(planes: np.ndarray, other: np.ndarray) -> float:

@@ -121,7 +121,7 @@ class FundusDataModule(lightning.LightningDataModule):
         rows = np.setdiff1d(np.arange(len(index)), np.fromiter(squares.rejected, dtype=np.int64))
         if len(rows) == 0:
             raise ValueError(f"none of the {len(index)} images of {self.source.name} could be used.")
-        manifest = split_by_patient(index.take(rows), self.fractions, self.seed)
+        manifest = split_by_patient(index, self.fractions, self.seed).take(rows)
         if self.duplicates != "ignore":
             self.copies = copies_of(squares.images, rows, manifest)
             if self.duplicates == "drop":
@@ -201,18 +201,22 @@ class FundusDataModule(lightning.LightningDataModule):
         """Images of a split, an array-like uint8 [N, S, S, 3] that reads from the cache what is indexed."""
         return self.dataset(split).images
 
+    def check_latents(self) -> None:
+        """Raise ValueError where training on cached latents would leave out what training images are to go through."""
+        if self.augmentation:
+            raise ValueError(
+                "data.augment changes images, and training is to be on cached latents, which were made before. Remedy: "
+                "job.cache_latents=false, or augment=none."
+            )
+
     def attach_latents(self, cache: LatentCache | None) -> None:
         """Train on cached latents of `images("train")` instead of images; None goes back to images.
 
         Raises ValueError when the cache is of other images, or of another split where it says of which, or when it
         does not say of which images it is.
         """
-        if cache is not None and self.augmentation:
-            raise ValueError(
-                "data.augment changes images, and training is to be on cached latents, which were made before. Remedy: "
-                "job.cache_latents=false, or augment=none."
-            )
         if cache is not None:
+            self.check_latents()
             here = {"images": self.fingerprint, "split": self.split_fingerprint}
             there = {"images": cache.depends_on.get("images"), "split": cache.depends_on.get("split", here["split"])}
             num_train = len(self.train_dataset)
@@ -274,7 +278,7 @@ class FundusDataModule(lightning.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             collate_fn=_as_it_is,
         )
-        return ResumableLoader(loader, batches, self._training_images() if training else "")
+        return ResumableLoader(loader, batches, self.training_images if training else "")
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of equal size; of latents when they are attached."""
@@ -293,7 +297,9 @@ class FundusDataModule(lightning.LightningDataModule):
         """
         return {} if self._train_loader is None else {"train_loader": self._train_loader.state_dict()}
 
-    def _training_images(self) -> str:
+    @property
+    def training_images(self) -> str:
+        """What training batches depend on, but for their order and size."""
         balance = f" balance={','.join(self.balance)}" if self.balance else ""
         augment = f" augment={self.augmentation}" if self.augmentation else ""
         return f"{self.fingerprint} {self.split_fingerprint} flip={self.flip}{balance}{augment}"

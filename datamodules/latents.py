@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,8 @@ def _prepare(folder: Path, shape: tuple[int, ...], dtype: str, depends_on: dict[
     num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if num_bytes > shutil.disk_usage(folder.parent).free:
         raise _full(folder, shape, dtype)
-    fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
+    fresh = folder.with_name(f"{folder.name}.new-{uuid.uuid4().hex}")
+    fresh.mkdir()  # with the rights that the umask gives: users may share caches
     for name, size in ((LATENTS, num_bytes), (DONE, shape[0])):
         with open(fresh / name, "wb") as file:
             file.truncate(size)

@@ -194,7 +194,7 @@ class ResumableLoader:
         another.
         """
         now = self._order()
-        changed = {name: (state[name], now[name]) for name in now if state[name] != now[name]}
+        changed = {name: (state.get(name), now[name]) for name in now if state.get(name) != now[name]}
         finished = (state["batch"] + 1) * state["global_batch_size"] > state["epoch_size"]
         if changed and state["batch"] and not finished:
             what = ", ".join(f"{name} was {old} and is {new}" for name, (old, new) in changed.items())
@@ -202,7 +202,7 @@ class ResumableLoader:
                 f"the checkpoint was saved within an epoch, after batch {state['batch']}, and the order of the data "
                 f"has changed since: {what}. Resume with what it was, or from a checkpoint of an epoch's end."
             )
-        if self.images != state["images"] and state["batch"] and not finished:
+        if self.images != state.get("images", self.images) and state["batch"] and not finished:
             raise ValueError(
                 "the checkpoint was saved within an epoch of other training images (other photographs, labels, "
                 "data.image_size, data.fractions, seed, data.balance, data.flip or data.augment). Resume with those, "

@@ -45,15 +45,21 @@ class Manifest:
         return cls.from_table(pa.table({name: pa.array([row.get(name) for row in rows]) for name in columns}))
 
     @classmethod
-    def from_table(cls, table: pa.Table, origin: str = "the manifest", first_row: int = 0) -> "Manifest":
+    def from_table(
+        cls,
+        table: pa.Table,
+        origin: str = "the manifest",
+        first_row: int = 0,
+        where: pa.ChunkedArray | None = None,
+    ) -> "Manifest":
         """From an Arrow table with the columns `id` and `path` at least; nulls and absent findings are unknown.
 
-        A row without a patient is its own patient. Rows are numbered from `first_row` in messages. Raises ManifestError
-        for an unknown column, an id or a path that is blank or there twice, a path outside the root, a split or a level
-        that does not exist.
+        A row without a patient is its own patient. In messages rows are numbered from `first_row`, or named by `where`,
+        a text for each. Raises ManifestError for an unknown column, an id or a path that is blank or there twice, a
+        path outside the root, a split or a level that does not exist.
         """
         return cls._checked(
-            table.column_names, table.num_rows, lambda name: table.column(name).chunks, origin, first_row
+            table.column_names, table.num_rows, lambda name: table.column(name).chunks, origin, first_row, where
         )
 
     @classmethod
@@ -64,9 +70,10 @@ class Manifest:
         column: Callable[[str], Iterable[pa.Array]],
         origin: str,
         first_row: int,
+        where: pa.ChunkedArray | None = None,
     ) -> "Manifest":
         """From columns that are asked for one by one, in chunks: ten million rows take little more than their table."""
-        check = _Checker(origin, first_row)
+        check = _Checker(origin, first_row, where)
         check.columns(names)
         columns = {"id": text(column("id")), "path": None, "patient": None}  # patient takes most, so path comes later
         check.names(columns["id"], "id", "give every image its own id")
@@ -206,9 +213,13 @@ class _Checker:
 
     origin: str
     first_row: int
+    where: pa.ChunkedArray | None = None
+
+    def name(self, row: int) -> str:
+        return f"row {row + self.first_row}" if self.where is None else self.where[row].as_py()
 
     def fail(self, row: int, column: str, value: Any, problem: str, remedy: str) -> None:
-        where = f"{self.origin}, row {row + self.first_row}, column {column!r}"
+        where = f"{self.origin}{',' if self.where is None else ':'} {self.name(row)}, column {column!r}"
         raise ManifestError(f"{where}: {value!r} {problem}. Remedy: {remedy}.")
 
     def none(self, bad: pa.ChunkedArray, values: pa.ChunkedArray, column: str, problem: str, remedy: str) -> None:
@@ -239,7 +250,7 @@ class _Checker:
         for row in np.flatnonzero(np.isin(found, alike)).tolist() if len(alike) else ():
             earlier = first.setdefault(values[row].as_py(), row)
             if earlier != row:
-                already = f"is already the {name} of row {earlier + self.first_row}"
+                already = f"is already the {name} of {self.name(earlier)}"
                 self.fail(row, name, values[row].as_py(), already, remedy)
 
     def inside(self, values: pa.ChunkedArray, name: str) -> None:
@@ -260,7 +271,8 @@ class _Checker:
         if not (pa.types.is_integer(raw.type) or pa.types.is_floating(raw.type)):
             value = raw[0].as_py() if len(raw) else ""
             self.fail(start, name, value, f"is of type {raw.type}", "write levels as integers")
-        values = pc.fill_null(raw, UNKNOWN).to_numpy(zero_copy_only=False)
+        signed = raw.cast(pa.int64()) if pa.types.is_unsigned_integer(raw.type) else raw
+        values = pc.fill_null(signed, UNKNOWN).to_numpy(zero_copy_only=False)
         values = np.where(np.isnan(values), UNKNOWN, values) if values.dtype.kind == "f" else values
         bad = (values < UNKNOWN) | (values >= NUM_LEVELS[name]) | (values != np.floor(values))
         if bad.any():

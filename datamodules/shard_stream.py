@@ -186,17 +186,21 @@ class _Window(NamedTuple):
 
 
 class StreamDataset(Dataset):
-    """`dataset[n]` is batch n: image uint8 [B, 3, S, S], labels int64 [B, F], id list[str], flip bool [B],
-    draw int64 [B].
+    """`dataset[n]` is batch n: image uint8 [B, 3, S, S], labels int64 [B, F], id list[str], flip bool [B].
+
+    With `draw`, also draw int64 [B], by which transforms are drawn (transforms.py).
 
     `is_train`, bool, says of every row of the shards whether it is for training. In memory are the row groups of one
     window a lane, as they are compressed in the images: of all lanes in one process, of its share in a worker. Raises
     ShardError for an image that cannot be used, or a file that has changed.
     """
 
-    def __init__(self, source: ShardSource, order: StreamOrder, is_train: np.ndarray, image_size: int, flip: bool):
+    def __init__(
+        self, source: ShardSource, order: StreamOrder, is_train: np.ndarray, image_size: int, flip: bool,
+        draw: bool = False,
+    ) -> None:  # fmt: skip
         self.source, self.order = source, order
-        self.is_train, self.image_size, self.flip = is_train, image_size, flip
+        self.is_train, self.image_size, self.flip, self.draw = is_train, image_size, flip, draw
         self._lanes: OrderedDict[int, _Window] = OrderedDict()
 
     def __getitem__(self, number: int) -> dict[str, Any]:
@@ -217,16 +221,15 @@ class StreamDataset(Dataset):
             draws[at] = draw_numbers(groups_of.first_row[group] + rows, order.seed, number)
             flips[at] = self.flip & order.flips(number, group)[places[at]]
             for image, row in zip(at.tolist(), rows.tolist(), strict=True):
-                ids[image] = str(table.column("id")[row].as_py()).strip()
+                ids[image] = table.column("id")[row].as_py()
                 images[image] = self.source.decode(group, table, row, size)
-        pictures = torch.from_numpy(images).permute(0, 3, 1, 2)
-        return {
-            "image": pictures,
+        batch = {
+            "image": torch.from_numpy(images).permute(0, 3, 1, 2),
             "labels": torch.from_numpy(labels),
             "id": ids.tolist(),
             "flip": torch.from_numpy(flips),
-            "draw": torch.from_numpy(draws),
         }
+        return batch | {"draw": torch.from_numpy(draws)} if self.draw else batch
 
     def _train_rows(self, group: int) -> np.ndarray:
         """The training rows of a row group, counted from its first."""

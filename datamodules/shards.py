@@ -1,10 +1,11 @@
 """Parquet shards of images, as Hugging Face datasets stores them: finding, checking and reading them, never unpacking.
 
 A folder holds `shard-00000-of-00008.parquet` …, a row an image: `image` struct<bytes: binary, path: string> (a PNG,
-JPEG or WebP file of a square fundus image), `id` text, and findings by their names (-1 or null unknown). Other columns,
-such as the `seed` that an image was generated from, are left alone. A row group is the least that can be read: one of
-about 100 images, as Hugging Face datasets writes them, lets readers shuffle well in little memory. A file's footer is
-parsed for each row group that is read, 50 ms where it lists 1250 of them: files of 1 GB are better than larger ones.
+JPEG or WebP file of a square fundus image), `id` text, findings by their names (-1 or null unknown), and perhaps
+`patient` and `split`. Files named `train-…`, `validation-…` and `test-…` have that split. Other columns, such as the
+`seed` that an image was generated from, are left alone. A row group is the least that can be read: one of about 100
+images, as Hugging Face datasets writes them, lets readers shuffle well in little memory. A file's footer is parsed for
+each row group that is read, 50 ms where it lists 1250 of them: files of 1 GB are better than larger ones.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from datamodules.columns import text
 from datamodules.findings import NAMES, UNKNOWN, nearest
 from datamodules.images import VERSION, ImageError, read_image, resize
 from datamodules.manifest import Manifest
@@ -29,6 +31,7 @@ from datamodules.manifest import Manifest
 log = logging.getLogger(__name__)
 
 NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)\.parquet")
+STEMS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}  # of files, their split
 PIXELS = "image.bytes"  # the one field of the column `image` that is read
 ABOUT = (
     "data.root is the folder of the shards, shard-00000-of-00008.parquet …, or one with them in a folder `data` below."
@@ -101,10 +104,11 @@ class ShardSource:
         return self._footers
 
     def index(self) -> Manifest:
-        """One row an image, without a split; the path is `<file>#<row>`. Reads the texts and numbers, no image.
+        """One row an image, with the split that its column or its file's name tells; the path is `<file>#<row>`.
 
-        A million rows take 0.1 GB, while they are read 0.5 GB, and 6 seconds on one core. Raises ManifestError for a
-        level that a finding does not have, or an id that is blank or there twice; names the file, the row, the column.
+        Reads the texts and numbers, no image. A million rows take 0.1 GB, while they are read 0.5 GB, and 6 seconds on
+        one core. Raises ManifestError for a level that a finding does not have, or an id that is blank or there twice;
+        names the file, the row, the column.
         """
         if self._manifest is None:
             parts = pa.concat_tables([self._index_of(file) for file in self.footers.files])
@@ -120,8 +124,13 @@ class ShardSource:
         place = pa.scalar(f"{file.relative_to(self.root).as_posix()}#")
         rows = pc.cast(pa.array(np.arange(table.num_rows)), pa.string())
         table = table.append_column("path", pc.binary_join_element_wise(place, rows, ""))
+        table = table.append_column("source", pa.repeat(pa.scalar(self.name), table.num_rows))
+        match = NUMBERED.fullmatch(file.name)
+        split = STEMS.get(match["stem"].lower()) if match else None
+        if split is not None and "split" not in table.column_names:
+            table = table.append_column("split", pa.repeat(pa.scalar(split), table.num_rows))
         checked = Manifest.from_table(table, origin=str(file)).table
-        return checked.select(["id", "path", *NAMES])
+        return checked if "patient" in table.column_names else checked.drop_columns("patient")
 
     def identity(self) -> str:
         """A hash of the names, sizes and times of change of the files, and of the version of the reading code."""
@@ -153,7 +162,8 @@ class ShardSource:
             raise _unreadable(file, error) from error
         if table.num_rows != footers.groups.num_rows[group]:
             raise ShardError(f"{str(file)!r} has changed since it was opened. Remedy: start again, resume=auto.")
-        return table.combine_chunks()
+        place = table.column_names.index("id")
+        return table.set_column(place, "id", text(table.column("id").chunks)).combine_chunks()
 
     def decode(self, group: int, table: pa.Table, row: int, image_size: int) -> np.ndarray:
         """The image in a row of `read_group`, uint8 [S, S, 3]; by area where it shrinks, cubic where it grows.
@@ -184,8 +194,8 @@ def labels_of(table: pa.Table, rows: np.ndarray) -> np.ndarray:
     labels = np.full((len(rows), len(NAMES)), UNKNOWN, dtype=np.int64)
     for column, name in enumerate(NAMES):
         if name in table.column_names and not pa.types.is_null(table.schema.field(name).type):
-            values = pc.fill_null(table.column(name).chunk(0).take(pa.array(rows)), UNKNOWN).to_numpy()
-            labels[:, column] = np.nan_to_num(values, nan=UNKNOWN)
+            values = table.column(name).chunk(0).take(pa.array(rows)).cast(pa.float64())
+            labels[:, column] = np.nan_to_num(pc.fill_null(values, UNKNOWN).to_numpy(), nan=UNKNOWN)
     return labels
 
 
@@ -273,7 +283,7 @@ def _check_columns(file: Path, schema: pa.Schema, first: Path, wanted: tuple[str
                 "again with image and id; or move it out of the folder if it is no shard."
             )
     _check_image(file, schema.field("image").type)
-    columns = ("id", PIXELS, *(name for name in NAMES if name in schema.names))
+    columns = ("id", PIXELS, *(name for name in ("patient", "split", *NAMES) if name in schema.names))
     for name in (*wanted, *columns):
         if wanted and (name in wanted) != (name in columns):
             there, here = (first, file) if name in wanted else (file, first)

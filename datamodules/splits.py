@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +18,16 @@ def split_by_patient(manifest: Manifest, fractions: Mapping[str, float], seed: i
 
     A patient's split depends on the seed, the fractions and the patient's name alone: both eyes go together, and rows
     that are added later move nobody. `fractions` sums to 1; with few patients a small fraction may get none. A row
-    whose official split is given (not "") keeps it, and takes the patient's other rows with it.
+    whose official split is given (not "") keeps it, and takes the patient's other rows with it. But of a source that
+    has an official `train` and no `val`, the training patients are shared out between the two, by their fractions.
 
     Raises ValueError when the fractions are not fractions, or when the official split has a patient on two sides.
     """
     patients = whole(manifest.table.column("patient"))
     official = whole(manifest.table.column("split"))
+    sources = whole(manifest.table.column("source")).indices.to_numpy()
     names = pa.array(SPLITS)
-    codes = pa.DictionaryArray.from_arrays(pa.array(split_codes(patients, fractions, seed, official)), names)
+    codes = pa.DictionaryArray.from_arrays(pa.array(split_codes(patients, fractions, seed, official, sources)), names)
     column = manifest.table.column_names.index("split")
     return Manifest(manifest.table.set_column(column, "split", codes))
 
@@ -39,30 +42,59 @@ def assign_splits(
 
 
 def split_codes(
-    patients: pa.DictionaryArray, fractions: Mapping[str, float], seed: int, official: pa.DictionaryArray | None
+    patients: pa.DictionaryArray,
+    fractions: Mapping[str, float],
+    seed: int,
+    official: pa.DictionaryArray | None,
+    sources: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The place in SPLITS of each row's split, int8 [N]; each patient is looked at once."""
+    """The place in SPLITS of each row's split, int8 [N]; each patient is looked at once.
+
+    `sources` are numbers of the rows' sources, int [N]; None: all rows are of one.
+    """
     edges = _edges(fractions)
-    ends = np.array([end for _, end in edges])
-    places = np.array([SPLITS.index(name) for name, _ in edges], dtype=np.int8)
-    chosen = np.empty(len(patients.dictionary), dtype=np.int8)
-    for start in range(0, len(chosen), CHUNK):
-        names = patients.dictionary.slice(start, CHUNK).to_pylist()
-        positions = np.fromiter((uniform(name, seed) for name in names), dtype=np.float64, count=len(names))
-        chosen[start : start + len(names)] = places[np.searchsorted(ends, positions, side="right")]
+    chosen = _drawn(patients.dictionary, edges, seed)
     rows = patients.indices.to_numpy()
-    if official is not None:
-        _keep_official(chosen, rows, official, patients.dictionary)
+    if official is None:
+        return chosen[rows]
+    codes = np.array([SPLITS.index(name) if name else -1 for name in official.dictionary.to_pylist()], dtype=np.int8)
+    given = codes[official.indices.to_numpy()]
+    train, val = (fractions.get(name, 0.0) for name in ("train", "val"))
+    shared = _train_without_val(given, sources) if train > 0 and val > 0 else np.zeros(len(given), dtype=bool)
+    if shared.any():
+        halves = _drawn(patients.dictionary, [("train", train / (train + val)), ("val", math.inf)], seed)
+        chosen[rows[shared]] = halves[rows[shared]]
+    _keep_official(chosen, rows, given, shared, patients.dictionary)
     return chosen[rows]
 
 
-def _keep_official(chosen: np.ndarray, rows: np.ndarray, official: pa.DictionaryArray, names: pa.Array) -> None:
-    """Overwrite what was chosen by what is given."""
-    codes = np.array([SPLITS.index(name) if name else -1 for name in official.dictionary.to_pylist()], dtype=np.int8)
-    given = codes[official.indices.to_numpy()]
-    known = np.flatnonzero(given >= 0)
+def _drawn(patients: pa.Array, edges: list[tuple[str, float]], seed: int) -> np.ndarray:
+    """The place in SPLITS of each patient by hash, int8 [P]."""
+    ends = np.array([end for _, end in edges])
+    places = np.array([SPLITS.index(name) for name, _ in edges], dtype=np.int8)
+    chosen = np.empty(len(patients), dtype=np.int8)
+    for start in range(0, len(chosen), CHUNK):
+        names = patients.slice(start, CHUNK).to_pylist()
+        positions = np.fromiter((uniform(name, seed) for name in names), dtype=np.float64, count=len(names))
+        chosen[start : start + len(names)] = places[np.searchsorted(ends, positions, side="right")]
+    return chosen
+
+
+def _train_without_val(given: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
+    """Rows of the official training of sources that have no official validation, bool [N]."""
+    train, val = given == SPLITS.index("train"), given == SPLITS.index("val")
+    return train & ~val.any() if sources is None else train & ~np.isin(sources, np.unique(sources[val]))
+
+
+def _keep_official(
+    chosen: np.ndarray, rows: np.ndarray, given: np.ndarray, shared: np.ndarray, names: pa.Array
+) -> None:
+    """Overwrite what was chosen by what is given; `shared` rows may be in train or in val."""
+    known = np.flatnonzero((given >= 0) & ~shared)
     chosen[rows[known]] = given[known]
-    contradicted = known[chosen[rows[known]] != given[known]]
+    agrees = (chosen[rows] == given) | (shared & (chosen[rows] != SPLITS.index("test")))
+    known = np.flatnonzero(given >= 0)
+    contradicted = known[~agrees[known]]
     if len(contradicted):
         row = contradicted[0]
         sides = [SPLITS[code] for code in np.unique(given[known][rows[known] == rows[row]])]
@@ -85,7 +117,7 @@ def _edges(fractions: Mapping[str, float]) -> list[tuple[str, float]]:
             near = nearest(name, list(SPLITS))
             hint = f" Did you mean {near!r}?" if near else ""
             raise ValueError(f"fractions names {name!r}, which is not a split.{hint} The splits: {', '.join(SPLITS)}.")
-        if not 0 <= fraction <= 1:
+        if not isinstance(fraction, Real) or not 0 <= fraction <= 1:
             raise ValueError(f"fractions[{name!r}] is {fraction}, and must be in [0, 1].")
     if abs(sum(fractions.values()) - 1) > 1e-6:
         raise ValueError(f"fractions sums to {sum(fractions.values()):g}, and must sum to 1: {dict(fractions)}.")

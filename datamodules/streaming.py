@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import cpu_count
@@ -17,7 +18,6 @@ from datamodules.cache import ImageCache
 from datamodules.dataset import FundusDataset
 from datamodules.findings import NAMES
 from datamodules.fundus import FundusDataModule
-from datamodules.latents import LatentCache
 from datamodules.loader import ResumableLoader
 from datamodules.manifest import SPLITS, Manifest
 from datamodules.shard_stream import StreamBatches, StreamDataset, StreamOrder, num_lanes_for, stream_loader
@@ -48,7 +48,7 @@ class ShardDataModule(FundusDataModule):
     `num_lanes` reads every row group once. Besides there is the manifest, a row an image, in each process that
     is no worker.
 
-    Latents of a stream are not cached: `attach_latents` raises ValueError.
+    Latents of a stream are not cached: `check_latents` and `attach_latents` raise ValueError.
     """
 
     def __init__(
@@ -79,11 +79,6 @@ class ShardDataModule(FundusDataModule):
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"data.{name} is {value}, and must be at least 1.")
-        if num_workers and num_lanes % num_workers:
-            log.warning(
-                "data.num_workers is %d, which does not divide data.num_lanes, %d: every worker then reads all row "
-                "groups. A divisor shares them out.", num_workers, num_lanes,
-            )  # fmt: skip
         self.num_val, self.num_reference = num_val, num_reference
         self.num_lanes, self.window_groups, self.window_gb = num_lanes, window_groups, window_gb
         self._cache: ImageCache | None = None
@@ -128,7 +123,10 @@ class ShardDataModule(FundusDataModule):
         groups = self.source.footers.groups
         largest = int(groups.num_bytes.max())
         lanes = num_lanes_for(len(groups), self.num_lanes, self.window_groups)
-        needed = lanes * min(self.window_groups + 2, len(groups)) * largest
+        of_a_batch = math.ceil(self.batch_size / groups.num_rows.mean())
+        held = min(max(self.window_groups, of_a_batch) + 2, len(groups))
+        copies = self.num_workers if self.num_workers and lanes % self.num_workers else 1  # each worker holds all lanes
+        needed = lanes * held * largest * copies
         if largest > MOST_BYTES or needed > self.window_gb * 1e9:
             at = int(groups.num_bytes.argmax())
             file = self.source.footers.files[groups.shard[at]]
@@ -141,11 +139,17 @@ class ShardDataModule(FundusDataModule):
 
     def _fingerprint(self, kept: Manifest) -> str:
         """32 hexadecimal digits over rows, size, samples, and the footers, which say where every page lies."""
-        digest = hashlib.blake2b(digest_size=16)
-        index = self.source.index().fingerprint
-        digest.update(f"{index}\0{self.image_size}\0{self.source.footers.digest}\0".encode())
-        digest.update(self._cache.digests.tobytes())
-        return digest.hexdigest()
+        return hashlib.blake2b(self._streamed.encode() + self._cache.digests.tobytes(), digest_size=16).hexdigest()
+
+    @cached_property
+    def _streamed(self) -> str:
+        """What the images of the stream depend on, whatever is sampled of them."""
+        return f"{self.source.index().fingerprint} {self.image_size} {self.source.footers.digest} "
+
+    @property
+    def training_images(self) -> str:
+        """As that of FundusDataModule; what is sampled for other ends does not matter."""
+        return super().training_images.replace(self.fingerprint, self._streamed)
 
     @cached_property
     def split_fingerprint(self) -> str:
@@ -178,10 +182,9 @@ class ShardDataModule(FundusDataModule):
         rows, first = self.manifest.rows(split), self._samples[split]
         return torch.from_numpy(findings.take(np.concatenate([first, np.setdiff1d(rows, first)])).labels)
 
-    def attach_latents(self, cache: LatentCache | None) -> None:
-        """Only None: raises ValueError, since latents of all images would be the unpacking that streaming avoids."""
-        if cache is not None:
-            raise ValueError(NO_LATENTS)
+    def check_latents(self) -> None:
+        """Raises ValueError: latents of all images would be the unpacking that streaming avoids."""
+        raise ValueError(NO_LATENTS)
 
     def preview(self) -> dict[str, Any]:
         """As `describe`, by the columns without images."""
@@ -202,6 +205,12 @@ class ShardDataModule(FundusDataModule):
             seed=self.seed, rank=rank, world_size=world_size,
             num_lanes=self.num_lanes, window_groups=self.window_groups,
         )  # fmt: skip
-        stream = StreamDataset(self.source, order, is_train, self.image_size, flip=vary and self.flip)
+        stream = StreamDataset(self.source, order, is_train, self.image_size, flip=vary and self.flip,
+                               draw=vary and bool(self.augmentation))  # fmt: skip
+        if self.num_workers and order.num_lanes % self.num_workers:
+            log.warning(
+                "data.num_workers is %d, which does not divide the %d lanes that there are: every worker reads all row "
+                "groups. A divisor shares them out.", self.num_workers, order.num_lanes,
+            )  # fmt: skip
         batches = StreamBatches(order, self.epoch_size, vary)
-        return stream_loader(stream, batches, self.num_workers, self._training_images())
+        return stream_loader(stream, batches, self.num_workers, self.training_images)

@@ -4,7 +4,7 @@ Every image of a batch comes with a number, which is a function of (seed, pass o
 drawn from a random stream of that seed, so that batch size, rank and where a run was resumed change nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class Augmentation:
                     f"data.augment holds {transform!r}, which is no transform of torchvision.transforms.v2. Remedy: "
                     "name one, as {_target_: torchvision.transforms.v2.RandomRotation, degrees: 10}."
                 )
-            if isinstance(transform, v2.RandomHorizontalFlip):
+            if any(isinstance(part, v2.RandomHorizontalFlip) for part in _parts(transform)):
                 raise ValueError(
                     "data.augment holds RandomHorizontalFlip, which would show a right eye as a left one and leave "
                     "eye_side as it was. Remedy: data.flip=true, which changes both."
@@ -80,3 +80,10 @@ class Augmentation:
                     "Remedy: transforms that keep the size; RandomResizedCrop with size=data.image_size does."
                 )
         return sample
+
+
+def _parts(transform: Any) -> Iterator[Any]:
+    """A transform, and those that it is made of."""
+    yield transform
+    for part in getattr(transform, "transforms", ()):
+        yield from _parts(part)

@@ -16,6 +16,7 @@ from datamodules.latents import LatentCache
 from experiments.assembly import (
     build_autoencoder,
     build_callbacks,
+    build_datamodule,
     build_diffusion,
     build_trainer,
     final_metrics,
@@ -65,6 +66,8 @@ def preview(cfg: DictConfig, callbacks: Sequence[L.Callback] = ()) -> None:
     Raises:
         ValueError: parts that do not fit together, found now and not after an hour.
     """
+    if cfg.job.cache_latents:
+        build_datamodule(cfg).check_latents()
     size, source = world_size(cfg), existing_autoencoder(cfg)
     autoencoder = pretrained_autoencoder(cfg, source) if source else build_autoencoder(cfg, with_judges=False)
     module = build_diffusion(cfg, autoencoder)

@@ -27,7 +27,7 @@ def union_sources(
     folder = resources.files(OPTIONS) / "data"
     known = sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
     known = [name for name in known if not name.startswith("_") and name not in NO_MEMBERS]
-    names = list(names)
+    names = [names] if isinstance(names, str) else list(names)
     for name in (*names, *roots):
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
@@ -35,12 +35,14 @@ def union_sources(
             raise ValueError(f"data.sources names {name!r}, which is no dataset{hint} Known: {', '.join(known)}.")
     if len(set(names)) < len(names):
         raise ValueError(f"data.sources={names} names a dataset twice.")
+    if strange := sorted(set(roots) - set(names)):
+        raise ValueError(f"data.roots names {strange[0]!r}, which data.sources={names} does not.")
     found = {}
     for name in names:
         where = roots.get(name) or (f"{root}/{name}" if root else None)
         if where is None:
             raise ValueError(f"data.sources names {name!r}: give data.root, or +data.roots.{name}=<folder>.")
         option = OmegaConf.create((folder / f"{name}.yaml").read_text("utf-8"))
-        option = OmegaConf.merge({"partial": partial}, option, {"root": where})
+        option = OmegaConf.merge(option, {"partial": partial, "root": where})
         found[name] = OmegaConf.to_container(OmegaConf.create({"data": option}).data.source, resolve=True)
     return OmegaConf.create(found)

@@ -37,6 +37,7 @@ from lightning_modules.autoencoder import Autoencoder
 # of the Trainer: replaced for the autoencoder, counted as world_size, or without effect on the weights
 NOT_OF_THE_RECIPE = ("max_epochs", "max_steps", "gradient_clip_val", "devices", "num_nodes", "log_every_n_steps",
                      "enable_model_summary")  # fmt: skip
+ORDER_KEYS = ("epoch_size", "num_lanes", "window_groups")  # of data: what the order of the images depends on
 RECIPE_VERSION = 2  # raise it when the same configuration no longer trains the same autoencoder
 
 
@@ -127,12 +128,7 @@ def recipe_fingerprint(cfg: DictConfig, datamodule: FundusDataModule) -> str:
         "version": RECIPE_VERSION,
         "network": config["model"]["autoencoder"],
         "training": {key: value for key, value in config["autoencoder"].items() if key != "pretrained"},
-        "data": [
-            datamodule.fingerprint,
-            datamodule.split_fingerprint,
-            config["data"]["flip"],
-            config["data"]["epoch_size"],
-        ],
+        "data": [datamodule.training_images, *(config["data"].get(key) for key in ORDER_KEYS)],
         "trainer": {key: value for key, value in config["trainer"].items() if key not in NOT_OF_THE_RECIPE},
         "world_size": world_size(cfg),
         "seed": cfg.seed,

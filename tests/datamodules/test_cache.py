@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -256,6 +257,22 @@ def test_a_disk_that_fills_up_on_the_way_is_said(tmp_path, numbered, monkeypatch
     assert caught.value.__cause__.errno == errno.ENOSPC
     monkeypatch.undo()
     check(ImageCache.build(numbered(), paths(20), 8, tmp_path), 20)
+
+
+def test_a_folder_that_somebody_began_to_delete_is_made_again(tmp_path, numbered):
+    cache = ImageCache.build(numbered(), paths(5), 8, tmp_path)
+    (cache.folder / "complete.json").unlink()
+    again = ImageCache.build(numbered(), paths(5), 8, tmp_path)
+    assert np.array_equal(again.images, cache.images)
+
+
+def test_a_cache_has_the_rights_that_the_umask_gives(tmp_path, numbered):
+    before = os.umask(0o022)
+    try:
+        folder = ImageCache.build(numbered(), paths(5), 8, tmp_path).folder
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
 
 
 def test_a_damaged_cache_is_refused(tmp_path, numbered):

@@ -127,7 +127,8 @@ def test_two_copies_of_a_rejected_image_are_still_copies(make):
     assert [(each.first, each.second) for each in cached_duplicates(cache)] == [(0, 3), (0, 4)]
     rows = np.array([1, 2, 3, 4])
     found = copies_of(cache, rows, data.manifest.take(rows))
-    assert found.pairs == [] and found.dropped.tolist() == [3]
+    assert [tuple(pair) for pair in found.pairs] == [(2, 3, "exact", 1.0, False, False)]
+    assert found.dropped.tolist() == [3]
 
 
 def test_nothing_is_said_of_pairs_where_there_are_none(make):

@@ -76,6 +76,16 @@ def test_planted_phantoms_are_found_and_nothing_else(phantoms, size):
     assert found[0].similarity == 1 and found[3].similarity > 0.999
 
 
+def test_many_copies_of_one_image_are_not_all_compared(phantoms, monkeypatch):
+    stream, compared = np.random.default_rng(0), []
+    copies = [np.clip(phantoms[0] + stream.normal(0, 2, phantoms[0].shape), 0, 255).astype(np.uint8) for _ in range(30)]
+    same_detail = duplicates._same_detail
+    monkeypatch.setattr(duplicates, "_same_detail", lambda *pair: compared.append(1) or same_detail(*pair))
+    found = find_duplicates(np.stack([phantoms[1], *copies]))
+    assert set(groups(found, 31)[1:]) == {1} and len(found) == 29
+    assert len(compared) < 100, "not 30 * 29 / 2"
+
+
 def test_phantoms_and_the_two_eyes_of_a_patient_are_no_duplicates(phantoms):
     assert find_duplicates(phantoms) == []
 

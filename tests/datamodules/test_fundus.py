@@ -219,6 +219,17 @@ def test_an_official_split_is_kept(make, photographs):
     assert data.manifest.select("test").patients == ["P00", "P00"]
 
 
+def test_an_official_split_holds_its_patient_even_if_its_image_is_rejected(make, photographs):
+    """Else the other eye of a patient who is tested on would be trained on."""
+    text = (photographs / "labels.csv").read_text().splitlines()
+    rows = [f"{row},{'test' if row.startswith('P00_L') else ''}" for row in text[1:]]
+    (photographs / "labels.csv").write_text("\n".join([text[0] + ",split", *rows]))
+    (photographs / "P00_L.png").write_bytes(b"")
+    data = make(fractions={"train": 0.9, "val": 0.1}, max_rejected=1)
+    assert data.manifest.select("test").ids == ["P00_R.png"]
+    assert data.preview()["splits"]["test"]["num_patients"] == 1
+
+
 def test_an_empty_split_is_refused_only_when_it_is_used(make):
     data = make(fractions={"train": 1.0})
     assert len(data.train_dataset) == 24

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import lightning as L
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL import Image
+from torchvision.transforms import v2
 
 from datamodules import phantom
 from datamodules.findings import EYE_SIDE, NAMES
@@ -382,6 +384,72 @@ def test_samples_labels_and_fingerprints(make, tmp_path, phantoms):
     again, other = make(num_val=10, num_reference=30), make(seed=1)
     assert again.fingerprint == data.fingerprint and again.split_fingerprint == data.split_fingerprint
     assert other.split_fingerprint != data.split_fingerprint and make(image_size=12).fingerprint != data.fingerprint
+
+
+def test_official_splits_and_patients_are_kept(tmp_path, tables):
+    """Hugging Face's own layout: the test file's rows are tested on, and a patient's images stay together."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, table in (("train", pa.concat_tables(tables[:3])), ("test", tables[3])):
+        people = [f"p{int(row) // 2}" for row in table.column("id").to_pylist()]
+        table = table.append_column("patient", pa.array(people))
+        pq.write_table(table, folder / f"{name}-00000-of-00001.parquet", row_group_size=9)
+    data = ShardDataModule(ShardSource(tmp_path), 16, 4, tmp_path / "cache", fractions=HALF)
+    data.prepare_data()
+    data.setup()
+    of_test = set(tables[3].column("id").to_pylist())
+    streamed = {name for batch in data.train_dataloader() for name in batch["id"]}
+    assert not streamed & of_test and set(data.manifest.select("test").ids) == of_test
+    sides = [set(data.manifest.select(split).patients) for split in ("train", "val", "test")]
+    assert all(sides) and sum(map(len, sides)) == len(set.union(*sides)) == 80
+    assert set(data.manifest.table.column("source").to_pylist()) == {"shards"}
+
+
+def test_a_split_column_is_kept(tmp_path, tables):
+    table = tables[0].append_column("split", pa.array(["val"] * 10 + ["train"] * (len(tables[0]) - 10)))
+    pq.write_table(table, tmp_path / "shard-00000-of-00001.parquet")
+    manifest = ShardSource(tmp_path).index()
+    assert manifest.rows("val").tolist() == list(range(10)) and len(manifest.rows("train")) == len(table) - 10
+
+
+@pytest.mark.parametrize("kind", [pa.uint8(), pa.int64(), pa.float32()])
+def test_levels_and_ids_of_other_types(make, tmp_path, tables, kind):
+    table = tables[0]
+    grades = pc.if_else(pc.equal(table.column("dr_grade"), 1), None, table.column("dr_grade")).cast(kind)
+    table = table.set_column(table.column_names.index("dr_grade"), "dr_grade", grades)
+    table = table.set_column(table.column_names.index("id"), "id", pa.array(np.arange(len(table), dtype=float)))
+    pq.write_table(table, tmp_path / "shard-00000-of-00001.parquet", row_group_size=9)
+    data = ShardDataModule(ShardSource(tmp_path), 16, 4, tmp_path / "cache", fractions=HALF, flip=False)
+    data.prepare_data()
+    data.setup()
+    known = dict(zip(data.manifest.ids, data.manifest.labels[:, 0].tolist(), strict=True))
+    assert -1 in known.values() and max(known.values()) > 2
+    for batch in data.train_dataloader():
+        assert [known[name] for name in batch["id"]] == batch["labels"][:, 0].tolist()
+
+
+def test_what_is_sampled_does_not_change_what_is_streamed(make):
+    first, other = make(), make(num_reference=3)
+    assert first.fingerprint != other.fingerprint and first.training_images == other.training_images
+    assert make(image_size=24).training_images != first.training_images != make(flip=False).training_images
+    next(iter(first.train_dataloader()))
+    other.load_state_dict(first.state_dict())
+    assert len(list(other.train_dataloader())) == len(first.train_dataloader()) - 1
+
+
+def test_a_checkpoint_of_another_kind_of_data_resumes_from_an_epochs_end(make):
+    data = make()
+    state = {"epoch": 0, "batch": 8, "seed": 0, "num_rows": 32, "epoch_size": 32, "global_batch_size": 4, "images": "x"}
+    data.load_state_dict({"train_loader": state})
+    assert data.train_dataloader().batch_sampler.epoch == 0
+    data.load_state_dict({"train_loader": {**state, "batch": 3}})
+    with pytest.raises(ValueError, match="the order of the data has changed since.*world_size was None"):
+        data.train_dataloader()
+
+
+def test_transforms_are_drawn_only_where_there_are_any(make):
+    assert "draw" not in next(iter(make().train_dataloader()))
+    assert "draw" in next(iter(make(augment=[v2.ColorJitter(0.1)]).train_dataloader()))
 
 
 def test_rows_that_are_added_move_nobody(make, tables, tmp_path):

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.splits import assign_splits
+from datamodules.manifest import Manifest
+from datamodules.splits import assign_splits, split_by_patient
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 patients = st.lists(st.sampled_from([f"P{i}" for i in range(30)]), max_size=60)
@@ -64,6 +65,7 @@ def test_an_official_split_that_parts_a_patient_is_refused():
     ("fractions", "message"),
     [
         ({"train": 0.8, "val": 0.1}, "sums to 0.9"),
+        ({"train": "most", "val": 0.1}, r"fractions\['train'\] is most, and must be in"),
         ({"train": 1.2, "val": -0.2}, r"fractions\['train'\] is 1.2"),
         ({"train": 0.9, "valid": 0.1}, "'valid', which is not a split. Did you mean 'val'"),
     ],
@@ -75,3 +77,38 @@ def test_fractions_that_are_none_are_refused(fractions, message):
 
 def test_everything_may_go_to_one_side():
     assert set(assign_splits([f"{i}" for i in range(50)], {"test": 1.0}, 0)) == {"test"}
+
+
+@settings(deadline=None)
+@given(patients, st.integers(0, 3))
+def test_official_training_patients_are_shared_with_val_where_there_is_no_official_val(found, seed):
+    official = ["test" if patient < "P2" else "train" for patient in found]
+    splits = assign_splits(found, FRACTIONS, seed, official)
+    for given_split, split in zip(official, splits, strict=True):
+        assert split == "test" if given_split == "test" else split in ("train", "val")
+    assert all(len(side) == 1 for side in by_patient(found, splits).values())
+
+
+def test_the_share_of_val_is_that_of_its_fraction():
+    many = [f"patient-{i}" for i in range(20_000)]
+    splits = assign_splits(many, FRACTIONS, 0, ["train"] * 20_000)
+    assert abs(splits.count("val") / 20_000 - 1 / 9) < 0.01 and "test" not in splits
+    assert set(assign_splits(many, {"train": 1.0, "val": 0.0}, 0, ["train"] * 20_000)) == {"train"}
+
+
+def test_a_source_with_an_official_val_keeps_its_training_set():
+    rows = [{"id": f"{s}{i}", "path": f"{s}/{i}", "source": s, "split": "train"} for s in "ab" for i in range(200)]
+    rows += [{"id": "v", "path": "v", "source": "b", "split": "val"}]
+    manifest = split_by_patient(Manifest.from_rows(rows), FRACTIONS, 0)
+    sides = {s: manifest.take([i for i, row in enumerate(rows) if row["source"] == s]).splits for s in "ab"}
+    assert 10 < sides["a"].count("val") < 40 and sides["b"].count("val") == 1 and "test" not in manifest.splits
+
+
+def test_a_patient_who_is_also_in_an_official_val_or_train_elsewhere_follows_it():
+    rows = [{"id": f"a{i}", "path": f"a/{i}", "source": "a", "patient": f"p{i}", "split": "train"} for i in range(100)]
+    rows += [{"id": f"b{i}", "path": f"b/{i}", "source": "b", "patient": f"p{i}", "split": "train"} for i in range(100)]
+    rows += [{"id": "v", "path": "v", "source": "b", "split": "val"}]
+    assert set(split_by_patient(Manifest.from_rows(rows), FRACTIONS, 0).splits[:-1]) == {"train"}
+    rows[0]["split"] = "test"
+    with pytest.raises(ValueError, match="patient 'p0' is in 'train' and in 'test'"):
+        split_by_patient(Manifest.from_rows(rows), FRACTIONS, 0)

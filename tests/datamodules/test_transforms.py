@@ -152,6 +152,8 @@ def test_latents_that_were_cached_and_transforms_exclude_each_other(make):
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="RandomHorizontalFlip.*data.flip=true"):
         Augmentation([v2.RandomHorizontalFlip()])
+    with pytest.raises(ValueError, match="RandomHorizontalFlip.*data.flip=true"):
+        Augmentation([v2.Compose([v2.RandomApply([v2.RandomHorizontalFlip()])])])
     with pytest.raises(ValueError, match="holds 7, which is no transform"):
         Augmentation([7])
     with pytest.raises(ValueError, match=r"RandomCrop.*makes \[3, 8, 8\] of \[3, 32, 32\].*Remedy"):
