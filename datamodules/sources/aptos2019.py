@@ -17,7 +17,10 @@ class Aptos2019(PublicSource):
     licence = "rules of the Kaggle competition aptos2019-blindness-detection"
     address = "https://www.kaggle.com/c/aptos2019-blindness-detection/data"
     layout = "train.csv (id_code, diagnosis) and train_images/<id_code>.png"
-    trap = "`id_code` has no extension; re-packs are .jpg"
+    trap = (
+        "`id_code` has no extension; re-packs are .jpg; the training set repeats photographs under other names, some "
+        "of them with another grade (`data.duplicates=report` lists them, `data.duplicates=drop` leaves one of each)"
+    )
     rules = (Levels("dr_grade", "diagnosis", ICDR), FUNDUS)
     published = {
         "images": 3662,

@@ -1,16 +1,22 @@
 """BRSET, Brazilian Multilabel Ophthalmological Dataset: two cameras, both eyes, DR grades, diseases, quality.
 
 Counts as in the published table of labels; those of the grades are of the images with adequate quality. `macular_edema`
-is also 1 in 32 images without retinopathy.
+is also 1 in 32 images without retinopathy: an oedema of another cause, or a contradiction, which is unknown here. What
+is said of diseases in images of inadequate quality is not used.
 """
 
 import pyarrow as pa
 
-from datamodules.sources.cautious import Narrower, Unless, columns_of
-from datamodules.sources.harmonise import FUNDUS, ICDR, YES_NO, Levels
+from datamodules.sources.cautious import Narrower, Unless, UnlessAll, columns_of
+from datamodules.sources.harmonise import FUNDUS, ICDR, YES_NO, Levels, Rule
 from datamodules.sources.public import PublicSource
 
 EXCLUDED = {"0": 0, "1": None}  # the label takes in more than our finding, so that only its absence decides
+
+
+def seen(rule: Rule) -> Unless:
+    """What the rule says of images of adequate quality."""
+    return Unless(rule, "quality", "Inadequate")
 
 
 class BRSET(PublicSource):
@@ -23,17 +29,18 @@ class BRSET(PublicSource):
     layout = "labels.csv (image_id, patient_id, …; labels_brset.csv will do) and fundus_photos/<image_id>.jpg"
     trap = (
         "the table begins with a byte order mark; a stray `bv` in `optic_disc`; `vascular_occlusion` includes "
-        "arteries; images of inadequate quality have grades, which are not used"
+        "arteries; `macular_edema` without retinopathy is not diabetic; images of inadequate quality have grades and "
+        "diseases, which are not used"
     )
     rules = (
-        Unless(Levels("dr_grade", "DR_ICDR", ICDR), "quality", "Inadequate"),
-        Narrower("is_amd", ("amd",), ("drusens",)),
-        Levels("is_aon", "optic_disc", {"1": 0, "2": None, "bv": None}),
-        Levels("is_dm", "myopic_fundus", EXCLUDED),
-        Levels("is_dme", "macular_edema", YES_NO),
-        Levels("is_htr", "hypertensive_retinopathy", YES_NO),
-        Levels("is_pm", "myopic_fundus", EXCLUDED),
-        Levels("is_rvo", "vascular_occlusion", EXCLUDED),
+        seen(Levels("dr_grade", "DR_ICDR", ICDR)),
+        seen(Narrower("is_amd", ("amd",), ("drusens",))),
+        seen(Levels("is_aon", "optic_disc", {"1": 0, "2": None, "bv": None})),
+        seen(Levels("is_dm", "myopic_fundus", EXCLUDED)),
+        seen(UnlessAll(Levels("is_dme", "macular_edema", YES_NO), {"DR_ICDR": "0", "macular_edema": "1"})),
+        seen(Levels("is_htr", "hypertensive_retinopathy", YES_NO)),
+        seen(Levels("is_pm", "myopic_fundus", EXCLUDED)),
+        seen(Levels("is_rvo", "vascular_occlusion", EXCLUDED)),
         FUNDUS,
         Levels("is_retinal_region_readable", "quality", {"Adequate": 1, "Inadequate": 0}),
         Levels("eye_side", "exam_eye", {"1": 0, "2": 1}),

@@ -1,5 +1,6 @@
 """Any table of fundus photographs: CSV or Parquet, with whatever findings it has."""
 
+import csv
 import hashlib
 import logging
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from datamodules.columns import hashes
 from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels, nearest
 from datamodules.images import detect_field_of_view, square_crop, whole_frame
 from datamodules.manifest import COLUMNS, Manifest, ManifestError
@@ -57,7 +59,9 @@ class CsvSource(FileSource):
         if "patient" in columns:  # NaN of a table written by pandas is nobody's name
             absent = pc.is_in(pc.utf8_lower(columns["patient"]), value_set=pa.array(BLANK))
             columns["patient"] = pc.if_else(absent, "", columns["patient"])
-        columns.setdefault("id", columns["path"])
+        if "id" not in columns:
+            _check_unique(columns["path"], str(path))
+            columns["id"] = columns["path"]
         columns["source"] = pa.array([self.name] * table.num_rows, pa.string())
         for name in (name for name in NAMES if name in table.column_names):
             columns[name] = finding_levels(table.column(name), name, str(path))
@@ -120,6 +124,28 @@ def read_table(path: Path) -> pa.Table:
     return pa.table({name: column for name, column in zip(names, columns, strict=True) if name})
 
 
+def row_numbers(path: Path, num_rows: int) -> list[int]:
+    """The line of a CSV file on which each of its `num_rows` rows begins: the header counts, and so do blank lines.
+
+    Rows of a Parquet file, or of one that other rules part into rows, are numbered as a spreadsheet would.
+    """
+    plain = list(range(FIRST_ROW, num_rows + FIRST_ROW))
+    if path.suffix.lower() in (".parquet", ".pq"):
+        return plain
+    delimiter, encoding = _dialect(path)
+    begins, before = [], 0
+    with open(path, newline="", encoding=encoding, errors="replace") as file:
+        lines = csv.reader(file, delimiter=delimiter)
+        try:
+            for cells in lines:
+                if cells:
+                    begins.append(before + 1)
+                before = lines.line_num
+        except csv.Error:  # a cell longer than it takes
+            return plain
+    return begins[1:] if len(begins) == num_rows + 1 else plain
+
+
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_null(column.type):
         return pa.chunked_array([pa.array([""] * len(column), pa.string())])
@@ -127,6 +153,14 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _read_csv(path: Path) -> pa.Table:
+    delimiter, encoding = _dialect(path)
+    names = pa.csv.open_csv(path, pa.csv.ReadOptions(encoding=encoding), _parse(delimiter)).schema.names
+    text = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+    return pa.csv.read_csv(path, pa.csv.ReadOptions(encoding=encoding), _parse(delimiter), text)
+
+
+def _dialect(path: Path) -> tuple[str, str]:
+    """The separator and the encoding of a CSV file; raises ManifestError for an empty one."""
     with open(path, "rb") as file:
         head = file.readline()
         sample = head + file.read(1 << 20)
@@ -138,13 +172,24 @@ def _read_csv(path: Path) -> pa.Table:
         encoding = "utf8"
     except UnicodeDecodeError:
         encoding = "latin-1"
-    names = pa.csv.open_csv(path, pa.csv.ReadOptions(encoding=encoding), _parse(delimiter)).schema.names
-    text = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-    return pa.csv.read_csv(path, pa.csv.ReadOptions(encoding=encoding), _parse(delimiter), text)
+    return delimiter, encoding
 
 
 def _parse(delimiter: str) -> pa.csv.ParseOptions:
     return pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+
+
+def _check_unique(paths: pa.ChunkedArray, origin: str) -> None:
+    """See that no path is there twice, of a table whose paths are the ids too: the manifest would blame the id."""
+    found = hashes(paths)
+    _, first, which = np.unique(found, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[which] != np.arange(len(found)))
+    if len(again):
+        row, earlier = int(again[0]), int(first[which[again[0]]])
+        raise ManifestError(
+            f"{origin}, row {row + FIRST_ROW}, column 'path': {paths[row].as_py()!r} is already the path of row "
+            f"{earlier + FIRST_ROW}. Remedy: keep one row an image, or its copies land on both sides of a split."
+        )
 
 
 def finding_levels(column: pa.ChunkedArray, name: str, origin: str) -> pa.Array:

@@ -1,6 +1,10 @@
-"""DeepDRiD, regular fundus photographs: four a patient, two of each eye; a DR grade, and whether they can be judged.
+"""DeepDRiD, regular fundus photographs: four a patient, two of each eye; a DR grade, and scores of quality.
 
 The test split is the evaluation set of the online challenges 1 and 2.
+
+The grade and `Overall quality` are of the eye: its two photographs share them, though one may show what the other does
+not. `Clarity` (10 is best) and `Artifact` (0 is best) are of the photograph. So these two say whether it is readable,
+and the grade of one that is not readable is unknown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,13 +12,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from datamodules.sources.excel import read_excel
-from datamodules.sources.harmonise import FUNDUS, ICDR, YES_NO, Levels
+from datamodules.sources.cautious import IfReadable, Score, Scored
+from datamodules.sources.harmonise import FUNDUS, ICDR, WHERE, Levels, row_name
 from datamodules.sources.public import LayoutError, PublicSource
 
 PARTS = {"train": "regular-fundus-training", "val": "regular-fundus-validation"}
 EVALUATION = "Online-Challenge1&2-Evaluation"
-QUALITY, LEFT, RIGHT = "Overall quality", "left_eye_DR_Level", "right_eye_DR_Level"
+CLARITY, ARTIFACT, LEFT, RIGHT = "Clarity", "Artifact", "left_eye_DR_Level", "right_eye_DR_Level"
+READABLE = Scored("is_retinal_region_readable", (Score(CLARITY, good=6, bad=4), Score(ARTIFACT, good=6, bad=8)))
 
 
 class DeepDRiD(PublicSource):
@@ -30,27 +35,17 @@ class DeepDRiD(PublicSource):
         "regular_fundus_images that holds them"
     )
     trap = (
-        "`image_path` names a folder that is not there; the letter in a name is not always the eye, which the grade "
-        "column that is filled tells"
+        "the grade and `Overall quality` are the eye's, whose two photographs share them: a photograph is readable by "
+        "its own `Clarity` and `Artifact`, and an unreadable one has no grade; `image_path` names a folder that is not "
+        "there; the letter in a name is not always the eye, which the grade column that is filled tells"
     )
     rules = (
-        Levels("dr_grade", "grade", ICDR),
+        IfReadable(Levels("dr_grade", "grade", ICDR), READABLE),
         FUNDUS,
-        Levels("is_retinal_region_readable", QUALITY, YES_NO),
+        READABLE,
         Levels("eye_side", "eye", {"right": 0, "left": 1}),
     )
-    published = {
-        "images": 2000,
-        "patients": 500,
-        "train": 1200,
-        "val": 400,
-        "test": 400,
-        "dr_grade=0": 914,
-        "dr_grade=1": 222,
-        "dr_grade=2": 398,
-        "dr_grade=3": 354,
-        "dr_grade=4": 112,
-    }
+    published = {"images": 2000, "patients": 500, "train": 1200, "val": 400, "test": 400}
 
     def _table(self) -> pa.Table:
         parts = [self._graded_by_eye(split, part) for split, part in PARTS.items()]
@@ -58,28 +53,32 @@ class DeepDRiD(PublicSource):
 
     def _graded_by_eye(self, split: str, part: str) -> pa.Table:
         path = self._find(f"labels of the {split} split", f"{part}/{part}.csv")
-        table = self.read_labels(path, "patient_id", "image_id", QUALITY, LEFT, RIGHT).to_pydict()
+        rows = self.read_labels(path, "patient_id", "image_id", CLARITY, ARTIFACT, LEFT, RIGHT)
+        table = rows.to_pydict()
         eyes = list(zip(table[LEFT], table[RIGHT], strict=True))
         if both := [row for row, (left, right) in enumerate(eyes) if left and right]:
-            raise LayoutError(f"{path}, row {both[0] + 2}: {LEFT} and {RIGHT} are both filled. {self.about}")
+            where = row_name(rows, both[0], self.title)
+            raise LayoutError(f"{where}: {LEFT} and {RIGHT} are both filled. {self.about}")
         columns = {
             "id": table["image_id"],
             "patient": table["patient_id"],
             "grade": [left or right for left, right in eyes],
             "eye": ["left" if left else "right" if right else "" for left, right in eyes],
-            QUALITY: table[QUALITY],
+            **{name: table[name] for name in (CLARITY, ARTIFACT, WHERE)},
         }
         return self._part(split, part, path, columns)
 
     def _evaluation(self) -> pa.Table:
         path = self._find("labels of the test split", f"{EVALUATION}/Challenge1_labels.xlsx")
-        table = read_excel(path).to_pydict()
-        if not {"image_id", "DR_Levels"} <= set(table):
-            raise LayoutError(f"{path} has no column image_id or DR_Levels: {', '.join(table)}. {self.about}")
+        table = self.read_labels(path, "image_id", "DR_Levels").to_pydict()
         names = table["image_id"]
-        blank = [""] * len(names)
-        patients = [name.partition("_")[0] for name in names]
-        columns = {"id": names, "patient": patients, "grade": table["DR_Levels"], "eye": blank, QUALITY: blank}
+        columns = {
+            "id": names,
+            "patient": [name.partition("_")[0] for name in names],
+            "grade": table["DR_Levels"],
+            **dict.fromkeys(("eye", CLARITY, ARTIFACT), [""] * len(names)),
+            WHERE: table[WHERE],
+        }
         return self._part("test", EVALUATION, path, columns)
 
     def _part(self, split: str, part: str, path: Path, columns: Mapping[str, Sequence[str]]) -> pa.Table:

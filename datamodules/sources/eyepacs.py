@@ -8,7 +8,7 @@ import re
 
 import pyarrow as pa
 
-from datamodules.sources.harmonise import FUNDUS, ICDR, Levels
+from datamodules.sources.harmonise import FUNDUS, ICDR, WHERE, Levels, row_name
 from datamodules.sources.public import LayoutError, PublicSource
 
 log = logging.getLogger(__name__)
@@ -55,9 +55,10 @@ class EyePACS(PublicSource):
         names = table.column("image").to_pylist()
         parts = [NAME.fullmatch(name) for name in names]
         if None in parts:
+            row = parts.index(None)
             raise LayoutError(
-                f"{path}: image {names[parts.index(None)]!r} is not named <patient>_left or <patient>_right. "
-                f"{self.about}"
+                f"{row_name(table, row, self.title)}: image {names[row]!r} is not named <patient>_left or "
+                f"<patient>_right. {self.about}"
             )
         columns = {
             "id": [f"{part[1]}_{part[2].lower()}" for part in parts],
@@ -66,7 +67,6 @@ class EyePACS(PublicSource):
             "split": [split] * len(names),
         }
         columns = {name: pa.array(column, pa.string()) for name, column in columns.items()}
+        columns |= {name: table.column(name) for name in ("level", WHERE)}
         folder = self.find(f"images of the {split} split", f"{split}/images", split)
-        return self.located(
-            pa.table({**columns, "level": table.column("level")}), names, self.images_below(folder), path
-        )
+        return self.located(pa.table(columns), names, self.images_below(folder), path)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from datamodules.sources.cautious import Unless
 from datamodules.sources.eyepacs import NAME
-from datamodules.sources.harmonise import FUNDUS, ICDR, Levels
+from datamodules.sources.harmonise import FUNDUS, ICDR, WHERE, Levels, row_name
 from datamodules.sources.public import LayoutError, PublicSource
 
 log = logging.getLogger(__name__)
@@ -60,14 +60,14 @@ class EyeQ(PublicSource):
 
     def _part(self, split: str) -> pa.Table:
         path = self.find(f"labels of the {split} split", f"Label_EyeQ_{split}.csv", f"data/Label_EyeQ_{split}.csv")
-        table = self.read_labels(path, "image", "quality", "DR_grade").select(["image", "quality", "DR_grade"])
+        table = self.read_labels(path, "image", "quality", "DR_grade").select(["image", "quality", "DR_grade", WHERE])
         names = table.column("image").to_pylist()
         parts = [NAME.fullmatch(name) for name in names]
         if None in parts:
             row = parts.index(None)
             raise LayoutError(
-                f"{path}, row {row + 2}: image {names[row]!r} is not named <patient>_left or <patient>_right. "
-                f"{self.about}"
+                f"{row_name(table, row, self.title)}: image {names[row]!r} is not named <patient>_left or "
+                f"<patient>_right. {self.about}"
             )
         columns = {
             "id": [f"{part[1]}_{part[2].lower()}" for part in parts],

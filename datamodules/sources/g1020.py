@@ -27,7 +27,7 @@ class G1020(PublicSource):
         names = table.column("imageID").to_pylist()
         masks = self.images_below(self.find("folder of masks", "Masks"))
         images = self.images_below(self.find("folder of images", "Images"))
-        return self.located(with_masks(table, names, masks), names, images, path)
+        return self.located(with_masks(self, table, names, masks), names, images, path)
 
     def mask_level(self, part: str, values: np.ndarray) -> np.ndarray:
         """1 is the disc, 2 the cup."""

@@ -16,6 +16,7 @@ from datamodules.manifest import ManifestError
 ICDR: Mapping[str, int | None] = {str(grade): grade for grade in range(5)}
 YES_NO: Mapping[str, int | None] = {"0": 0, "1": 1}
 FIRST_ROW = 2  # rows are named as a spreadsheet numbers them: the header is row 1
+WHERE = "where"  # the column of a table that tells where each row stands: "<file>, row <n>"
 
 
 class Rule(Protocol):
@@ -52,17 +53,17 @@ class Levels:
 
     def apply(self, table: pa.Table, origin: str, first_row: int = FIRST_ROW) -> np.ndarray:
         """Levels int8 [N]; raises ManifestError naming row, column, value and remedy."""
-        codes, cells = _encoded(table, self.column)
+        codes, cells = encoded(table, self.column)
         levels = np.full(len(cells), UNKNOWN, dtype=np.int8)
         for code, cell in enumerate(cells):
             if cell not in self.cells:
                 if cell == "":
                     continue
                 known = ", ".join(map(repr, self.cells))
-                row = int(np.argmax(codes == code)) + first_row
+                row = row_name(table, int(np.argmax(codes == code)), origin, first_row)
                 raise ManifestError(
-                    f"{origin}, row {row}, column {self.column!r}: {cell!r} is not a label of this dataset. Known: "
-                    f"{known}, or blank. Remedy: take the table as it is published, or correct the cell."
+                    f"{row}, column {self.column!r}: {cell!r} is not a label of this dataset. Known: {known}, or "
+                    "blank. Remedy: take the table as it is published, or correct the cell."
                 )
             level = self.cells[cell]
             levels[code] = UNKNOWN if level is None else level
@@ -128,10 +129,10 @@ def harmonise(rules: Sequence[Rule], table: pa.Table, origin: str, first_row: in
 
     Args:
         origin: the table's name in errors.
-        first_row: number of the first row in errors.
+        first_row: number of the first row in errors, where no column `where` names the rows.
 
     Raises:
-        ManifestError: a cell that the dataset does not define; names row, column, value and remedy.
+        ManifestError: a cell that the dataset does not define; names file and row, column, value and remedy.
     """
     found: dict[str, pa.Array] = {}
     for rule in rules:
@@ -148,7 +149,14 @@ def tidy(cell: str) -> str:
     return head if point and head.lstrip("+-").isdecimal() and not fraction.strip("0") else cell
 
 
-def _encoded(table: pa.Table, column: str) -> tuple[np.ndarray, list[str]]:
+def row_name(table: pa.Table, row: int, origin: str, first_row: int = FIRST_ROW) -> str:
+    """How a row is called in an error: by its file and line where the table tells them, else by its number."""
+    if WHERE in table.column_names:
+        return f"{origin}: {table.column(WHERE)[row].as_py()}"
+    return f"{origin}, row {row + first_row}"
+
+
+def encoded(table: pa.Table, column: str) -> tuple[np.ndarray, list[str]]:
     """Codes [N] and the different cells, tidied; each different cell is looked at once."""
-    encoded = table.column(column).combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy(), [tidy(cell) for cell in encoded.dictionary.to_pylist()]
+    found = table.column(column).combine_chunks().dictionary_encode()
+    return found.indices.to_numpy(), [tidy(cell) for cell in found.dictionary.to_pylist()]

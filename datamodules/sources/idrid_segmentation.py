@@ -1,7 +1,8 @@
 """IDRiD, part A: lesions of diabetic retinopathy and the optic disc, outlined pixel by pixel.
 
 Porwal et al. 2018, "Indian Diabetic Retinopathy Image Dataset (IDRiD)". 54 photographs for training, 27 for testing.
-A mask file that is not there means that the lesion is not there.
+A mask file that is not there means that the lesion is not there; but in each split some photograph has each of them, or
+else a folder is missing.
 """
 
 from pathlib import Path
@@ -26,9 +27,12 @@ class IDRiDSegmentation(PublicSource):
         "'1. Original Images' and '2. All Segmentation Groundtruths', each with 'a. Training Set' and 'b. Testing "
         "Set', or the folder 'A. Segmentation' that holds them"
     )
-    trap = "a lesion without a mask file is absent, not unknown; masks are red on black, not grey"
+    trap = (
+        "a lesion without a mask file is absent, not unknown; masks are red on black, not grey; the photographs are 81 "
+        "of the 516 graded ones under other numbers, which names cannot match: `data.duplicates=drop` in a union"
+    )
     rules = (FUNDUS,)
-    published = {"images": 81, "train": 54, "test": 27}
+    published = {"images": 81, "train": 54, "test": 27, "masks": 81}
     mask_levels = ("background", "optic disc", "hard exudate", "soft exudate", "microaneurysm", "haemorrhage")
 
     def _table(self) -> pa.Table:
@@ -38,19 +42,26 @@ class IDRiDSegmentation(PublicSource):
                                f"A. Segmentation/1. Original Images/{part}")  # fmt: skip
             truth = self.find(f"masks of the {split} split", f"2. All Segmentation Groundtruths/{part}",
                               f"A. Segmentation/2. All Segmentation Groundtruths/{part}")  # fmt: skip
-            masks = self._masks(truth)
+            masks = self._masks(truth, split)
             for key, path in self.images_below(folder).items():
                 rows.append({"id": Path(path).stem, "path": path, "split": split, "mask": masks.get(key, "")})
         return pa.Table.from_pylist(rows)
 
-    def _masks(self, folder: Path) -> dict[str, str]:
-        """Mask files of each image, joined by `|` in the order of SUFFIXES."""
+    def _masks(self, folder: Path, split: str) -> dict[str, str]:
+        """Mask files of each image, joined by `|` in the order of SUFFIXES.
+
+        Raises LayoutError where one of these is nowhere: then a folder was not unpacked, and nothing is absent.
+        """
         found: dict[str, dict[str, str]] = {}
         for path in self.images_below(folder).values():
             image, _, suffix = stem(Path(path).name).rpartition("_")
             if suffix not in SUFFIXES:
                 raise self.lacks("mask that can be told", "names ending in _MA, _HE, _EX, _SE or _OD", folder)
             found.setdefault(image, {})[suffix] = path
+        if lacking := [suffix for suffix in SUFFIXES if not any(suffix in parts for parts in found.values())]:
+            names = " or ".join(f"_{suffix.upper()}" for suffix in lacking)
+            what = f"masks ending in {names} of the {split} split (is a folder missing, or not unpacked?)"
+            raise self.lacks(what, f"files ending in each of {', '.join(f'_{s.upper()}' for s in SUFFIXES)}", folder)
         return {image: "|".join(parts[s] for s in SUFFIXES if s in parts) for image, parts in found.items()}
 
     def mask_level(self, part: str, values: np.ndarray) -> np.ndarray:

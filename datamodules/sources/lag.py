@@ -1,6 +1,8 @@
-"""LAG: photographs that are suspicious of glaucoma, or not; for half of them, maps of where ophthalmologists looked.
+"""LAG: photographs with glaucoma or without; for half of them, maps of where ophthalmologists looked.
 
-Suspicion is not a diagnosis: the suspicious are unknown here, and what the set tells for certain is who has none.
+Li et al. 2019, "Attention based glaucoma detection: A large-scale database and CNN model". The folder is called
+suspicious_glaucoma, but the authors call its 4878 photographs positive and the other 6882 negative, and so does this
+reader: what they graded as positive is glaucoma.
 """
 
 from pathlib import PurePosixPath
@@ -21,9 +23,12 @@ class LAG(PublicSource):
     licence = "see the dataset's page"
     address = "https://github.com/smilell/AG-CNN"
     layout = "the folders non_glaucoma and suspicious_glaucoma, each with the folder image"
-    trap = "attention_map beside image holds pictures of the same names, which are no photographs"
-    rules = (Levels("is_gc", "class", {"non_glaucoma": 0, "suspicious_glaucoma": None}), FUNDUS)
-    published = {"images": 11760, "is_gc=0": 6882}
+    trap = (
+        "the authors call the photographs of suspicious_glaucoma positive, though the folder says suspicious; "
+        "attention_map beside image holds pictures of the same names, which are no photographs"
+    )
+    rules = (Levels("is_gc", "class", {"non_glaucoma": 0, "suspicious_glaucoma": 1}), FUNDUS)
+    published = {"images": 11760, "is_gc=0": 6882, "is_gc=1": 4878}
     frame = "either"
 
     def _table(self) -> pa.Table:

@@ -9,7 +9,7 @@ import logging
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datamodules.sources.harmonise import FUNDUS, ICDR, YES_NO, Levels, tidy
+from datamodules.sources.harmonise import FUNDUS, ICDR, WHERE, YES_NO, Levels, tidy
 from datamodules.sources.public import PublicSource, stem
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Messidor2(PublicSource):
             "eye": pa.array([eye for _, eye in found], pa.string()),
             GRADE: pc.if_else(gradable, table.column(GRADE), ""),
             DME: pc.if_else(gradable, table.column(DME), ""),
-            GRADABLE: table.column(GRADABLE),
+            **{name: table.column(name) for name in (GRADABLE, WHERE)},
         }
         return self.located(pa.table(columns), names, self.images_below(self.find("folder of images", "IMAGES")), path)
 
@@ -69,12 +69,7 @@ class Messidor2(PublicSource):
         """Of each image whose it is and which eye it shows; a person is named by the first image of the pair."""
         path = self.root / PAIRS
         if not path.is_file():
-            log.warning(
-                "%s: there is no %s: every image is its own patient, and the two eyes of a person may land on both "
-                "sides of a split",
-                self.title,
-                PAIRS,
-            )
+            log.warning("%s: there is no %s, which tells which two photographs are of one person", self.title, PAIRS)
             return {}
         table = self.read_labels(path, "left", "right")
         pairs = {}

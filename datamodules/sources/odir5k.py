@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from datamodules.sources.excel import read_excel
-from datamodules.sources.harmonise import YES_NO, Levels
+from datamodules.sources.harmonise import WHERE, YES_NO, Levels
 from datamodules.sources.public import LayoutError, PublicSource, stem
 
 HOMES = ("", "ODIR-5K/", "ODIR-5K/ODIR-5K/")
@@ -68,45 +67,40 @@ class ODIR5K(PublicSource):
         path = self.find("table of labels", "full_df.csv", *(f"{home}data.xlsx" for home in HOMES))
         eyes = self._of_images(path) if path.suffix.lower() == ".csv" else self._of_patients(path)
         rows = []
-        for patient, name, eye, letters, words in eyes:
+        for where, patient, name, eye, letters, words in eyes:
             if SUSPECTED in words and "glaucoma" not in words:
                 letters.discard("G")
             decided = {f"eye: {x}": "1" if x in letters else "0" if letters == {"N"} else "" for x in "DAGHM"}
             shown = str(int(NO_FUNDUS.isdisjoint(words)))
             row = {"id": stem(name), "name": name, "patient": patient, "eye": eye, "eye: fundus": shown}
-            rows.append({**row, **decided})
+            rows.append({**row, **decided, WHERE: where})
         folder = self.find("folder of images", *(f"{home}Training Images" for home in HOMES), "preprocessed_images")
         table = pa.Table.from_pylist(rows)
         return self.located(table, [row["name"] for row in rows], self.images_below(folder), path)
 
-    def _of_images(self, path: Path) -> Iterator[tuple[str, str, str, set[str], set[str]]]:
-        """Patient, file, eye, letters and keywords of each image in full_df.csv."""
+    def _of_images(self, path: Path) -> Iterator[tuple[str, str, str, str, set[str], set[str]]]:
+        """Where it stands, patient, file, eye, letters and keywords of each image in full_df.csv."""
         table = self.read_labels(path, "ID", "filename", "labels", *KEYWORDS.values())
-        for number, row in enumerate(table.to_pylist(), start=2):
+        for row in table.to_pylist():
             match, letters = NAME.fullmatch(row["filename"]), set(re.findall(r"\w+", row["labels"]))
             if match is None or not letters or letters - set(LETTERS):
                 raise LayoutError(
-                    f"{path}, row {number}: filename {row['filename']!r}, labels {row['labels']!r}: not <ID>_<left or "
-                    f"right>.jpg with letters of {LETTERS}. {self.about}"
+                    f"{self.title}: {row[WHERE]}: filename {row['filename']!r}, labels {row['labels']!r}: not "
+                    f"<ID>_<left or right>.jpg with letters of {LETTERS}. {self.about}"
                 )
             eye = match[1].lower()
-            yield row["ID"], row["filename"], eye, letters, _words(row[KEYWORDS[eye]])
+            yield row[WHERE], row["ID"], row["filename"], eye, letters, _words(row[KEYWORDS[eye]])
 
-    def _of_patients(self, path: Path) -> Iterator[tuple[str, str, str, set[str], set[str]]]:
+    def _of_patients(self, path: Path) -> Iterator[tuple[str, str, str, str, set[str], set[str]]]:
         """The same of data.xlsx, two images a row."""
         self.published = {"images": 7000, "patients": 3500}
-        table = read_excel(path)
-        missing = [name for name in ("ID", *FILES.values(), *KEYWORDS.values()) if name not in table.column_names]
-        if missing:
-            found = ", ".join(table.column_names)
-            raise LayoutError(f"{path} has no column {missing[0]!r}. Its columns are: {found}. {self.about}")
-        for row in table.to_pylist():
+        for row in self.read_labels(path, "ID", *FILES.values(), *KEYWORDS.values()).to_pylist():
             for eye in KEYWORDS:
                 words = _words(row[KEYWORDS[eye]])
                 letters = {LETTER_OF[word] for word in words if word in LETTER_OF}
                 if "N" in letters and words - NO_FINDING != {"normal fundus"}:
                     letters.remove("N")
-                yield row["ID"], row[FILES[eye]], eye, letters, words
+                yield row[WHERE], row["ID"], row[FILES[eye]], eye, letters, words
 
 
 def _words(cell: str) -> set[str]:

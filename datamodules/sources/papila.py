@@ -16,6 +16,7 @@ from datamodules.sources.excel import read_excel
 from datamodules.sources.harmonise import FUNDUS, Levels
 from datamodules.sources.optic_disc import LEVELS
 from datamodules.sources.public import LayoutError, PublicSource
+from datamodules.sources.rows import placed
 
 CONTOURS = "ExpertsSegmentations/Contours"
 NUMBER = re.compile(r"#?(\d+)")
@@ -40,7 +41,7 @@ class PAPILA(PublicSource):
         Levels("eye_side", "eye", {"OD": 0, "OS": 1}),
         FUNDUS,
     )
-    published = {"images": 488, "patients": 244, "is_gc=0": 333, "is_gc=1": 87}
+    published = {"images": 488, "patients": 244, "is_gc=0": 333, "is_gc=1": 87, "masks": 488}
     frame = "either"
     mask_levels = LEVELS
 
@@ -51,16 +52,16 @@ class PAPILA(PublicSource):
 
     def _eyes(self, eye: str, images: dict[str, str], contours: set[str]) -> pa.Table:
         path = self.find(f"table of the {eye} eyes", f"ClinicalData/patient_data_{eye.lower()}.xlsx")
-        patients, diagnoses = zip(*self._patients(path), strict=True)
+        patients, diagnoses, numbers = zip(*self._patients(path), strict=True)
         names = [f"RET{patient}{eye}" for patient in patients]
         outlines = [(f"{name}_disc_exp1.txt", f"{name}_cup_exp1.txt") for name in names]
         masks = ["|".join(f"{CONTOURS}/{o}" for o in pair) if contours.issuperset(pair) else "" for pair in outlines]
         rows = {"id": names, "patient": patients, "eye": [eye] * len(names), "mask": masks, "Diagnosis": diagnoses}
         files = {key: image for key, image in images.items() if key.endswith(eye.lower())}
-        return self.located(pa.table(rows), names, files, path)
+        return self.located(placed(pa.table(rows), self.below(path), numbers), names, files, path)
 
-    def _patients(self, path: Path) -> list[tuple[str, str]]:
-        """Number and diagnosis of each patient. The columns' names may stand in different ones of the header rows."""
+    def _patients(self, path: Path) -> list[tuple[str, str, int]]:
+        """Number, diagnosis and row of each patient. The columns' names may stand in different header rows."""
         columns: dict[str, list[str]] = {}
         for header in range(HEADER_ROWS):
             table = read_excel(path, header=header)
@@ -71,9 +72,10 @@ class PAPILA(PublicSource):
                 break
         else:
             raise LayoutError(f"{path} has no columns 'ID' and 'Diagnosis' in its first rows. {self.about}")
-        from_below = zip(reversed(columns["ID"]), reversed(columns["Diagnosis"]), strict=False)
-        found = [(NUMBER.fullmatch(number), diagnosis) for number, diagnosis in from_below]
-        patients = [(f"{int(match[1]):03d}", diagnosis) for match, diagnosis in reversed(found) if match]
+        last = header + 1 + table.num_rows
+        from_below = zip(reversed(columns["ID"]), reversed(columns["Diagnosis"]), range(last, 0, -1), strict=False)
+        found = [(NUMBER.fullmatch(number), diagnosis, row) for number, diagnosis, row in from_below]
+        patients = [(f"{int(match[1]):03d}", diagnosis, row) for match, diagnosis, row in reversed(found) if match]
         if not patients:
             raise LayoutError(f"{path} names no patient as #002 is named. {self.about}")
         return patients

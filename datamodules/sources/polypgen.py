@@ -30,7 +30,8 @@ class PolypGen(PolypSource):
         "sequenceData/{positive,negative}/seq<n>/; or the folder PolypGen2021_MultiCenterData_v3 that holds them"
     )
     trap = (
-        "bbox_image_C<k>/ shows the images again, with a box drawn; masks are JPEG; neighbours in a sequence look alike"
+        "bbox_image_C<k>/ shows the images again, with a box drawn; masks are JPEG; neighbours in a sequence look "
+        "alike; some single frames repeat frames of the sequences, under names that do not tell"
     )
     published = {"images": 8037}
 

@@ -13,7 +13,10 @@ TESTS = ("CVC-300", "CVC-ClinicDB", "CVC-ColonDB", "ETIS-LaribPolypDB", "Kvasir"
 
 
 class PraNetPack(PolypSource):
-    """1450 images to train with and 798 to test with. Images of Kvasir-SEG keep its name, and are patients by it."""
+    """1450 images to train with and 798 to test with. Images of Kvasir-SEG keep its name, and are patients by it.
+
+    Images of the other sets have new names, which say nothing of whose they are: a union with those sets is refused.
+    """
 
     name = "pranet"
     title = "PraNet pack"
@@ -22,9 +25,13 @@ class PraNetPack(PolypSource):
     layout = (
         f"TrainDataset/ and TestDataset/{{{','.join(TESTS)}}}/, each with images/ (or image/) and masks/ (or mask/)"
     )
-    trap = "the sets' file names repeat one another; all its images are in other sets too"
+    trap = (
+        "the sets' file names repeat one another; all its images are in other sets too, and but for Kvasir's under "
+        "names that do not tell: beside cvc_clinicdb, cvc_colondb or etis_larib it is refused"
+    )
     published = {"images": 2248, "train": 1450, "test": 798}
     patient_space = "kvasir"
+    contains = ("cvc_clinicdb", "cvc_colondb", "etis_larib")
 
     def _table(self) -> pa.Table:
         rows = self._rows("TrainDataset", "train", "train")

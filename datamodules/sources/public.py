@@ -5,6 +5,7 @@ described is an error that says what was looked for, what was found, and where t
 """
 
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,8 +28,8 @@ from datamodules.images import (
 )
 from datamodules.manifest import SPLITS, Manifest, ManifestError
 from datamodules.sources.base import EXTENSIONS, FileSource, list_images
-from datamodules.sources.csv import read_table
-from datamodules.sources.harmonise import Rule, harmonise
+from datamodules.sources.harmonise import WHERE, Rule, harmonise, row_name
+from datamodules.sources.rows import read_rows
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +54,14 @@ class PublicSource(FileSource):
         layout: what the root should hold, in a sentence's half: "train_images/ and train.csv".
         trap: what a careless reader gets wrong, and this one handles.
         rules: from the columns of `_table` to our findings.
-        published: counts that the authors, or who counted, give: keys `images`, `patients`, `train`, `val`, `test`, or
-            `<finding>=<level>`.
+        published: counts that the authors, or who counted, give: keys `images`, `patients`, `masks` (images that have
+            one), `train`, `val`, `test`, or `<finding>=<level>`.
         frame: "disc" crops to the field of view and refuses an image that shows none; "either" keeps such an image
             whole, for sets that hold crops; "whole" looks for none, for sets that show no fundus.
         mask_levels: names of the values of a mask, background first; empty where there are no masks.
         patient_space: datasets with the same one number the same people alike, so that a union keeps them together.
+        version: raised when the reader gives other pixels or masks of the same files: caches depend on it.
+        contains: names of other sources whose images it holds under other patients; a union of both is refused.
     """
 
     title = ""
@@ -71,6 +74,8 @@ class PublicSource(FileSource):
     frame: Literal["disc", "either", "whole"] = "disc"
     mask_levels: tuple[str, ...] = ()
     patient_space = ""
+    contains: tuple[str, ...] = ()
+    version = 1
 
     def __init__(self, root: str | Path, partial: bool = False) -> None:
         super().__init__(root)
@@ -83,19 +88,40 @@ class PublicSource(FileSource):
         return f"It should hold {self.layout}. {self.title} is to be had from {self.address}."
 
     def _table(self) -> pa.Table:
-        """One row an image: `id`, `path`, perhaps `patient`, `split`, `mask`, and the rules' columns; all as text."""
+        """One row an image: `id`, `path`, perhaps `patient`, `split`, `mask`, and the rules' columns; all as text.
+
+        `where`, which `read_labels` gives, names the rows in errors; without it, their paths do.
+        """
         raise NotImplementedError
 
     def _index(self) -> Manifest:
         table = self._table()
         if table.num_rows == 0:
             raise self.lacks("images", "an image")
+        if WHERE not in table.column_names:
+            table = table.append_column(WHERE, table.column("path"))
         findings = harmonise(self.rules, table, self.title)
         columns = {name: table.column(name) for name in KEPT if name in table.column_names}
         source = pa.array([self.name] * table.num_rows, pa.string())
-        manifest = Manifest.from_table(pa.table({**columns, "source": source, **findings}), origin=self.title)
+        rows = pa.table({**columns, "source": source, **findings})
+        manifest = Manifest.from_table(rows, origin=self.title, where=table.column(WHERE))
+        self._warn_of_patients(table, set(manifest.table.column("split").unique().to_pylist()))
         self._compare(manifest)
         return manifest
+
+    def _warn_of_patients(self, table: pa.Table, splits: set[str]) -> None:
+        """Say in the log where images are shared out among splits and nothing tells whose they are."""
+        told = False
+        if "patient" in table.column_names:
+            patients = table.column("patient")
+            own = pc.or_(pc.equal(patients, ""), pc.equal(patients, table.column("id")))
+            told = not pc.all(own).as_py()
+        if not told and ("" in splits or ("train" in splits and "val" not in splits)):
+            log.warning(
+                "%s: whose photographs they are is not told: every image counts as its own patient, and two "
+                "photographs of one person may come to lie on both sides of a split",
+                self.title,
+            )
 
     def _compare(self, manifest: Manifest) -> None:
         """Say in the log where the counts differ from the published ones: a part of a set is still a set."""
@@ -120,31 +146,45 @@ class PublicSource(FileSource):
 
         `*` and `?` stand for any characters and any one, as in a shell; `.` is the root itself.
         """
+        found = self.seek(*patterns)
+        if found is None:
+            raise self.lacks(what, patterns)
+        return found
+
+    def seek(self, *patterns: str) -> Path | None:
+        """As `find`, but None where nothing matches."""
         for pattern in patterns:
             matches = [self.root]
             for part in pattern.split("/"):
                 matches = [entry for folder in matches for entry in _entries(folder, part)]
             if matches:
                 return matches[0]
-        raise self.lacks(what, patterns)
+        return None
 
     def read_labels(self, path: Path, *required: str) -> pa.Table:
-        """A table of texts with trimmed names and cells; raises LayoutError when a required column is not there."""
-        table = read_table(path)
+        """A CSV or Excel file as texts, names and cells trimmed, and `where`; rows whose cells are all blank left out.
+
+        Raises LayoutError when a required column is not there.
+        """
+        table = read_rows(path, self.below(path))
         for name in required:
             if name not in table.column_names:
                 near = nearest(name, table.column_names)
                 hint = f" Is it {near!r}?" if near else ""
-                found = ", ".join(table.column_names)
+                found = ", ".join(there for there in table.column_names if there != WHERE)
                 raise LayoutError(f"{path} has no column {name!r}.{hint} Its columns are: {found}. {self.about}")
         return table
+
+    def below(self, path: Path) -> str:
+        """A path as it is seen from the root, for messages and manifests."""
+        return path.relative_to(self.root).as_posix()
 
     def images_below(self, folder: Path) -> dict[str, str]:
         """Path from the root of each image below a folder, by its path from that folder, lower case, no extension.
 
         Raises LayoutError where two images have the same name but for the extension, or where there is none.
         """
-        prefix = folder.relative_to(self.root).as_posix()
+        prefix = self.below(folder)
         prefix = "" if prefix == "." else f"{prefix}/"
         found: dict[str, str] = {}
         for path in list_images(folder):
@@ -162,17 +202,22 @@ class PublicSource(FileSource):
     def located(self, table: pa.Table, names: Sequence[str], files: Mapping[str, str], origin: str | Path) -> pa.Table:
         """The table with `path`: the file of each row's name, whatever the extension in either.
 
-        Raises LayoutError for a row without a file unless `partial`, which leaves the row out. Files without a row are
-        counted in the log.
+        Raises LayoutError for a row without a file unless `partial`, which leaves the row out, and where no row has
+        one. Files without a row are counted in the log.
         """
         keys = [stem(name) if name.lower().endswith(EXTENSIONS) else name.lower() for name in names]
         paths = [files.get(key) for key in keys]
         missing = [row for row, path in enumerate(paths) if path is None]
         if missing and (not self.partial or len(missing) == len(paths)):
-            row = missing[0]
+            folders = [os.path.dirname(path) for path in files.values()] or ["."]
+            looked = self.root / os.path.commonpath(folders)
+            remedy = "complete the download, or go on without them: data.partial=true"
+            if len(missing) == len(paths):
+                remedy = "point data.root one folder deeper or higher, where these names are"
             raise LayoutError(
-                f"{origin}, row {row + 2}: there is no image {names[row]!r} ({len(missing)} of {len(paths)} rows have "
-                f"no image). Remedy: complete the download, or go on without them: data.partial=true. {self.about}"
+                f"{row_name(table, missing[0], self.title)}: there is no image {names[missing[0]]!r} ({len(missing)} "
+                f"of {len(paths)} rows of {origin} have no image). Looked in {str(looked)!r}, found "
+                f"{sorted(files.values())[:4]}, … Remedy: {remedy}. {self.about}"
             )
         if missing:
             log.warning("%s: %d of %d rows of %s have no image: left out", self.title, len(missing), len(paths), origin)
@@ -181,6 +226,13 @@ class PublicSource(FileSource):
             log.warning("%s: %d images are in no row of %s: left out", self.title, unnamed, origin)
         kept = table.append_column("path", pa.array(paths, pa.string()))
         return kept.filter(pc.is_valid(kept.column("path")))
+
+    def identity(self) -> str:
+        """As that of any source of files, and how this one frames its images and codes its masks."""
+        return f"{super().identity()}-{self.frame}-{'|'.join(self.mask_levels)}-v{self.version}"
+
+    def _where(self, row: int, path: str) -> str:
+        return f"{self.title}: {path!r}"
 
     # -- masks
 

@@ -11,6 +11,9 @@ advanced diabetic eye disease (tractional detachment, vitreous haemorrhage), is 
 grade 4, `is_dme` unknown because the class does not say. `is_fundus` is 1, for a photograph that an ophthalmologist
 graded is a fundus photograph; the three other readabilities and all other diseases are unknown. `eye_side` is in the
 file's name.
+
+Patients. Two persons were photographed on two visits and are there under two numbers each: 155 is 058 and 237 is 067,
+as their vessels tell. They are one patient each here: the 225 numbers are of 223 persons.
 """
 
 import re
@@ -39,18 +42,22 @@ CLASSES: dict[int, tuple[int, int | None, int]] = {
     9: (4, 1, 8),
     10: (4, None, 6),
 }
-NUM_IMAGES, NUM_PATIENTS = 450, 226
+SAME = {"155": "058", "237": "067"}  # a number given at a second visit: that of the first
+NUM_IMAGES, NUM_PATIENTS = 450, 223
 
 
 class RahimDR(PublicSource):
-    """450 photographs, both eyes of 225 patients by their names. `root` holds the folder of classes, or is it."""
+    """450 photographs of both eyes, 225 numbers of 223 patients. `root` holds the folder of classes, or is it."""
 
     name = "rahim_dr"
     title = "Rahim DR"
     licence = "free for academic purposes with attribution"
     address = "https://github.com/SRahimDR/DR-image-dataset"
     layout = f"{FOLDER!r} with the folders '1 - No DR' … '10 - ADED' of Patient<NNN>_<L or R>.jpg"
-    trap = "one name has `-` for `_`; ADED, what proliferative retinopathy ends in, says nothing of maculopathy"
+    trap = (
+        "two persons are there under two numbers, 058 as 155 and 067 as 237; one name has `-` for `_`; ADED, what "
+        "proliferative retinopathy ends in, says nothing of maculopathy"
+    )
     rules = (
         Levels("dr_grade", "class", {str(number): grade for number, (grade, _, _) in CLASSES.items()}),
         Levels("is_dme", "class", {str(number): dme for number, (_, dme, _) in CLASSES.items()}),
@@ -72,11 +79,9 @@ class RahimDR(PublicSource):
                 match = NAME.match(file)
                 if match is None:
                     raise LayoutError(f"{folder / file} is not named Patient<NNN>_<L or R>.jpg. {self.about}")
-                patient, eye = f"Patient{match['patient']}", match["eye"].upper()
-                path = f"{prefix}{folder.name}/{file}"
-                rows.append(
-                    {"id": f"{patient}_{eye}", "path": path, "patient": patient, "class": str(number), "eye": eye}
-                )
+                named, eye = match["patient"], match["eye"].upper()
+                row = {"id": f"Patient{named}_{eye}", "patient": f"Patient{SAME.get(named, named)}", "eye": eye}
+                rows.append({**row, "path": f"{prefix}{folder.name}/{file}", "class": str(number)})
         if not rows:
             raise self.lacks("images", "Patient<NNN>_<L or R>.jpg", home)
         return pa.Table.from_pylist(rows)

@@ -2,15 +2,18 @@
 
 Pachade et al. 2021. Where one of its labels says less than our finding, only what cannot be that finding is absent:
 drusen without macular degeneration, another anomaly of the disc without pallor, a haemorrhagic retinopathy without a
-named occlusion leave it unknown.
+named occlusion leave it unknown. Nor are two of its labels the findings that they resemble: TSLN, a tessellated fundus,
+is seen in eyes that are merely old or pale as well as in long ones, and MYA, myopia, need not be pathologic. Their
+absence excludes degenerative and pathologic myopia; their presence leaves these unknown.
 """
 
 import pyarrow as pa
 
 from datamodules.sources.cautious import Narrower, columns_of
-from datamodules.sources.harmonise import FUNDUS, YES_NO, Levels
+from datamodules.sources.harmonise import FUNDUS, WHERE, YES_NO, Levels
 from datamodules.sources.public import PublicSource
 
+EXCLUDED = {"0": 0, "1": None}  # the label takes in more than our finding, so that only its absence decides
 DISC = ("ODPM", "ODC", "ODE", "ST", "AION", "CB", "MNF", "TD")
 SPLITS = (
     ("train", "a. Training Set", "a. RFMiD_Training_Labels.csv", ("Training_Set",), "Training"),
@@ -36,9 +39,9 @@ class RFMiD(PublicSource):
         Narrower("is_amd", ("ARMD",), ("DN",)),
         Narrower("is_aon", ("ODP",), DISC),
         Levels("is_crp", "CRS", {"0": None, "1": 1}),
-        Levels("is_dm", "TSLN", YES_NO),
+        Levels("is_dm", "TSLN", EXCLUDED),
         Levels("is_em", "ERM", YES_NO),
-        Levels("is_pm", "MYA", YES_NO),
+        Levels("is_pm", "MYA", EXCLUDED),
         Narrower("is_rvo", ("BRVO", "CRVO"), ("HR",)),
         FUNDUS,
     )
@@ -56,7 +59,7 @@ class RFMiD(PublicSource):
             table = self.read_labels(path, "ID", *columns)
             names = table.column("ID").to_pylist()
             ids = pa.array([f"{split}_{name}" for name in names], pa.string())
-            table = table.select(columns).append_column("id", ids)
+            table = table.select([*columns, WHERE]).append_column("id", ids)
             table = table.append_column("split", pa.array([split] * len(names), pa.string()))
             parts.append(self.located(table, names, self.images_below(folder), path))
         return pa.concat_tables(parts)

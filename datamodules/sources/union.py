@@ -1,6 +1,7 @@
 """Several datasets as one: patients kept apart across them, official test splits kept as tests."""
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +27,7 @@ class UnionSource:
         sources: by name. Masks are delivered when all sources that have some name their levels alike.
 
     Raises:
-        ValueError: no source.
+        ValueError: no source; two of which one holds the other's images under other patients.
     """
 
     name = "union"
@@ -34,6 +35,12 @@ class UnionSource:
     def __init__(self, sources: Mapping[str, Source]) -> None:
         if not sources:
             raise ValueError("data.sources is empty: name the sources, e.g. data.sources=[aptos2019,idrid].")
+        for (name, source), (other, held) in itertools.permutations(sources.items(), 2):
+            if held.name in getattr(source, "contains", ()):
+                raise ValueError(
+                    f"data.sources: {name!r} holds the images of {other!r} too, under other patients: the same image "
+                    "could be trained and tested with. Remedy: leave one of the two out."
+                )
         self.sources = dict(sources)
         self._manifest: Manifest | None = None
 

@@ -17,8 +17,10 @@ from datamodules.sources.jsiec import JSIEC
 from datamodules.sources.messidor2 import Messidor2
 from datamodules.sources.public import LayoutError
 from datamodules.sources.retina_kaggle import RetinaKaggle
-from datamodules.splits import assign_splits
+from datamodules.sources.union import UnionSource
+from datamodules.splits import split_by_patient
 
+FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 SOURCES = (EyePACS, Messidor2, IDRiD, DDR, DDRSegmentation, DeepDRiD, JSIEC, RetinaKaggle)
 
 
@@ -88,9 +90,20 @@ def test_eyepacs_with_training_images_alone_warns_of_nothing_but_the_counts(save
     assert "left out" not in caplog.text
 
 
+def test_eyepacs_names_the_file_of_a_row_that_is_there_twice(eyepacs):
+    table = eyepacs / "retinopathy_solution.csv"
+    write(table, table.read_text() + "1_left,2,Public\n")
+    with pytest.raises(ManifestError) as raised:
+        EyePACS(eyepacs).index()
+    assert "EyePACS: retinopathy_solution.csv, row 4, column 'id': '1_left' is already" in str(raised.value)
+    assert "already the id of retinopathy_solution.csv, row 2. Remedy" in str(raised.value)
+
+
 def test_eyepacs_refuses_a_name_without_an_eye(eyepacs):
     write(eyepacs / "trainLabels.csv", "image,level\n10_left,0\n13,1\n")
-    with pytest.raises(LayoutError, match="image '13' is not named <patient>_left or <patient>_right"):
+    with pytest.raises(
+        LayoutError, match="trainLabels.csv, row 3: image '13' is not named <patient>_left or <patient>_r"
+    ):
         EyePACS(eyepacs).index()
 
 
@@ -128,6 +141,13 @@ def test_messidor2_finds_jpg_for_JPG_and_leaves_the_ungradable_without_a_grade(m
     ]
 
 
+def test_messidor2_names_the_row_of_a_bad_cell(messidor2):
+    table = messidor2 / "messidor_data.csv"
+    table.write_text(table.read_text().replace("IM000002.jpg,4", "IM000002.jpg,5"))
+    with pytest.raises(ManifestError, match="messidor_data.csv, row 5, column 'adjudicated_dr_grade': '5' is not"):
+        Messidor2(messidor2).index()
+
+
 def test_messidor2_never_grades_what_is_ungradable(messidor2, labels_of):
     table = messidor2 / "messidor_data.csv"
     table.write_text(table.read_text().replace("IM000001.jpg,,,0", "IM000001.jpg,0.0,0.0,0.0"))
@@ -140,7 +160,8 @@ def test_messidor2_pairs_the_eyes_of_a_person(messidor2, caplog):
     assert "its own patient" not in caplog.text
     (messidor2 / "messidor-2.csv").unlink()
     assert Messidor2(messidor2).index().num_patients == 4
-    assert "there is no messidor-2.csv: every image is its own patient" in caplog.text
+    assert "there is no messidor-2.csv, which tells which two photographs are of one person" in caplog.text
+    assert "every image counts as its own patient" in caplog.text
 
 
 # -- IDRiD
@@ -150,27 +171,38 @@ def test_messidor2_pairs_the_eyes_of_a_person(messidor2, caplog):
 def idrid(save_all):
     images = "B. Disease Grading/1. Original Images"
     root = save_all(f"{images}/a. Training Set/IDRiD_001.jpg", f"{images}/a. Training Set/IDRiD_002.jpg",
-                    f"{images}/b. Testing Set/IDRiD_001.jpg")  # fmt: skip
+                    f"{images}/b. Testing Set/IDRiD_001.jpg", f"{images}/b. Testing Set/IDRiD_002.jpg")  # fmt: skip
     truth = root / "B. Disease Grading" / "2. Groundtruths"
     write(
         truth / "a. IDRiD_Disease Grading_Training Labels.csv",
-        "Image name,Retinopathy grade,Risk of macular edema ,,,,,\nIDRiD_001,3,2,,,,,\nIDRiD_002,0,0,,,,,\n",
+        "Image name,Retinopathy grade,Risk of macular edema ,,,,,\nIDRiD_001,3,2,,,,,\nIDRiD_002,0,0,,,,,\n,,,,,,,\n",
     )
     write(
         truth / "b. IDRiD_Disease Grading_Testing Labels.csv",
-        "Image name,Retinopathy grade,Risk of macular edema \nIDRiD_001,4,1\n",
+        "Image name,Retinopathy grade,Risk of macular edema \nIDRiD_001,4,1\nIDRiD_002,2,2\n",
     )
     return root
 
 
 def test_idrid_reads_the_column_whose_name_ends_in_a_space(idrid, labels_of):
     manifest = IDRiD(idrid).index()
-    assert manifest.splits == ["train", "train", "test"]
+    assert manifest.splits == ["train", "train", "test", "test"]
     assert labels_of(manifest) == {
         "train/IDRiD_001": {"dr_grade": 3, "is_dme": 1, "is_fundus": 1},
         "train/IDRiD_002": {"dr_grade": 0, "is_dme": 0, "is_fundus": 1},
-        "test/IDRiD_001": {"dr_grade": 4, "is_dme": 1, "is_fundus": 1},
+        "test/IDRiD_001": {"dr_grade": 4, "is_fundus": 1},  # exudates far from the macula: neither
+        "test/IDRiD_002": {"dr_grade": 2, "is_dme": 1, "is_fundus": 1},
     }
+
+
+@pytest.mark.parametrize(
+    ("cell", "column"), [("IDRiD_002,5,2", "Retinopathy grade"), ("IDRiD_002,2,3", "Risk of macu")]
+)
+def test_idrid_names_the_table_and_the_row_in_it_that_has_a_bad_cell(idrid, cell, column):
+    table = idrid / "B. Disease Grading" / "2. Groundtruths" / "b. IDRiD_Disease Grading_Testing Labels.csv"
+    table.write_text(table.read_text().replace("IDRiD_002,2,2", cell))
+    with pytest.raises(ManifestError, match=f"b. IDRiD_Disease Grading_Testing Labels.csv, row 3, column '{column}"):
+        IDRiD(idrid).index()
 
 
 def test_idrid_without_the_outer_folder(idrid):
@@ -204,14 +236,20 @@ def test_ddr_takes_label_5_for_ungradable(ddr, labels_of):
 
 
 def test_ddr_refuses_a_line_that_is_no_name_and_label(ddr):
-    write(ddr / "DR_grading" / "valid.txt", "007-0025-000.jpg\n")
-    with pytest.raises(LayoutError, match="valid.txt: '007-0025-000.jpg' is not a name and a label"):
+    write(ddr / "DR_grading" / "valid.txt", "\n007-0025-000.jpg\n")
+    with pytest.raises(LayoutError, match="valid.txt, row 2: '007-0025-000.jpg' is not a name and a label"):
         DDR(ddr).index()
 
 
 def test_ddr_refuses_a_label_that_is_not_its(ddr):
-    write(ddr / "DR_grading" / "valid.txt", "007-0025-000.jpg 6\n")
-    with pytest.raises(ManifestError, match="'6' is not a label of this dataset"):
+    write(ddr / "DR_grading" / "valid.txt", "\n\n007-0025-000.jpg 6\n")
+    with pytest.raises(ManifestError, match="DR_grading/valid.txt, row 3, column 'label': '6' is not a label of this"):
+        DDR(ddr).index()
+
+
+def test_ddr_names_the_line_of_a_photograph_that_is_not_there(ddr):
+    write(ddr / "DR_grading" / "valid.txt", "007-0025-000.jpg 2\n\n007-0026-000.jpg 2\n")
+    with pytest.raises(LayoutError, match="DR_grading/valid.txt, row 3: there is no image '007-0026-000.jpg'"):
         DDR(ddr).index()
 
 
@@ -251,12 +289,31 @@ def test_ddr_segmentation_tells_the_lesion_from_the_folder(ddr_segmentation):
     assert set(column[74:86]) == {2} and set(column[94:126]) == {4}
 
 
-def test_ddr_segmentation_leaves_a_lesion_without_a_file_to_the_background(ddr_segmentation):
-    (ddr_segmentation / "lesion_segmentation/test/label/SE/007-test-100.tif").rename(
-        ddr_segmentation / "lesion_segmentation/test/label/SE/007-other-100.tif"
-    )
-    mask = DDRSegmentation(ddr_segmentation).index().table.column("mask").to_pylist()[2]
-    assert "/MA/" in mask and "/SE/" not in mask
+@pytest.mark.parametrize("lesion", ["EX", "HE", "MA", "SE"])
+def test_ddr_segmentation_takes_no_lesion_without_a_file_for_absent(ddr_segmentation, lesion, caplog):
+    there = ddr_segmentation / "lesion_segmentation" / "test" / "label" / lesion / "007-test-100.tif"
+    there.rename(there.with_name("007-other-100.tif"))
+    missing = f"'lesion_segmentation/test/image/007-test-100.jpg' has no mask of {lesion} \\(1 of 3.*data.partial=true"
+    with pytest.raises(LayoutError, match=missing):
+        DDRSegmentation(ddr_segmentation).index()
+    masks = DDRSegmentation(ddr_segmentation, partial=True).index().table.column("mask").to_pylist()
+    assert [mask.count("|") for mask in masks] == [3, 3, 0] and masks[2] == ""
+    assert "1 of 3 images lack one of the four masks" in caplog.text
+
+
+def test_a_photograph_of_both_sets_of_ddr_is_on_one_side_of_a_union(ddr, ddr_segmentation, save_photograph):
+    """That of the lesions' test split is among the grades' training images; both sets name it after its file."""
+    grades = ddr / "DR_grading"
+    save_photograph(grades / "train" / "007-test-100.jpg")
+    with (grades / "train.txt").open("a") as table:
+        table.write("007-test-100.jpg 2\n")
+    union = UnionSource({"ddr": DDR(ddr), "ddr_segmentation": DDRSegmentation(ddr_segmentation)})
+    manifest = split_by_patient(union.index(), FRACTIONS, seed=0)
+    split = dict(zip(manifest.ids, manifest.splits, strict=True))
+    assert split["ddr/train/007-test-100"] == split["ddr_segmentation/test/007-test-100"] == "test"
+    assert split["ddr/train/007-0004-000"] == "train" and split["ddr_segmentation/train/007-train-100"] == "train"
+    assert len(manifest) == 8 and manifest.num_patients == 7
+    assert DDR.patient_space == DDRSegmentation.patient_space == "ddr"
 
 
 # -- DeepDRiD
@@ -278,7 +335,7 @@ def deepdrid(save_all):
     write(
         root / training / "regular-fundus-training.csv",
         HEADER + "56,56_l1,\\regular-fundus-training\\56\\56_l1.jpg,0,1,,2,8,8,0\n"
-        "56,56_r3,\\regular-fundus-training\\56\\56_r3.jpg,0,1,,2,10,8,1\n"
+        "56,56_r3,\\regular-fundus-training\\56\\56_r3.jpg,0,1,,2,4,8,1\n"
         "56,56_r2,\\regular-fundus-training\\56\\56_r2.jpg,1,,2,2,10,8,0\n",
     )
     write(
@@ -298,20 +355,59 @@ def test_deepdrid_takes_the_eye_from_the_column_that_is_filled(deepdrid, labels_
     assert manifest.splits == ["train"] * 3 + ["val"] + ["test"] * 2
     assert manifest.paths[1] == "regular_fundus_images/regular-fundus-training/Images/56/56_r3.jpg"
     assert labels_of(manifest) == {
-        "56_l1": {"dr_grade": 1, "is_fundus": 1, "is_retinal_region_readable": 0, "eye_side": 1},
-        "56_r3": {"dr_grade": 1, "is_fundus": 1, "is_retinal_region_readable": 0, "eye_side": 1},
+        "56_l1": {"dr_grade": 1, "is_fundus": 1, "is_retinal_region_readable": 1, "eye_side": 1},
+        "56_r3": {"is_fundus": 1, "is_retinal_region_readable": 0, "eye_side": 1},
         "56_r2": {"dr_grade": 2, "is_fundus": 1, "is_retinal_region_readable": 1, "eye_side": 0},
-        "265_l1": {"dr_grade": 3, "is_fundus": 1, "is_retinal_region_readable": 1, "eye_side": 1},
+        "265_l1": {"is_fundus": 1, "is_retinal_region_readable": 0, "eye_side": 1},
         "347_l1": {"dr_grade": 0, "is_fundus": 1},
         "347_r1": {"dr_grade": 4, "is_fundus": 1},
     }
     assert len(DeepDRiD(deepdrid / "regular_fundus_images").index()) == 6
 
 
+@pytest.mark.parametrize(
+    ("clarity", "artifact", "readable"),
+    [
+        ("6", "6", 1), ("10", "0", 1), ("6.0", "1", 1),
+        ("4", "0", 0), ("1", "6", 0), ("10", "8", 0), ("6", "10", 0), ("4", "8", 0), ("4", "", 0), ("", "8", 0),
+        ("", "", None), ("", "0", None), ("10", "", None), ("5", "0", None), ("10", "7", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("overall", ["0", "1"])
+def test_deepdrid_goes_by_the_photographs_own_scores(deepdrid, labels_of, clarity, artifact, readable, overall):
+    table = deepdrid / "regular_fundus_images" / "regular-fundus-validation" / "regular-fundus-validation.csv"
+    write(table, f"{HEADER}265,265_l1,x,{overall},3,,4,{clarity},8,{artifact}\n")
+    known = labels_of(DeepDRiD(deepdrid).index())["265_l1"]
+    assert known.get("is_retinal_region_readable") == readable
+    assert known.get("dr_grade") == (None if readable == 0 else 3)
+
+
+@pytest.mark.parametrize("score", ["11", "-1", "6.5", "good"])
+def test_deepdrid_refuses_a_score_that_is_none(deepdrid, score):
+    table = deepdrid / "regular_fundus_images" / "regular-fundus-validation" / "regular-fundus-validation.csv"
+    write(table, f"{HEADER}265,265_l1,x,1,3,,4,8,8,{score}\n")
+    with pytest.raises(
+        ManifestError, match=f"validation.csv, row 2, column 'Artifact': '{score}' is no score.*0 to 10"
+    ):
+        DeepDRiD(deepdrid).index()
+
+
+def test_deepdrid_prints_its_rules():
+    grade, readable = (rule for rule in DeepDRiD.rules if rule.finding in ("dr_grade", "is_retinal_region_readable"))
+    assert list(readable.lines()) == [
+        ("`Clarity` ≥ 6 and `Artifact` ≤ 6", "1"),
+        ("`Clarity` ≤ 4 or `Artifact` ≥ 8", "0"),
+    ]
+    assert list(grade.lines())[-2:] == [("`grade` = 4", "4"), ("`Clarity` ≤ 4 or `Artifact` ≥ 8", "unknown")]
+    assert grade.columns == ("grade", "Clarity", "Artifact")
+
+
 def test_deepdrid_refuses_a_row_with_the_grades_of_both_eyes(deepdrid):
     table = deepdrid / "regular_fundus_images" / "regular-fundus-training" / "regular-fundus-training.csv"
     table.write_text(table.read_text().replace("1,,2,2,10,8,0", "1,1,2,2,10,8,0"))
-    with pytest.raises(LayoutError, match="row 4: left_eye_DR_Level and right_eye_DR_Level are both filled"):
+    with pytest.raises(
+        LayoutError, match="training.csv, row 4: left_eye_DR_Level and right_eye_DR_Level are both filled"
+    ):
         DeepDRiD(deepdrid).index()
 
 
@@ -319,9 +415,17 @@ def test_deepdrid_names_a_column_that_the_workbook_lacks(deepdrid):
     book = openpyxl.Workbook()
     book.active.append(("image_id", "Grade"))
     book.save(deepdrid / "regular_fundus_images" / "Online-Challenge1&2-Evaluation" / "Challenge1_labels.xlsx")
-    with pytest.raises(
-        LayoutError, match="Challenge1_labels.xlsx has no column image_id or DR_Levels: image_id, Grade"
-    ):
+    missing = "Challenge1_labels.xlsx has no column 'DR_Levels'.*Its columns are: image_id, Grade"
+    with pytest.raises(LayoutError, match=missing):
+        DeepDRiD(deepdrid).index()
+
+
+def test_deepdrid_names_the_row_of_the_workbook(deepdrid):
+    book = openpyxl.Workbook()
+    for row in (("image_id", "DR_Levels"), ("347_l1", 0), (None, None), ("347_r1", 5)):
+        book.active.append(row)
+    book.save(deepdrid / "regular_fundus_images" / "Online-Challenge1&2-Evaluation" / "Challenge1_labels.xlsx")
+    with pytest.raises(ManifestError, match="Challenge1_labels.xlsx, row 4, column 'grade': '5'"):
         DeepDRiD(deepdrid).index()
 
 
@@ -404,13 +508,30 @@ def test_a_folder_with_something_else_in_it_names_the_address(source, tmp_path, 
     assert source.address in str(caught.value) and "'notes.txt', 'photographs'" in str(caught.value)
 
 
+PEOPLE = {  # of each source the images of one person; of a source that is not here, every image is its own
+    EyePACS: (("10_left", "10_right"), ("13_left",), ("1_left", "1_right")),
+    Messidor2: (
+        ("20051020_43808_0100_PP.png", "20051020_43832_0100_PP.png"),
+        ("IM000001.jpg", "IM000002.jpg"),
+    ),
+    DeepDRiD: (("56_l1", "56_r3", "56_r2"), ("265_l1",), ("347_l1", "347_r1")),
+}
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_no_patient_is_on_two_sides_of_the_split(source, request, caplog):
+def test_no_person_is_on_two_sides_of_the_split(source, request, caplog):
     caplog.set_level(logging.ERROR)
-    manifest = source(request.getfixturevalue(source.name)).index()
-    splits = assign_splits(manifest.patients, {"train": 0.8, "val": 0.1, "test": 0.1}, 0, manifest.splits)
-    assert len(set(zip(manifest.patients, splits, strict=True))) == manifest.num_patients
-    assert all(was in ("", now) for was, now in zip(manifest.splits, splits, strict=True))
+    index = source(request.getfixturevalue(source.name)).index()
+    people = PEOPLE.get(source, tuple((name,) for name in index.ids))
+    assert sorted(name for person in people for name in person) == sorted(index.ids)
+    assert index.num_patients == len(people)
+    for seed in range(20):
+        manifest = split_by_patient(index, FRACTIONS, seed)
+        split = dict(zip(manifest.ids, manifest.splits, strict=True))
+        assert all(len({split[name] for name in person}) == 1 for person in people)
+        drawn = {("train", "val")} if "val" not in index.splits else set()  # validation is drawn from training
+        moved = {(was, now) for was, now in zip(index.splits, manifest.splits, strict=True) if was and was != now}
+        assert moved <= drawn
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)

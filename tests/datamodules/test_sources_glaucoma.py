@@ -22,8 +22,10 @@ from datamodules.sources.papila import PAPILA
 from datamodules.sources.public import LayoutError
 from datamodules.sources.refuge import REFUGE
 from datamodules.sources.refuge_repack import RefugeRepack
-from datamodules.splits import assign_splits
+from datamodules.sources.union import UnionSource
+from datamodules.splits import split_by_patient
 
+FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 OPTIONS = Path(__file__).parents[2] / "experiments" / "conf" / "data"
 DISC, CUP = (150, 90, 30), (155, 90, 12)  # x, y, radius in the photographs that `save_photograph` draws, of 242 x 162
 SIDE, LEFT, TOP = 188, 121 - 94, 81 - 94  # of the square around their field of view
@@ -158,6 +160,11 @@ def acrima(root, save):
         save(root / name)
 
 
+def acrima_flat(root, save):
+    for name in ("Im001_ACRIMA.jpg", "Im686_g_ACRIMA.jpg", "Im702_g_ACRIMA.JPG"):
+        save(root / name)
+
+
 def glaucoma_fundus(root, save):
     for split in ("train", "val", "test"):
         for label in ("anormal_control", "bearly_glaucoma", "cadvanced_glaucoma"):
@@ -210,15 +217,24 @@ def test_a_folder_with_something_else_says_where_the_data_are_to_be_had(source, 
     assert "photos" in str(raised.value) and source.title in str(raised.value)
 
 
+PEOPLE = {  # of each source the images of one person; of a source that is not here, every image is its own
+    PAPILA: (("RET002OD", "RET002OS"), ("RET004OD", "RET004OS"), ("RET015OD", "RET015OS")),
+}
+
+
 @pytest.mark.parametrize("source", MINIATURES)
-def test_no_patient_is_on_two_sides_of_the_split(source, made):
-    manifest = source(made(source)).index()
-    splits = assign_splits(manifest.patients, {"train": 0.8, "val": 0.1, "test": 0.1}, 0, manifest.splits)
-    sides = {}
-    for patient, split in zip(manifest.patients, splits, strict=True):
-        sides.setdefault(patient, set()).add(split)
-    assert all(len(found) == 1 for found in sides.values())
-    assert all(given in ("", split) for given, split in zip(manifest.splits, splits, strict=True))
+def test_no_person_is_on_two_sides_of_the_split(source, made):
+    index = source(made(source)).index()
+    people = PEOPLE.get(source, tuple((name,) for name in index.ids))
+    assert sorted(name for person in people for name in person) == sorted(index.ids)
+    assert index.num_patients == len(people)
+    for seed in range(20):
+        manifest = split_by_patient(index, FRACTIONS, seed)
+        split = dict(zip(manifest.ids, manifest.splits, strict=True))
+        assert all(len({split[name] for name in person}) == 1 for person in people)
+        drawn = {("train", "val")} if "val" not in index.splits else set()  # validation is drawn from training
+        moved = {(was, now) for was, now in zip(index.splits, manifest.splits, strict=True) if was and was != now}
+        assert moved <= drawn
 
 
 @pytest.mark.parametrize("source", MINIATURES)
@@ -301,6 +317,60 @@ def test_refuge_finds_the_label_under_its_different_names(made, labels_of, colum
     assert [found[name] for name in ("V0001", "V0002", "T0001", "T0002")] == [0, 1, 0, 1]
 
 
+DOUBLED = {
+    "REFUGE-Validation400": "REFUGE-Validation400/REFUGE-Validation400",
+    "REFUGE-Validation400-GT": "REFUGE-Validation400-GT/REFUGE-Validation400-GT",
+    "REFUGE-Test-GT": "REFUGE-Test-GT/REFUGE-Test-GT",
+    "Annotation-Training400": "Annotation-Training400/Annotation-Training400",
+}
+
+
+@pytest.mark.parametrize("test", ["REFUGE-Test400/Test400", "Test400/Test400", "Test400", "REFUGE-Test400"])
+@pytest.mark.parametrize("doubled", [tuple(DOUBLED), ()], ids=["doubled", "plain"])
+def test_refuge_reads_folders_within_folders_of_their_own_name(made, labels_of, test, doubled):
+    root = made(REFUGE)
+    plain = REFUGE(root).index()
+    for name, inner in ((name, DOUBLED.get(name, test)) for name in (*doubled, "Test400")):
+        (root / name).rename(root / "moved")
+        (root / inner).parent.mkdir(exist_ok=True)
+        (root / "moved").rename(root / inner)
+    manifest = REFUGE(root).index()
+    assert manifest.ids == plain.ids and labels_of(manifest) == labels_of(plain)
+    assert manifest.paths[-1] == f"{test}/T0002.jpg" and all(masks_of(manifest))
+
+
+def test_a_photograph_of_both_copies_of_refuge_is_one_patient_of_a_union(tmp_path, save_small):
+    refuge(tmp_path / "refuge", save_small)
+    refuge_repack(tmp_path / "refuge_repack", save_small)
+    sources = {"refuge": REFUGE(tmp_path / "refuge"), "refuge_repack": RefugeRepack(tmp_path / "refuge_repack")}
+    manifest = UnionSource(sources).index()
+    patients = dict(zip(manifest.ids, manifest.patients, strict=True))
+    both = ("g0001", "n0001", "V0001", "T0001")
+    assert all(patients[f"refuge/{name}"] == patients[f"refuge_repack/{name}"] for name in both)
+    assert manifest.num_patients == 7  # n0002, V0002 and T0002 are in one of the two
+    assert REFUGE.patient_space == RefugeRepack.patient_space == "refuge"
+
+
+def test_refuge_and_its_repack_call_a_photograph_alike_whatever_the_case(tmp_path, save_small):
+    refuge(tmp_path / "refuge", save_small)
+    refuge_repack(tmp_path / "repack", save_small)
+    for folder, name in (("Images", "V0001.jpg"), ("Masks", "V0001.png")):
+        (tmp_path / "repack" / "val" / folder / name).rename(tmp_path / "repack" / "val" / folder / name.lower())
+    index = tmp_path / "repack" / "val" / "index.json"
+    index.write_text(index.read_text().replace("V0001", "v0001"))
+    patients = [source.index().patients for source in (REFUGE(tmp_path / "refuge"), RefugeRepack(tmp_path / "repack"))]
+    assert patients[0][3] == patients[1][2] == "v0001"
+
+
+def test_refuge_names_the_row_of_a_bad_label_in_its_workbook(made):
+    root = made(REFUGE)
+    table = root / "REFUGE-Test-GT" / "Glaucoma_label_and_Fovea_location.xlsx"
+    save_workbook(table, [["ImgName", "Label"], ["T0001.jpg", 1], [None, None], ["T0002.jpg", 2]])
+    name = "REFUGE: REFUGE-Test-GT/Glaucoma_label_and_Fovea_location.xlsx, row 4, column 'glaucoma': '2' is not a label"
+    with pytest.raises(ManifestError, match=name):
+        REFUGE(root).index()
+
+
 def test_refuge_needs_labels_of_the_test_images(made):
     root = made(REFUGE)
     save_workbook(root / "REFUGE-Test-GT" / "Glaucoma_label_and_Fovea_location.xlsx", [["ImgName"], ["T0001.jpg"]])
@@ -340,6 +410,14 @@ def test_refuge_repack_takes_masks_and_leaves_gts_and_knows_labels_of_training_o
     assert glaucoma(labels_of(manifest)) == {"g0001": 1, "n0001": 0, "V0001": None, "T0001": None}
     assert manifest.splits == ["train", "train", "val", "test"]
     assert masks_of(manifest)[2] == "val/Masks/V0001.png" and manifest.paths[2] == "val/Images/V0001.jpg"
+
+
+def test_refuge_repack_names_the_record_of_its_index(made):
+    root = made(RefugeRepack)
+    index = root / "train" / "index.json"
+    index.write_text(index.read_text().replace('"Label": 0', '"Label": 3'))
+    with pytest.raises(ManifestError, match="train/index.json, record 2, column 'Label': '3' is not a label"):
+        RefugeRepack(root).index()
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]", '{"0": {"Name": "g0001.jpg"}}', "3", '[{"ImgName": 1}]'])
@@ -387,6 +465,15 @@ def test_papila_names_an_outline_that_does_not_fit_its_photograph(made, save_pho
         reader.read_mask(manifest.paths[0], mask, 64)
 
 
+@pytest.mark.parametrize(("header", "row"), list(zip(HEADERS.values(), (5, 4, 5, 3), strict=True)), ids=HEADERS)
+def test_papila_names_the_row_of_the_workbook(made, header, row):
+    root = made(PAPILA, header=header)
+    (root / "FundusImages" / "RET004OS.jpg").unlink()
+    place = f"ClinicalData/patient_data_os.xlsx, row {row}: there is no image 'RET004OS'"
+    with pytest.raises(LayoutError, match=place):
+        PAPILA(root).index()
+
+
 def test_papila_without_the_columns_or_without_patients(made):
     root = made(PAPILA, header=[[None, "Age", "Gender", "Diagnosis"], [None] * 3, ["number"]])
     with pytest.raises(LayoutError, match="patient_data_od.xlsx has no columns 'ID' and 'Diagnosis'.*figshare"):
@@ -405,7 +492,39 @@ def test_origa_reads_its_list_and_not_the_duplicate(made, labels_of):
         "003": {"is_gc": 0, "eye_side": 1, "is_fundus": 1},
     }
     assert manifest.paths[0] == "Images/001.jpg" and masks_of(manifest)[0] == "Masks/001.png"
-    assert manifest.splits == [""] * 3
+
+
+def test_origa_trains_on_set_a_and_tests_on_set_b(made):
+    root = made(ORIGA)
+    assert ORIGA(root).index().splits == ["train", "test", "train"]
+    table = (root / "OrigaList.csv").read_text()
+    (root / "OrigaList.csv").write_text(table.replace(",A,0\nOS", ", b ,0\nOS", 1).replace("0.9629,A", "0.9629,"))
+    assert ORIGA(root).index().splits == ["test", "test", ""]
+    (root / "OrigaList.csv").write_text(table.replace("0.9629,A", "0.9629,C"))
+    with pytest.raises(LayoutError, match="ORIGA: OrigaList.csv, row 4, column 'Set': 'C' is no set.*Known: A, B, or"):
+        ORIGA(root).index()
+
+
+def test_images_without_a_mask_are_counted_and_where_all_are_the_names_are_shown(made, caplog):
+    root = made(ORIGA)
+    (root / "Masks" / "002.png").unlink()
+    assert masks_of(ORIGA(root).index()) == ["Masks/001.png", "", "Masks/003.png"]
+    assert "ORIGA: 1 of 3 images have no mask" in caplog.text and "masks: 2 found, 650 published" in caplog.text
+    for name in ("001", "003"):
+        (root / "Masks" / f"{name}.png").rename(root / "Masks" / f"{name}_mask.png")
+    found = "no image has a mask: images are called 001.jpg, 002.jpg, 003.jpg, …, masks Masks/001_mask.png, Masks/003_m"
+    with pytest.raises(LayoutError, match=f"{found}.*Remedy"):
+        ORIGA(root).index()
+
+
+@pytest.mark.parametrize("source", [source for source in MASKED if source is not PAPILA])
+def test_masks_of_other_names_than_the_images_are_refused(source, made):
+    root = made(source)
+    for path in masks_of(source(root).index()):
+        if path:
+            (root / path).rename((root / path).with_name(f"mask of {Path(path).name}"))
+    with pytest.raises(LayoutError, match=f"no image has a mask.*{re.escape(source.address)}"):
+        source(root).index()
 
 
 def test_g1020_reads_whole_photographs_and_an_image_may_have_no_mask(made, labels_of):
@@ -415,10 +534,10 @@ def test_g1020_reads_whole_photographs_and_an_image_may_have_no_mask(made, label
     assert masks_of(manifest) == ["Masks/image_0.png", "Masks/image_1.png", ""]
 
 
-def test_lag_takes_no_attention_map_for_a_photograph_and_suspicion_for_no_diagnosis(made, labels_of):
+def test_lag_takes_no_attention_map_for_a_photograph_and_the_authors_positive_for_glaucoma(made, labels_of):
     manifest = LAG(made(LAG)).index()
     assert glaucoma(labels_of(manifest)) == {
-        "non_glaucoma/1": 0, "non_glaucoma/2": 0, "suspicious_glaucoma/1": None, "suspicious_glaucoma/2": None
+        "non_glaucoma/1": 0, "non_glaucoma/2": 0, "suspicious_glaucoma/1": 1, "suspicious_glaucoma/2": 1
     }  # fmt: skip
     assert manifest.paths[0] == "non_glaucoma/image/1.jpg"
 
@@ -426,6 +545,24 @@ def test_lag_takes_no_attention_map_for_a_photograph_and_suspicion_for_no_diagno
 def test_acrima_reads_extensions_in_capitals(made, labels_of):
     manifest = ACRIMA(made(ACRIMA)).index()
     assert glaucoma(labels_of(manifest)) == {"Im686_g_ACRIMA": 1, "Im702_g_ACRIMA": 1, "Im001_ACRIMA": 0}
+
+
+@pytest.mark.parametrize("folder", ["Database/Images", "."])
+def test_acrima_tells_classes_by_name_in_the_folder_of_the_archive(tmp_path, save_small, labels_of, folder):
+    acrima_flat(tmp_path / folder, save_small)
+    (tmp_path / folder / "Thumbs.db").write_bytes(b"junk")
+    manifest = ACRIMA(tmp_path).index()
+    assert glaucoma(labels_of(manifest)) == {"Im001_ACRIMA": 0, "Im686_g_ACRIMA": 1, "Im702_g_ACRIMA": 1}
+    assert manifest.paths[0] == f"{folder}/Im001_ACRIMA.jpg".removeprefix("./")
+
+
+@pytest.mark.parametrize("name", ["Im003_G.jpg", "Im_g_ACRIMA.jpg", "Im003_g_ACRIMA_crop.jpg", "more/Im003_ACRIMA.jpg"])
+@pytest.mark.parametrize("folder", ["Database/Images", "."])
+def test_acrima_refuses_any_other_name_beside_them(tmp_path, save_small, folder, name):
+    acrima_flat(tmp_path / folder, save_small)
+    save_small(tmp_path / folder / name)
+    with pytest.raises(LayoutError, match=f"no class in the name '.*{name}'.*looked for the names Im<n>_g_ACRIMA"):
+        ACRIMA(tmp_path).index()
 
 
 @pytest.mark.parametrize(("name", "moved"), [("G/Im686_g_ACRIMA.jpg", "noG"), ("noG/Im001_ACRIMA.jpg", "G")])

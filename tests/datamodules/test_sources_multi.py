@@ -8,7 +8,7 @@ import pytest
 
 from datamodules.manifest import ManifestError
 from datamodules.sources.brset import BRSET
-from datamodules.sources.cautious import Narrower, Unless
+from datamodules.sources.cautious import IfReadable, Narrower, Score, Scored, Unless, UnlessAll
 from datamodules.sources.eyepacs import EyePACS
 from datamodules.sources.eyeq import EyeQ
 from datamodules.sources.harmonise import YES_NO, Levels, harmonise
@@ -16,8 +16,9 @@ from datamodules.sources.mbrset import MBRSET
 from datamodules.sources.odir5k import ODIR5K
 from datamodules.sources.public import LayoutError
 from datamodules.sources.rfmid import RFMiD
-from datamodules.splits import assign_splits
+from datamodules.splits import split_by_patient
 
+FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 SOURCES = {"odir5k": ODIR5K, "rfmid": RFMiD, "brset": BRSET, "mbrset": MBRSET, "eyeq": EyeQ}
 
 
@@ -57,6 +58,30 @@ def test_an_exception_makes_unknown_what_the_rule_says():
     table = pa.table({"amd": ["1", "1", "0", "0"], "quality": ["0", "2", "2.0", ""]})
     assert harmonise([rule], table, "t")["is_amd"].to_pylist() == [1, -1, -1, 0]
     assert rule.columns == ("amd", "quality") and list(rule.lines())[-1] == ("`quality` = 2", "unknown")
+
+
+def test_an_exception_of_two_columns_needs_both():
+    rule = UnlessAll(Levels("is_dme", "oedema", YES_NO), {"dr": "0", "oedema": "1"})
+    table = pa.table({"oedema": ["1", "1", "0", "1", ""], "dr": ["0.0", "2", "0", "", "0"]})
+    assert harmonise([rule], table, "t")["is_dme"].to_pylist() == [-1, 1, 0, 1, -1]
+    assert list(rule.lines())[-1] == ("`dr` = 0 and `oedema` = 1", "unknown")
+    assert rule.columns == ("oedema", "dr", "oedema")
+
+
+def test_scores_are_good_or_bad_from_a_bound_on_and_between_them_nothing():
+    rule = Scored("is_fundus", (Score("up", good=6, bad=4), Score("down", good=2, bad=3)))
+    rows = {("6", "2"): 1, ("10", "0"): 1, ("4", "0"): 0, ("10", "3"): 0, ("5", "2"): -1, ("", "2"): -1, ("", "3"): 0}
+    table = pa.table(dict(zip(("up", "down"), zip(*rows, strict=True), strict=True)))
+    assert harmonise([rule], table, "t")["is_fundus"].to_pylist() == list(rows.values())
+    with pytest.raises(ManifestError, match="t, row 3, column 'down': '12' is no score"):
+        harmonise([rule], pa.table({"up": ["6", "6"], "down": ["2", "12"]}), "t")
+
+
+def test_nothing_is_said_of_what_cannot_be_seen():
+    rule = IfReadable(Levels("is_amd", "amd", YES_NO), Levels("is_fundus", "seen", YES_NO))
+    table = pa.table({"amd": ["1", "1", "0", "1"], "seen": ["1", "0", "0", ""]})
+    assert harmonise([rule], table, "t")["is_amd"].to_pylist() == [1, -1, -1, 1]
+    assert list(rule.lines())[-1] == ("`seen` = 0", "unknown") and rule.columns == ("amd", "seen")
 
 
 # -- ODIR-5K
@@ -185,14 +210,12 @@ def test_rfmid_labels_and_splits(rfmid, labels_of):
     manifest = RFMiD(rfmid).index()
     assert manifest.splits == ["train"] * 4 + ["val"] * 2 + ["test"] * 6
     labels = labels_of(manifest)
-    unknown = {name: {**RFMID_NOTHING} for name in ("dr_grade", "is_amd", "is_aon", "is_rvo")}
-    for name, row in unknown.items():
-        del row[name]
+    unknown = {name: {k: level for k, level in RFMID_NOTHING.items() if k != name} for name in RFMID_NOTHING}
     assert labels["train_1"] == RFMID_NOTHING
     assert labels["train_2"] == unknown["dr_grade"]
     assert labels["train_3"] == {**RFMID_NOTHING, "is_amd": 1}
-    assert labels["train_4"] == {**RFMID_NOTHING, "is_rvo": 1, "is_dm": 1}
-    assert labels["val_1"] == {**RFMID_NOTHING, "is_rvo": 1, "is_pm": 1}
+    assert labels["train_4"] == {**unknown["is_dm"], "is_rvo": 1}
+    assert labels["val_1"] == {**unknown["is_pm"], "is_rvo": 1}
     assert labels["val_2"] == unknown["is_amd"]
     assert labels["test_3"] == {**RFMID_NOTHING, "is_aon": 1, "is_em": 1}
     assert labels["test_4"] == unknown["is_aon"]
@@ -200,9 +223,27 @@ def test_rfmid_labels_and_splits(rfmid, labels_of):
     assert labels["test_6"] == unknown["is_rvo"]
 
 
-def test_rfmid_media_haze_and_macular_hole_are_no_findings_of_ours(rfmid, labels_of):
-    labels = labels_of(RFMiD(rfmid).index())
-    assert labels["test_1"] == labels["test_2"] == RFMID_NOTHING
+RFMID_TELLS = {  # what a label alone changes; a finding that it leaves open is None. The others change nothing
+    "DR": {"dr_grade": None}, "ARMD": {"is_amd": 1}, "DN": {"is_amd": None}, "TSLN": {"is_dm": None},
+    "ERM": {"is_em": 1}, "MYA": {"is_pm": None}, "CRS": {"is_crp": 1},
+    "BRVO": {"is_rvo": 1}, "CRVO": {"is_rvo": 1}, "HR": {"is_rvo": None}, "ODP": {"is_aon": 1},
+    **dict.fromkeys(("ODPM", "ODC", "ODE", "ST", "AION", "CB", "MNF", "TD"), {"is_aon": None}),
+}  # fmt: skip
+
+
+def test_rfmid_each_label_changes_its_own_finding_alone(save_all, labels_of):
+    names = RFMID_COLUMNS.split(",")[2:]
+    folders = {"a. Training Set": len(names), "b. Validation Set": 1, "c. Testing Set": 1}
+    root = save_all(*(f"1. Original Images/{f}/{n}.png" for f, number in folders.items() for n in range(1, number + 1)))
+    truth = root / "2. Groundtruths"
+    rfmid_table(truth / "a. RFMiD_Training_Labels.csv", *((name,) for name in names))
+    for table in ("b. RFMiD_Validation_Labels.csv", "c. RFMiD_Testing_Labels.csv"):
+        rfmid_table(truth / table, ())
+    labels = labels_of(RFMiD(root).index())
+    for number, name in enumerate(names, start=1):
+        expected = {**RFMID_NOTHING, **RFMID_TELLS.get(name, {})}
+        assert labels[f"train_{number}"] == {f: level for f, level in expected.items() if level is not None}, name
+    assert {"MH", "MHL"} <= set(names) - set(RFMID_TELLS)
 
 
 def test_rfmid_tells_images_of_the_same_number_in_different_splits_apart(rfmid):
@@ -249,16 +290,20 @@ def brset_row(number, patient, eye, **cells):
 
 @pytest.fixture
 def brset(save_all):
-    root = save_all(*(f"fundus_photos/img{number:05d}.jpg" for number in range(1, 7)))
+    root = save_all(*(f"fundus_photos/img{number:05d}.jpg" for number in range(1, 9)))
     write(
         root / "labels.csv",
         BRSET_COLUMNS,
         brset_row(1, "1", "1"),
         brset_row(2, "1", "2", DR_ICDR="4", macular_edema="1", optic_disc="2", increased_cup_disc="1"),
-        brset_row(3, "2", "1", quality="Inadequate", DR_ICDR="2"),
+        brset_row(
+            3, "2", "1", quality="Inadequate", DR_ICDR="2", macular_edema="1", amd="1", hypertensive_retinopathy="1"
+        ),
         brset_row(4, "2", "2", vascular_occlusion="1", myopic_fundus="1", hypertensive_retinopathy="1"),
         brset_row(5, "3", "2", drusens="1", optic_disc="bv"),
         brset_row(6, "3", "1", drusens="1", amd="1"),
+        brset_row(7, "4", "1", quality="Inadequate"),
+        brset_row(8, "4", "2", macular_edema="1"),
         encoding="utf-8-sig",
     )
     return root
@@ -266,7 +311,7 @@ def brset(save_all):
 
 def test_brset_labels_patients_and_eyes(brset, labels_of):
     manifest = BRSET(brset).index()
-    assert manifest.patients == ["1", "1", "2", "2", "3", "3"] and set(manifest.splits) == {""}
+    assert manifest.patients == ["1", "1", "2", "2", "3", "3", "4", "4"] and set(manifest.splits) == {""}
     labels = labels_of(manifest)
     assert labels["img00001"] == {**BRSET_NORMAL, **RIGHT}
     expected = {**BRSET_NORMAL, "dr_grade": 4, "is_dme": 1, **LEFT}
@@ -275,9 +320,16 @@ def test_brset_labels_patients_and_eyes(brset, labels_of):
     assert labels["img00006"] == {**BRSET_NORMAL, "is_amd": 1, **RIGHT}
 
 
-def test_brset_inadequate_quality_is_no_grade(brset, labels_of):
-    labels = labels_of(BRSET(brset).index())["img00003"]
-    assert labels["is_retinal_region_readable"] == 0 and "dr_grade" not in labels
+@pytest.mark.parametrize("name", ["img00003", "img00007"])
+def test_brset_images_of_inadequate_quality_tell_of_no_disease_and_of_no_absence(brset, labels_of, name):
+    labels = labels_of(BRSET(brset).index())[name]
+    assert labels == {"is_fundus": 1, "is_retinal_region_readable": 0, **RIGHT}
+
+
+def test_brset_oedema_without_retinopathy_is_unknown(brset, labels_of):
+    labels = labels_of(BRSET(brset).index())
+    assert set(BRSET_NORMAL) - set(labels["img00008"]) == {"is_dme"} and labels["img00008"]["dr_grade"] == 0
+    assert labels["img00002"]["is_dme"] == 1 and labels["img00001"]["is_dme"] == 0
 
 
 def test_brset_labels_that_are_wider_than_our_findings_are_unknown(brset, labels_of):
@@ -316,7 +368,7 @@ def test_mbrset_labels_and_eyes(mbrset, labels_of):
     assert labels["1.1"] == {"dr_grade": 4, "is_dme": 0, **good, **RIGHT}
     assert labels["1.2"] == {"dr_grade": 0, "is_dme": 1, **good, **RIGHT}
     assert labels["1.3"] == {"is_fundus": 1, "is_retinal_region_readable": 0, **LEFT}
-    assert labels["1.10"] == {"is_dme": 0, "is_fundus": 1, "is_retinal_region_readable": 0, **LEFT}
+    assert labels["1.10"] == {"is_fundus": 1, "is_retinal_region_readable": 0, **LEFT}
     assert labels["11.1"] == {"is_dme": 0, **good, **LEFT}
     assert labels["11.2"]["dr_grade"] == 2
 
@@ -398,15 +450,47 @@ def test_a_folder_that_holds_something_else_is_answered_with_the_address(source,
     assert source.address in str(refused.value) and "Found: ['holiday']" in str(refused.value)
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_patients_are_on_one_side_of_the_split(name, request, caplog):
+PEOPLE = {  # of each source the images of one person; of a source that is not here, every image is its own
+    ODIR5K: tuple((f"{number}_left", f"{number}_right") for number in range(4)),
+    BRSET: tuple((f"img0000{odd}", f"img0000{odd + 1}") for odd in (1, 3, 5, 7)),
+    MBRSET: (("1.1", "1.2", "1.3", "1.10"), ("11.1", "11.2")),
+    EyeQ: (("10_left", "10_right"), ("13_left",), ("1_left", "1_right")),
+}
+
+
+LAST = {  # of each source an image, and where the table names it
+    ODIR5K: ("ODIR-5K/ODIR-5K/Training Images/3_left.jpg", "full_df.csv, row 9"),
+    RFMiD: ("1. Original Images/c. Testing Set/6.png", "2. Groundtruths/c. RFMiD_Testing_Labels.csv, row 7"),
+    BRSET: ("fundus_photos/img00008.jpg", "labels.csv, row 9"),
+    MBRSET: ("images/11.2.jpg", "labels_mbrset.csv, row 7"),
+    EyeQ: ("test/1_right.jpeg", "Label_EyeQ_test.csv, row 3"),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=list(SOURCES))
+def test_an_image_that_is_not_there_is_told_by_the_file_and_the_row_in_it(source, request):
+    image, place = LAST[source]
+    root = request.getfixturevalue(source.name)
+    (root / image).unlink()
+    with pytest.raises(LayoutError) as raised:
+        source(root).index()
+    assert str(raised.value).startswith(f"{source.title}: {place}: there is no image")
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=list(SOURCES))
+def test_no_person_is_on_two_sides_of_the_split(source, request, caplog):
     caplog.set_level(logging.ERROR)
-    manifest = SOURCES[name](request.getfixturevalue(name)).index()
-    splits = assign_splits(manifest.patients, {"train": 0.8, "val": 0.1, "test": 0.1}, 0, manifest.splits)
-    sides = {}
-    for patient, split in zip(manifest.patients, splits, strict=True):
-        assert sides.setdefault(patient, split) == split
-    assert all(official in ("", split) for official, split in zip(manifest.splits, splits, strict=True))
+    index = source(request.getfixturevalue(source.name)).index()
+    people = PEOPLE.get(source, tuple((name,) for name in index.ids))
+    assert sorted(name for person in people for name in person) == sorted(index.ids)
+    assert index.num_patients == len(people)
+    for seed in range(20):
+        manifest = split_by_patient(index, FRACTIONS, seed)
+        split = dict(zip(manifest.ids, manifest.splits, strict=True))
+        assert all(len({split[name] for name in person}) == 1 for person in people)
+        drawn = {("train", "val")} if "val" not in index.splits else set()  # validation is drawn from training
+        moved = {(was, now) for was, now in zip(index.splits, manifest.splits, strict=True) if was and was != now}
+        assert moved <= drawn
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -421,5 +505,5 @@ def test_images_are_read_and_everything_is_stated(name, request):
 def test_a_cell_that_a_set_does_not_define_is_named(brset):
     table = brset / "labels.csv"
     table.write_text(table.read_text(encoding="utf-8-sig").replace("bv", "bw"), encoding="utf-8")
-    with pytest.raises(ManifestError, match="column 'optic_disc': 'bw' is not a label of this dataset"):
+    with pytest.raises(ManifestError, match="labels.csv, row 6, column 'optic_disc': 'bw' is not a label of this data"):
         BRSET(brset).index()

@@ -14,8 +14,10 @@ from datamodules.sources.kvasir_seg import KvasirSEG
 from datamodules.sources.polypgen import PolypGen
 from datamodules.sources.pranet import TESTS, PraNetPack
 from datamodules.sources.public import LayoutError
-from datamodules.splits import assign_splits
+from datamodules.sources.union import UnionSource
+from datamodules.splits import split_by_patient
 
+FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 SOURCES = (KvasirSEG, HyperKvasir, CVCClinicDB, EtisLarib, CVCColonDB, PolypGen, PraNetPack)
 KVASIR = ("cju0qkwl35piu0993l0dewei2", "cju0qoxqj9q6s0835b43399p4", "cju0roawvklrq0799vmjorwfv")
 SIDE = 64
@@ -170,6 +172,50 @@ def test_kvasir_seg_reads_numbered_copies_in_train_and_validation(tmp_path):
     assert not set(manifest.patients) & {"0", "1"}
 
 
+@pytest.mark.parametrize("validation", ["val", "validation"])
+def test_kvasir_seg_takes_either_name_of_validation_and_a_test_folder(tmp_path, validation):
+    for part in ("train", validation, "test"):
+        save_pair(tmp_path / part / "images" / "0.jpg", tmp_path / part / "masks" / "0.jpg")
+    manifest = KvasirSEG(tmp_path).index()
+    assert manifest.ids == ["train/0", "val/0", "test/0"] and manifest.splits == ["train", "val", "test"]
+    assert list(masks_of(manifest).values())[1:] == [f"{validation}/masks/0.jpg", "test/masks/0.jpg"]
+
+
+def test_kvasir_seg_takes_the_authors_lists_for_the_official_split(kvasir_seg, caplog):
+    (kvasir_seg / "train.txt").write_text(f"\ufeff{KVASIR[2]}\n{KVASIR[0]}\n\n", encoding="utf-8")
+    (kvasir_seg / "val.txt").write_text(f"{KVASIR[1]}.jpg \n")
+    manifest = KvasirSEG(kvasir_seg).index()
+    assert dict(zip(manifest.ids, manifest.splits, strict=True)) == {
+        KVASIR[0]: "train", KVASIR[1]: "val", KVASIR[2]: "train"
+    }  # fmt: skip
+    assert manifest.patients == list(KVASIR) and "undecided" not in caplog.text
+    (kvasir_seg / "train.txt").write_text(f"{KVASIR[0]}\n")
+    assert KvasirSEG(kvasir_seg).index().splits == ["train", "val", ""]
+    assert "1 images are in neither list: their split is undecided" in caplog.text
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_kvasir_seg_misses_an_image_of_the_lists_unless_partial(kvasir_seg, partial, caplog):
+    (kvasir_seg / "train.txt").write_text(f"{KVASIR[0]}\n{KVASIR[2]}\n")
+    (kvasir_seg / "val.txt").write_text(f"{KVASIR[1]}\n\ncju1\n")
+    source = KvasirSEG(kvasir_seg, partial=partial)
+    if partial:
+        assert source.index().splits == ["train", "val", "train"]
+        assert "1 of 4 names of the official split have no image" in caplog.text
+        return
+    with pytest.raises(LayoutError, match=r"val.txt, row 3: there is no image 'cju1' \(1 of 4 .*data.partial=true"):
+        source.index()
+
+
+def test_kvasir_seg_refuses_lists_that_overlap_and_one_list_alone(kvasir_seg):
+    (kvasir_seg / "train.txt").write_text("\n".join(KVASIR))
+    with pytest.raises(LayoutError, match="no list of the val images in .*looked for val.txt"):
+        KvasirSEG(kvasir_seg).index()
+    (kvasir_seg / "val.txt").write_text(f"\n{KVASIR[1]}\n")
+    with pytest.raises(LayoutError, match=f"val.txt, row 2: '{KVASIR[1]}' is already in train.txt"):
+        KvasirSEG(kvasir_seg).index()
+
+
 def test_kvasir_seg_on_the_real_images(shared_data):
     source = KvasirSEG(shared_data / "Kvasir-SEG")
     manifest = source.index()
@@ -190,7 +236,7 @@ def test_clinicdb_without_its_sequences_is_one_patient(cvc_clinicdb, caplog):
     manifest = CVCClinicDB(cvc_clinicdb).index()
     assert sorted(manifest.ids, key=int) == ["1", "2", "25", "26", "612"]
     assert manifest.num_patients == 1
-    assert "there is no sequences.csv" in caplog.text and "puts them on one side" in caplog.text
+    assert "there is no sequences.csv and no metadata.csv" in caplog.text and "puts them on one side" in caplog.text
 
 
 def test_clinicdb_takes_sequences_from_a_table(cvc_clinicdb, caplog):
@@ -201,6 +247,20 @@ def test_clinicdb_takes_sequences_from_a_table(cvc_clinicdb, caplog):
         **{"25": "2", "26": "2", "612": "29"},
     }
     assert "sequences.csv" not in caplog.text
+
+
+def test_clinicdb_takes_sequences_from_the_table_of_the_mirror(cvc_clinicdb, caplog):
+    rows = (("1", "1"), ("2", "1"), ("25", "2"), ("26", "2"), ("612", "29"))
+    lines = ["frame_id,sequence_id,tif_image_path", *(f"{frame},{its},TIF/Original/{frame}.tif" for frame, its in rows)]
+    (cvc_clinicdb / "metadata.csv").write_text("\n".join(lines) + "\n")
+    manifest = CVCClinicDB(cvc_clinicdb).index()
+    assert dict(zip(manifest.ids, manifest.patients, strict=True)) == dict(rows)
+    assert "one side" not in caplog.text
+    (cvc_clinicdb / "metadata.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(LayoutError, match="metadata.csv has no sequence for frame '612'"):
+        CVCClinicDB(cvc_clinicdb).index()
+    (cvc_clinicdb / "sequences.csv").write_text("frame,sequence\n" + "".join(f"{frame},7\n" for frame, _ in rows))
+    assert set(CVCClinicDB(cvc_clinicdb).index().patients) == {"7"}
 
 
 @pytest.mark.parametrize(
@@ -222,6 +282,14 @@ def test_clinicdb_reads_the_mirror_in_a_folder_of_its_format(cvc_clinicdb):
     for number in (1, 2):
         save_pair(root / "PNG" / "Original" / f"{number}.png", root / "PNG" / "Ground Truth" / f"{number}.png")
     assert masks_of(CVCClinicDB(root).index()) == {"1": "PNG/Ground Truth/1.png", "2": "PNG/Ground Truth/2.png"}
+
+
+@pytest.mark.parametrize("source", [EtisLarib, CVCColonDB])
+def test_a_set_that_cannot_be_parted_is_a_test_whole(source, request):
+    reader = source(request.getfixturevalue(source.name))
+    assert set(reader.index().splits) == {"test"}
+    for seed in range(10):
+        assert set(split_by_patient(reader.index(), FRACTIONS, seed).splits) == {"test"}
 
 
 def test_etis_masks_have_a_letter_before_the_number(etis_larib):
@@ -280,6 +348,25 @@ def test_pranet_tells_sets_of_the_same_names_apart(pranet):
         PraNetPack(pranet).index()
 
 
+@pytest.mark.parametrize("source", [CVCClinicDB, CVCColonDB, EtisLarib])
+def test_pranet_is_refused_beside_a_set_whose_images_it_renamed(source, request, pranet):
+    other = source(request.getfixturevalue(source.name))
+    for members in ((PraNetPack(pranet), other), (other, PraNetPack(pranet))):
+        message = f"'pranet' holds the images of '{source.name}' too.*Remedy: leave one of the two out"
+        with pytest.raises(ValueError, match=message):
+            UnionSource({member.name: member for member in members})
+
+
+def test_an_image_of_kvasir_is_on_one_side_of_a_union_with_pranet(kvasir_seg, hyperkvasir, pranet):
+    members = (KvasirSEG(kvasir_seg), HyperKvasir(hyperkvasir), PraNetPack(pranet))
+    index = UnionSource({member.name: member for member in members}).index()
+    same = {name: [row for row, there in enumerate(index.ids) if there.endswith(name)] for name in KVASIR}
+    assert [len(rows) for rows in same.values()] == [3, 3, 2]
+    for seed in range(20):
+        splits = split_by_patient(index, FRACTIONS, seed).splits
+        assert all(len({splits[row] for row in rows}) == 1 for rows in same.values())
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_another_folder_is_refused_with_the_address(source, tmp_path):
     save_pair(tmp_path / "frames" / "a.png")
@@ -287,15 +374,31 @@ def test_another_folder_is_refused_with_the_address(source, tmp_path):
         source(tmp_path).index()
 
 
+PEOPLE = {  # of each source the images of one person; of a source that is not here, every image is its own
+    CVCClinicDB: (("1", "2"), ("25", "26"), ("612",)),
+    PolypGen: (
+        *((f"C{centre}/100H0050",) for centre in range(1, 7)),
+        ("C3/C3_EndoCV2021_00489_",),
+        ("positive/seq1/frame_0", "positive/seq1/frame_10"),
+        ("positive/seq2/frame_0", "positive/seq2/frame_10"),
+        ("negative/seq1_neg/frame_0", "negative/seq1_neg/frame_1"),
+    ),
+}
+
+
 @pytest.mark.parametrize("source", SOURCES)
-def test_no_patient_is_on_two_sides(source, request):
+def test_no_person_is_on_two_sides(source, request):
     root = request.getfixturevalue(source.name)
     if source is CVCClinicDB:
         (root / "sequences.csv").write_text("frame,sequence\n1,1\n2,1\n25,2\n26,2\n612,29\n")
-    manifest = source(root).index()
-    splits = assign_splits(manifest.patients, {"train": 0.8, "val": 0.1, "test": 0.1}, 0, manifest.splits)
-    sides = {patient: set() for patient in manifest.patients}
-    for patient, split in zip(manifest.patients, splits, strict=True):
-        sides[patient].add(split)
-    assert all(len(found) == 1 for found in sides.values())
-    assert all(official in ("", split) for official, split in zip(manifest.splits, splits, strict=True))
+    index = source(root).index()
+    people = PEOPLE.get(source, tuple((name,) for name in index.ids))
+    assert sorted(name for person in people for name in person) == sorted(index.ids)
+    assert index.num_patients == len(people)
+    for seed in range(20):
+        manifest = split_by_patient(index, FRACTIONS, seed)
+        split = dict(zip(manifest.ids, manifest.splits, strict=True))
+        assert all(len({split[name] for name in person}) == 1 for person in people)
+        drawn = {("train", "val")} if "val" not in index.splits else set()  # validation is drawn from training
+        moved = {(was, now) for was, now in zip(index.splits, manifest.splits, strict=True) if was and was != now}
+        assert moved <= drawn

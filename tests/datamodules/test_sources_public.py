@@ -1,5 +1,7 @@
 """What the readers of public datasets share: rules, layouts that are not as described, masks, counts."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,9 +9,16 @@ from PIL import Image
 
 from datamodules.manifest import ManifestError
 from datamodules.sources.aptos2019 import Aptos2019
+from datamodules.sources.catalogue import public_sources
 from datamodules.sources.harmonise import AnyOf, Levels, harmonise
-from datamodules.sources.idrid_segmentation import IDRiDSegmentation
-from datamodules.sources.public import LayoutError
+from datamodules.sources.idrid_segmentation import SUFFIXES, IDRiDSegmentation
+from datamodules.sources.public import LayoutError, count
+from datamodules.sources.rows import read_rows
+
+FOLDERS = {
+    "OD": "5. Optic Disc", "MA": "1. Microaneurysms", "HE": "2. Haemorrhages", "EX": "3. Hard Exudates",
+    "SE": "4. Soft Exudates",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -34,6 +43,92 @@ def test_a_row_without_its_image_is_an_error_unless_partial(aptos, caplog):
         Aptos2019(aptos).index()
     assert Aptos2019(aptos, partial=True).index().ids == ["0a1b"]
     assert "1 of 2 rows" in caplog.text
+
+
+def test_an_error_of_a_missing_image_says_where_it_looked_and_what_is_there(aptos):
+    (aptos / "train.csv").write_text("id_code,diagnosis\n0a1b,2\n1111,4\n")
+    found = r"\['train_images/0a1b.png', 'train_images/ff00.JPG'\]"
+    with pytest.raises(LayoutError, match=f"Looked in '{aptos}/train_images', found {found}, .*complete the download"):
+        Aptos2019(aptos).index()
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_where_every_row_misses_its_image_the_root_is_suspected_and_not_the_download(aptos, partial):
+    (aptos / "train.csv").write_text("id_code,diagnosis\nx0a1b,2\nxff00,4\n")
+    with pytest.raises(LayoutError, match="2 of 2 rows.*point data.root one folder deeper or higher") as raised:
+        Aptos2019(aptos, partial=partial).index()
+    assert "partial" not in str(raised.value) and "complete the download" not in str(raised.value)
+
+
+def test_rows_whose_cells_are_all_blank_are_left_out(aptos):
+    (aptos / "train.csv").write_text("id_code,diagnosis\n0a1b,2\n,\n ,\nff00,4\n,\n")
+    assert Aptos2019(aptos).index().ids == ["0a1b", "ff00"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("id_code,diagnosis\n0a1b,2\nff00,7\n", 3),
+        ("id_code,diagnosis\n\n0a1b,2\n\n\nff00,7\n", 6),
+        ("id_code,diagnosis\r\n0a1b,2\r\n,\r\nff00,7\r\n", 4),
+        ('\ufeffid_code;diagnosis;note\n0a1b;2;"two\nlines, and a third\n"\nff00;7;\n', 5),
+    ],
+    ids=["plain", "blank lines", "blank cells", "lines within a cell"],
+)
+def test_an_error_of_a_cell_names_the_file_and_the_line_in_it(aptos, text, line):
+    (aptos / "train.csv").write_bytes(text.encode())
+    with pytest.raises(ManifestError, match=f"APTOS 2019: train.csv, row {line}, column 'diagnosis': '7' is not a"):
+        Aptos2019(aptos).index()
+    (aptos / "train_images" / "ff00.JPG").unlink()
+    with pytest.raises(LayoutError, match=f"APTOS 2019: train.csv, row {line}: there is no image 'ff00'"):
+        Aptos2019(aptos).index()
+
+
+def test_a_file_that_cannot_be_parted_into_lines_is_numbered_as_a_spreadsheet_would(tmp_path):
+    long = "x" * 200_000  # longer a cell than the reader of lines takes
+    (tmp_path / "t.csv").write_text(f"id,where\n\na,{long}\nb,1\n")
+    table = read_rows(tmp_path / "t.csv", "t.csv")
+    assert table.column("where").to_pylist() == ["t.csv, row 2", "t.csv, row 3"] and table.num_columns == 2
+
+
+def test_images_whose_patients_are_not_told_are_warned_of_once(aptos, caplog):
+    warning = "APTOS 2019: whose photographs they are is not told: every image counts as its own patient"
+    source = Aptos2019(aptos)
+    source.index()
+    source.index()
+    assert caplog.text.count(warning) == 1
+
+
+@pytest.mark.parametrize(
+    ("patients", "splits", "warned"),
+    [
+        (None, ["", "test"], True),
+        (["", ""], ["train", ""], True),
+        (["0a1b", "ff00"], ["", ""], True),  # named after themselves
+        (["P1", ""], ["", ""], False),
+        (None, ["train", "val"], False),
+        (None, ["test", "test"], False),
+        (None, ["train", "test"], True),  # validation is drawn from training
+    ],
+)
+def test_the_warning_is_of_images_that_are_shared_out_and_told_of_nobody(aptos, caplog, patients, splits, warned):
+    class Told(Aptos2019):
+        def _table(self):
+            columns = {"patient": patients, "split": splits}
+            table = super()._table()
+            for name, column in ((name, column) for name, column in columns.items() if column):
+                table = table.append_column(name, pa.array(column))
+            return table
+
+    Told(aptos).index()
+    assert ("whose photographs they are is not told" in caplog.text) == warned
+
+
+def test_what_a_set_contains_are_sources():
+    known = public_sources()
+    inside = {name: source.contains for name, source in known.items() if source.contains}
+    assert inside == {"pranet": ("cvc_clinicdb", "cvc_colondb", "etis_larib")}
+    assert all(name in known for names in inside.values() for name in names)
 
 
 def test_a_layout_that_is_not_as_described_says_what_was_sought_and_found(aptos):
@@ -69,31 +164,36 @@ def test_any_of_is_absent_only_where_all_are():
 
 @pytest.fixture
 def idrid(tmp_path):
-    """Two photographs of 300 x 200 with a disc of radius 90; in the first a lesion over the optic disc."""
+    """Photographs of 300 x 200 with a disc of radius 90, two a split; in the first a lesion over the optic disc.
+
+    The first of the test split has the optic disc alone; the second of each split has a file for everything.
+    """
     y, x = np.mgrid[:200, :300]
     inside = np.hypot(x - 150, y - 100) < 90
     photograph = (inside[..., None] * np.array([200, 90, 40]) + 10 * ((x + y) % 7 == 0)[..., None]).clip(0, 255)
-    for split, number in (("a. Training Set", "01"), ("b. Testing Set", "55")):
+    boxes = {"OD": (100, 100, 50), "MA": (120, 100, 20), "EX": (200, 60, 5), "SE": (200, 100, 5), "HE": (200, 140, 5)}
+    shown = {"01": ("OD", "MA"), "02": tuple(boxes), "55": ("OD",), "56": tuple(boxes)}
+    for number, suffixes in shown.items():
+        split = "a. Training Set" if number < "55" else "b. Testing Set"
         folder = tmp_path / "A. Segmentation" / "1. Original Images" / split
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photograph.astype(np.uint8)).save(folder / f"IDRiD_{number}.jpg", quality=95)
-        truth = tmp_path / "A. Segmentation" / "2. All Segmentation Groundtruths" / split
-        for name, suffix, box in (("5. Optic Disc", "OD", (100, 100, 50)), ("1. Microaneurysms", "MA", (120, 100, 20))):
-            if suffix == "MA" and number == "55":
-                continue
-            (truth / name).mkdir(parents=True)
-            mask = np.zeros((200, 300, 3), np.uint8)
-            mask[box[1] - box[2] : box[1] + box[2], box[0] - box[2] : box[0] + box[2], 0] = 76  # red, dark
-            Image.fromarray(mask).save(truth / name / f"IDRiD_{number}_{suffix}.tif")
+        for suffix in suffixes:
+            truth = tmp_path / "A. Segmentation" / "2. All Segmentation Groundtruths" / split / FOLDERS[suffix]
+            truth.mkdir(parents=True, exist_ok=True)
+            mask, (x, y, half) = np.zeros((200, 300, 3), np.uint8), boxes[suffix]
+            mask[y - half : y + half, x - half : x + half, 0] = 76  # red, dark
+            Image.fromarray(mask).save(truth / f"IDRiD_{number}_{suffix}.tif")
     return tmp_path
 
 
 def test_idrid_masks_are_cropped_as_their_image_and_lesions_cover_the_disc(idrid):
     source = IDRiDSegmentation(idrid)
     manifest = source.index()
-    assert manifest.splits == ["train", "test"]
+    assert manifest.splits == ["train", "train", "test", "test"]
     masks = manifest.table.column("mask").to_pylist()
-    assert [mask.count("|") for mask in masks] == [1, 0]
+    assert [mask.count("|") for mask in masks] == [1, 4, 0, 4]
+    assert count(manifest, "masks") == 4
     levels = source.read_mask(manifest.paths[0], masks[0], 180)
     assert levels.shape == (180, 180) and set(np.unique(levels)) == {0, 1, 4}
     image = source.read(manifest.paths[0], 180)
@@ -101,16 +201,25 @@ def test_idrid_masks_are_cropped_as_their_image_and_lesions_cover_the_disc(idrid
     left = 150 - 90  # of the square, in the photograph's pixels
     assert (levels[73:107, 100 - left + 3 : 140 - left - 3] == 4).all()
     assert levels[90, 90 - left] == 1
-    assert set(np.unique(source.read_mask(manifest.paths[1], masks[1], 180))) == {0, 1}
+    assert set(np.unique(source.read_mask(manifest.paths[2], masks[2], 180))) == {0, 1}
+    assert set(np.unique(source.read_mask(manifest.paths[3], masks[3], 180))) == {0, 1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("split", ["a. Training Set", "b. Testing Set"])
+@pytest.mark.parametrize("suffix", [suffix.upper() for suffix in SUFFIXES])
+def test_a_lesion_that_no_photograph_of_a_split_has_is_a_folder_that_is_missing(idrid, split, suffix):
+    shutil.rmtree(idrid / "A. Segmentation" / "2. All Segmentation Groundtruths" / split / FOLDERS[suffix])
+    with pytest.raises(LayoutError, match=f"no masks ending in _{suffix} of the .*not unpacked.*ieee-dataport.org"):
+        IDRiDSegmentation(idrid).index()
 
 
 def test_a_mask_of_another_size_than_its_image_is_named(idrid):
     source = IDRiDSegmentation(idrid)
     manifest = source.index()
-    mask = manifest.table.column("mask").to_pylist()[1]
+    mask = manifest.table.column("mask").to_pylist()[2]
     Image.new("RGB", (30, 20)).save(idrid / mask)
     with pytest.raises(ManifestError, match="IDRiD_55_OD.tif' has 30 x 20 pixels, its image 300 x 200"):
-        source.read_mask(manifest.paths[1], mask, 64)
+        source.read_mask(manifest.paths[2], mask, 64)
 
 
 def test_a_mask_that_lies_outside_the_root_is_refused(idrid, tmp_path_factory):

@@ -20,9 +20,9 @@ members = st.lists(st.tuples(people, st.sampled_from(["", "train", "val", "test"
 class Drawn:
     """A source of rows (patient, split), its images of one grey."""
 
-    def __init__(self, name, rows, space="", grey=0, mask_levels=(), masked=False):
+    def __init__(self, name, rows, space="", grey=0, mask_levels=(), masked=False, contains=()):
         self.name, self.patient_space, self.grey, self.mask_levels = name, space, grey, mask_levels
-        self.rows, self.masked = rows, masked
+        self.rows, self.masked, self.contains = rows, masked, contains
 
     def index(self):
         rows = [{"id": str(i), "path": f"a/{i}.png", "patient": p, "split": s, "source": self.name, "dr_grade": i % 5}
@@ -83,6 +83,15 @@ def test_a_patient_whom_one_source_tests_on_is_a_test_patient_of_the_union(caplo
     assert "1 images of 1 patients are in several official splits" in caplog.text
     apart = UnionSource({"one": Drawn("one", one.rows), "other": Drawn("other", other.rows)}).index()
     assert apart.splits == ["train", "train", "", "test", "val"]
+
+
+@pytest.mark.parametrize("names", [("pack", "part"), ("part", "pack"), ("pack", "other", "part")])
+def test_a_set_that_holds_anothers_images_under_other_patients_is_refused_beside_it(names):
+    drawn = {name: Drawn(name, [("P", "")]) for name in ("part", "other")}
+    drawn["pack"] = Drawn("pack", [("P", "")], contains=("part", "third"))
+    with pytest.raises(ValueError, match="'pack' holds the images of 'part' too, under other pat.*Remedy: leave one"):
+        UnionSource({name: drawn[name] for name in names})
+    assert len(UnionSource({name: drawn[name] for name in ("pack", "other")}).index()) == 2
 
 
 def test_it_is_a_source_that_reads_as_its_members_do():

@@ -21,7 +21,7 @@ ones; a run says in its log where yours differ. Nothing is downloaded for you.
 """
 BEFORE_LABELS = """A finding that a dataset has no line for is unknown in its images: nobody looked. Unknown is never
 absent, and ungradable is a readability (`is_retinal_region_readable` 0), never a grade. A blank cell is unknown. A cell
-that is not listed is an error that names its row.
+that is not listed is an error that names its file and row.
 """
 
 
