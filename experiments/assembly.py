@@ -9,10 +9,11 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
+from callbacks.learning_rate import LearningRate
 from callbacks.metrics_csv import MetricsCSV, resume_step
 from callbacks.progress import TimeLeftProgressBar
 from callbacks.run_record import HParams, RunRecord
@@ -152,12 +153,13 @@ def build_trainer(
     parts: Sequence[L.Callback] = (),
     find_unused: bool = False,
     monitored_every_n_epochs: int = 1,
+    mode: str = "min",
     **overrides: Any,
 ) -> L.Trainer:
     """A Trainer that records, saves, resumes and stops as every run of ours does.
 
     Args:
-        monitor: log key of which the least value marks the best checkpoint.
+        monitor: log key of which the least value, or with `mode` "max" the greatest, marks the best checkpoint.
         metrics: log keys that are shown beside `hparams` in TensorBoard.
         parts: the callbacks of this run.
         find_unused: some parameters have no gradient in some steps, which DDP must be told.
@@ -178,8 +180,8 @@ def build_trainer(
         RunRecord(folder, plain(cfg)),
         TimeLeftProgressBar(),
         HParams(hparams, metrics),
-        LearningRateMonitor("step"),
-        ModelCheckpoint(filename="best", monitor=monitor, mode="min", every_n_epochs=best_every, **every),
+        LearningRate(),
+        ModelCheckpoint(filename="best", monitor=monitor, mode=mode, every_n_epochs=best_every, **every),
         StepCheckpoint(filename="last", every_n_train_steps=cfg.checkpoint_every_n_steps, **every),
         GracefulShutdown(folder),
     ]

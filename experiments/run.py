@@ -6,6 +6,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.backbone_names import spelt_out
 from experiments.composition import check_command, locate, register_resolvers
 from experiments.mistakes import explained
 from experiments.quiet import silence
@@ -40,10 +41,16 @@ def main() -> int:
     """Check the command line, then run it. Returns the exit status: 2 for words that mean nothing, 1 for a failure."""
     register_resolvers()
     silence()
-    status = explained(check_command, sys.argv[1:])
+    status = explained(_check)
     if status == 0:
         run()
     return status
+
+
+def _check() -> None:
+    """See that the words mean something, and put a network's name where Hydra looks for it."""
+    sys.argv[1:] = spelt_out(sys.argv[1:])
+    check_command(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def check_batch_size(cfg: DictConfig, num_images: int) -> None:
     """
     processes = world_size(cfg)
     sizes = {"data.batch_size": cfg.data.batch_size}
-    if not (cfg.autoencoder.pretrained or cfg.ckpt):
+    if "batch_size" in cfg.autoencoder and not (cfg.autoencoder.pretrained or cfg.ckpt):
         sizes["autoencoder.batch_size"] = cfg.autoencoder.batch_size
     for name, size in sizes.items():
         if size * processes > num_images:

@@ -1,12 +1,17 @@
 """What every test may use: the folder of real photographs, no network, one thread count."""
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 import pytest
+from omegaconf import DictConfig
+
+from experiments.composition import CommandError, compose_config
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +22,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real photographs are not here: {folder} (set SYNFUNDUS_TEST_DATA to their folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def composed() -> Callable[..., DictConfig]:
+    """`composed(*words)` is the configuration of a command; keys that must be given and are not get the value x."""
+
+    def compose(*words: str) -> DictConfig:
+        try:
+            return compose_config(words)
+        except CommandError as error:
+            missing = re.findall(r"([\w.]+)=VALUE", str(error))
+            if not missing:
+                raise
+            return compose_config([*words, *(f"{key}=x" for key in missing)])
+
+    return compose

@@ -40,13 +40,13 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def known_keys() -> set[str]:
+def known_keys(composed) -> set[str]:
     """Dotted keys that any experiment or source has."""
     commands = [[f"+exp={name}"] for name in experiments()]
     commands.append(["+exp=ddpm_train", "data=csv", "data.root=.", "data.table=t.csv"])
     commands.append(["+exp=ddpm_train", "data=synfundus1m", "data.root=."])
     commands.append(["+exp=ddpm_train", "data=union", "data.root=.", "data.sources=[idrid]"])
-    return {key for words in commands for key in leaves(compose_config(words), "")}
+    return {key for words in commands for key in leaves(composed(*words), "")}
 
 
 def leaves(node, prefix: str) -> list[str]:

@@ -22,19 +22,36 @@ LARGE = [  # presets for GPUs, with their discriminator, in the precision that t
     "checkpoint_every_n_steps=3",
 ]
 FILES_NEEDED = ("benchmark_data",)  # experiments that run on photographs, not on phantoms
+CLASSIFIER = ["model.classifier.warmup_steps=1", "job.num_replicates=20"]
+SMALL_NETWORK = [  # instead of the presets' large ones, in the precision that this machine has
+    "data=phantom",
+    "data.num_workers=0",
+    "model/backbone=resnet10t",
+    "model/init=random",
+    "trainer.precision=32-true",
+    "trainer.devices=1",
+]
 LATENT_DIFFUSION = [*DATA, *AUTOENCODER, *UNET, *DIFFUSION]
 SMALL = {
     "benchmark": [*LATENT_DIFFUSION, "trainer.accelerator=cpu", "job.num_steps=3", "job.num_turns=2"],
     "benchmark_data": ["data.image_size=32", "job.num_turns=1", "job.num_epochs=2"],
+    "classifier_train": [*DATA, *CLASSIFIER, *TRAINER],
+    "classifier_train_cnn": [*DATA, *CLASSIFIER, *TRAINER, *SMALL_NETWORK, "model.classifier.warmup_epochs=0"],
+    "classifier_train_retfound": [*DATA, *CLASSIFIER, *TRAINER, *SMALL_NETWORK, "model.classifier.warmup_epochs=0"],
     "ddpm_train": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER],
     "ddpm_train_256": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
     "ddpm_train_512": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
     "inspect_data": DATA,
     "vae_train": [*DATA, *AUTOENCODER, *TRAINER],
 }
+CLASSIFIER_FILES = ["checkpoints/best.ckpt", "predictions.parquet", "evaluation.json", "samples/val_confusion.png",
+                    "tensorboard", "metrics.csv"]  # fmt: skip
 FILES = {
     "benchmark": ["benchmark.json"],
     "benchmark_data": ["benchmark_data.json"],
+    "classifier_train": CLASSIFIER_FILES,
+    "classifier_train_cnn": CLASSIFIER_FILES,
+    "classifier_train_retfound": CLASSIFIER_FILES,
     "inspect_data": ["report.html", "counts.csv", "contact_sheet.png", "cooccurrence.png", "tensorboard"],
     "vae_train": ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "samples", "tensorboard", "metrics.csv"],
 }

@@ -1,0 +1,180 @@
+"""Diagnosis: how well a classifier tells findings, epoch by epoch, and at the end with intervals and predictions."""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.atomic import write_atomically, write_text
+from callbacks.diagnosis_figures import figures_of
+from callbacks.gathered import Gathered, Predictions
+from callbacks.image_sheet import publish
+from callbacks.metrics.bootstrap import Interval
+from callbacks.metrics.evaluation import MACRO, MACRO_METRICS, Scores, evaluate
+
+log = logging.getLogger(__name__)
+
+OF_FINDING = ("auroc", "qwk")  # logged for each finding
+
+
+class Diagnosis(Callback):
+    """Logs `val/auroc`, `val/aupr`, `val/f1`, `val/accuracy`, `val/ece` (means over findings) and, of each finding,
+    `val/auroc_<finding>` and `val/qwk_<finding>`, after every validation; the same under `test/`.
+
+    The module's validation and test steps return {"probabilities": {finding: [B, K]}, "labels": [B, all findings],
+    "id": list[str]}. What is undefined, since a split lacks a class, is not logged; an undefined macro AUROC is logged
+    as NaN, so that it is seen. All processes measure the same gathered predictions.
+
+    After `examine`, predictions are kept, and measured with intervals by a bootstrap over patients; `write` leaves
+    `predictions.parquet`, `evaluation.json` and the figures of each split.
+
+    Args:
+        output_dir: of the run.
+        columns: the findings that are learnt, and the column of each in the label matrix.
+        num_replicates: of the bootstrap at the end; 0 gives no intervals.
+    """
+
+    def __init__(self, output_dir: str, columns: Mapping[str, int], num_replicates: int = 1000, seed: int = 0) -> None:
+        self.output_dir = Path(output_dir)
+        self.columns = dict(columns)
+        self.num_replicates, self.seed = num_replicates, seed
+        self.patients: dict[str, str] | None = None
+        self.evaluations: dict[str, dict[str, Scores]] = {}
+        self._predictions: dict[str, Gathered] = {}
+        self._running = Predictions()
+
+    def examine(self, patients: Mapping[str, str]) -> None:
+        """From now on keep predictions, and measure with intervals; `patients` tells whose image each id is."""
+        self.patients = dict(patients)
+
+    # -- gathering
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        self._running = Predictions()
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        self._running = Predictions()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
+    ) -> None:
+        """Keep what the module says of a batch."""
+        self._running.add(outputs["probabilities"], outputs["labels"], outputs["id"])
+
+    on_test_batch_end = on_validation_batch_end
+
+    # -- measuring
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the figures of the validation split."""
+        if not trainer.sanity_checking:
+            self._measure(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the figures of the test split."""
+        self._measure(trainer, pl_module, "test")
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+        found = self._running.gathered()
+        evaluation = self._evaluated(found)
+        figures = _figures(evaluation, split)
+        figures.setdefault(f"{split}/auroc", math.nan)
+        for name, value in figures.items():
+            pl_module.log(name, value, prog_bar=name == f"{split}/auroc", sync_dist=False, batch_size=len(found))
+        if self.patients is not None:
+            self._predictions[split], self.evaluations[split] = found, evaluation
+
+    def _evaluated(self, found: Gathered) -> dict[str, Scores]:
+        patients = [self.patients[name] for name in found.ids] if self.patients else list(found.ids)
+        labels = found.labels[:, list(self.columns.values())]
+        levels = {name: values.shape[1] for name, values in found.probabilities.items()}
+        replicates = self.num_replicates if self.patients is not None else 0
+        return evaluate(labels, found.probabilities, levels, patients, num_replicates=replicates, seed=self.seed)
+
+    def figures(self) -> dict[str, float]:
+        """What was found with the examined weights, by log key."""
+        found: dict[str, float] = {}
+        for split, evaluation in self.evaluations.items():
+            found |= _figures(evaluation, split)
+        return found
+
+    # -- leaving
+
+    def write(self, trainer: Trainer) -> None:
+        """Write `predictions.parquet`, `evaluation.json`, and the figures into the folder and TensorBoard."""
+        tables = [self._table(split, found) for split, found in self._predictions.items()]
+        table = pa.concat_tables(tables)
+        write_atomically(self.output_dir / "predictions.parquet", lambda path: pq.write_table(table, path))
+        text = json.dumps(_plain(self.evaluations), indent=2)
+        write_text(self.output_dir / "evaluation.json", text + "\n")
+        for split, found in self._predictions.items():
+            labels = found.labels[:, list(self.columns.values())]
+            for name, image in figures_of(labels, found.probabilities).items():
+                path = self.output_dir / "samples" / f"{split}_{name}.png"
+                publish(trainer, image, path, f"{split}/{name}")
+
+    def _table(self, split: str, found: Gathered) -> pa.Table:
+        """A row an image: id, patient, split, and of each finding its label and the probability of each level."""
+        columns: dict[str, Any] = {
+            "id": pa.array(found.ids.tolist(), pa.string()),
+            "patient": pa.array([self.patients[name] for name in found.ids], pa.string()),
+            "split": pa.array([split] * len(found), pa.string()),
+        }
+        for name, values in found.probabilities.items():
+            columns[f"label_{name}"] = pa.array(found.labels[:, self.columns[name]].astype(np.int8))
+            for level in range(values.shape[1]):
+                columns[f"p_{name}_{level}"] = pa.array(values[:, level])
+        return pa.table(columns)
+
+    def table(self) -> str:
+        """The figures for people: a line a finding, with its intervals."""
+        lines = []
+        for split, evaluation in self.evaluations.items():
+            lines.append(f"  {split + ' (95 % interval over patients)':<36}{'images':>8}{'AUROC':>22}{'kappa':>22}")
+            for name, scores in evaluation.items():
+                kappa = scores.metrics.get("qwk") or scores.metrics.get("kappa")
+                cells = (scores.metrics.get("auroc"), kappa)
+                lines.append(f"  {name:<36}{scores.num_images:>8}" + "".join(f"{_said(cell):>22}" for cell in cells))
+        return "\n".join(lines)
+
+
+def _figures(evaluation: Mapping[str, Scores], split: str) -> dict[str, float]:
+    """Log keys and values of what is defined."""
+    found = {}
+    for name, scores in evaluation.items():
+        ending = "" if name == MACRO else f"_{name}"
+        wanted = MACRO_METRICS if name == MACRO else OF_FINDING
+        found |= {f"{split}/{key}{ending}": scores.metrics[key].value for key in wanted if key in scores.metrics}
+    return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _said(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    if math.isnan(interval.value):
+        return "undefined"
+    bounds = "" if math.isnan(interval.low) else f" ({interval.low:.3f}-{interval.high:.3f})"
+    return f"{interval.value:.3f}{bounds}"
+
+
+def _plain(thing: Any) -> Any:
+    """What JSON can hold: intervals as mappings, what is undefined as null."""
+    if isinstance(thing, Interval):
+        return {"value": _plain(thing.value), "low": _plain(thing.low), "high": _plain(thing.high)}
+    if isinstance(thing, Scores):
+        counts = {name: getattr(thing, name) for name in ("num_images", "num_patients", "num_positive")}
+        return counts | _plain(thing.metrics)
+    if isinstance(thing, Mapping):
+        return {str(key): _plain(value) for key, value in thing.items()}
+    if isinstance(thing, np.generic):
+        return _plain(thing.item())
+    return None if isinstance(thing, float) and not math.isfinite(thing) else thing

@@ -1,0 +1,161 @@
+"""`+exp=classifier_train`: learn findings from photographs, and say how well they are told, with intervals."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from callbacks.diagnosis import Diagnosis
+from datamodules.findings import FINDINGS, NAMES, check_name
+from datamodules.fundus import FundusDataModule
+from experiments.assembly import build_callbacks, build_trainer, final_metrics, plain, world_size
+from experiments.report import batch_text, ending_text, heading, parameters_text, say
+from experiments.training import describe_data, fit, prepare_data
+from lightning_modules.checkpoint import CONFIG_KEY, load_state, load_weights
+from lightning_modules.classifier import Classifier
+
+
+def classifier_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+    """Train, take the best epoch, and measure it on the validation and the test split; returns the final metrics."""
+    start, output_dir = time.monotonic(), Path(cfg.output_dir)
+    callbacks = build_callbacks(cfg)
+    announce(cfg)
+    datamodule = prepare_data(cfg, output_dir)
+    datamodule.setup("fit")
+    describe_data(datamodule, output_dir)
+    cfg = OmegaConf.merge(cfg, {"model": {"findings": chosen_findings(cfg, datamodule)}})
+    say(heading("classifier"))
+    say(f"findings: {', '.join(cfg.model.findings)}")
+    module = build_classifier(cfg)
+    module.weigh(datamodule.labels("train"))
+    if not checkpoint:
+        say(begin(cfg, module))
+    diagnosis = Diagnosis(str(output_dir), columns_of(cfg), num_replicates=cfg.job.num_replicates, seed=cfg.seed)
+    monitor = cfg.job.monitor
+    trainer = build_trainer(
+        cfg, output_dir, checkpoint, monitor, hparams(cfg), [monitor, "val/loss"], [diagnosis, *callbacks],
+        mode="min" if monitor.endswith("loss") else "max",
+    )  # fmt: skip
+    fit(trainer, module, datamodule, output_dir, checkpoint)
+    metrics = final_metrics(trainer)
+    metrics |= measure(trainer, module, datamodule, diagnosis, output_dir)
+    say(ending_text(output_dir, metrics, time.monotonic() - start))
+    return metrics
+
+
+def announce(cfg: DictConfig) -> None:
+    """Build what is going to be trained once, so that what cannot be is said before the data are read."""
+    for name in cfg.model.findings or ():
+        check_name(name)
+    backbone = instantiate(cfg.model.backbone)
+    say(heading("model"))
+    say(str(instantiate(cfg.model.init)(backbone)))
+    say(parameters_text({"backbone": backbone}))
+    say("classifier:   " + batch_text(cfg.data.batch_size, cfg.trainer, world_size(cfg),
+                                      cfg.model.classifier.learning_rate))  # fmt: skip
+
+
+def chosen_findings(cfg: DictConfig, datamodule: FundusDataModule) -> list[str]:
+    """The findings that are learnt: those of `model.findings`, or all that vary among the training images.
+
+    Raises:
+        ValueError: one that is named is unknown or the same in all training images; or none varies.
+    """
+    labels = datamodule.labels("train").numpy()
+    levels = {finding.name: sorted(set(labels[:, place].tolist()) - {-1}) for place, finding in enumerate(FINDINGS)}
+    named = list(cfg.model.findings or ())
+    for name in named:
+        if len(levels[name]) < 2:
+            said = f"always {levels[name][0]}" if levels[name] else "unknown"
+            raise ValueError(
+                f"model.findings names {name}, which is {said} in all {len(labels)} training images: there is nothing "
+                "to learn. Leave it out, or add data that show it."
+            )
+    varying = [name for name in NAMES if len(levels[name]) > 1]
+    if not varying:
+        raise ValueError("no finding varies among the training images: there is nothing to learn from their labels.")
+    return named or varying
+
+
+def columns_of(cfg: DictConfig) -> dict[str, int]:
+    """Column of each finding that is learnt."""
+    return {name: NAMES.index(name) for name in cfg.model.findings}
+
+
+def build_classifier(cfg: DictConfig) -> Classifier:
+    """The classifier of `cfg.model`, weights at random by `cfg.seed`."""
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    backbone: nn.Module = instantiate(cfg.model.backbone)
+    module = instantiate(cfg.model.classifier, backbone=backbone, columns=columns_of(cfg), _convert_="all")
+    module.config = plain(cfg)
+    return module
+
+
+def begin(cfg: DictConfig, module: Classifier) -> str:
+    """Give the backbone the weights of `model/init`, or the whole network those of `ckpt`; returns the report."""
+    if cfg.ckpt:
+        load_weights(module, load_state(cfg.ckpt))
+        module.network.load_state_dict(module.measured.state_dict())
+        return f"weights of backbone and heads: {cfg.ckpt}"
+    report = instantiate(cfg.model.init)(module.network.backbone)
+    if module.ema is not None:
+        module.ema.network.load_state_dict(module.network.state_dict())
+    return str(report)
+
+
+def load_classifier(checkpoint: str | Path) -> Classifier:
+    """Rebuild a classifier from its checkpoint alone.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: a checkpoint without a configuration, or of another kind.
+    """
+    state = load_state(checkpoint)
+    if CONFIG_KEY not in state or "classifier" not in state[CONFIG_KEY].get("model", {}):
+        raise ValueError(f"ckpt={checkpoint}: it was not written by classifier_train; give one of a classifier.")
+    module = build_classifier(OmegaConf.create(state[CONFIG_KEY]))
+    load_weights(module, state)
+    return module.eval()
+
+
+def measure(
+    trainer: L.Trainer, module: Classifier, datamodule: FundusDataModule, diagnosis: Diagnosis, output_dir: Path
+) -> dict[str, float]:
+    """Predict the validation and the test split with the weights of the best epoch; write predictions and evaluation.
+
+    What is found on the validation split is not logged again: its curve has been drawn.
+    """
+    best = output_dir / "checkpoints" / "best.ckpt"
+    say(heading(f"evaluation of {best}"))
+    load_weights(module, load_state(best))
+    diagnosis.examine(dict(zip(datamodule.manifest.ids, datamodule.manifest.patients, strict=True)))
+    loggers, trainer.loggers = trainer.loggers, []
+    trainer.validate(module, datamodule=datamodule, verbose=False)
+    trainer.loggers = loggers
+    if len(datamodule.manifest.rows("test")):
+        trainer.test(module, datamodule=datamodule, verbose=False)
+    if trainer.is_global_zero:
+        diagnosis.write(trainer)
+        for logger in trainer.loggers:
+            logger.finalize("success")
+        say(diagnosis.table())
+    return diagnosis.figures()
+
+
+def hparams(cfg: DictConfig) -> Mapping[str, object]:
+    """The settings that tell runs apart in TensorBoard."""
+    settings = cfg.model.classifier
+    return {
+        "backbone": cfg.model.backbone.get("name", cfg.model.backbone._target_.rpartition(".")[2]),
+        "init": cfg.model.init._target_.rpartition(".")[2],
+        "image_size": cfg.data.image_size,
+        "batch_size": cfg.data.batch_size,
+        "learning_rate": settings.learning_rate,
+        "layer_decay": settings.layer_decay,
+        "num_frozen": settings.num_frozen,
+        "seed": cfg.seed,
+    }

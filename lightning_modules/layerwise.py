@@ -1,0 +1,65 @@
+"""Which parameters of a classifier move, and how fast: by layer, the ones near the image slower than the head."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+NO_DECAY_DIMENSIONS = 1  # biases, norms and other vectors are not drawn towards 0
+
+
+def freeze_layers(network: nn.Module, layers: Mapping[str, int], num_frozen: int) -> list[nn.Module]:
+    """Freeze the parameters of the first `num_frozen` layers; returns the modules all of whose parameters are frozen.
+
+    Those stay in eval mode, so that their batch statistics are not moved either. `layers` is the layer of each
+    parameter by its name, as `layers_of` gives it.
+
+    Raises:
+        ValueError: more layers than there are.
+    """
+    last = max(layers.values())
+    if not 0 <= num_frozen <= last + 1:
+        raise ValueError(f"num_frozen={num_frozen}: the backbone has {last + 1} layers, give 0 to {last + 1}.")
+    for name, parameter in network.named_parameters():
+        if layers[name] < num_frozen:
+            parameter.requires_grad_(False)
+    frozen = []
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            frozen.append(module)
+    return frozen
+
+
+def layer_groups(
+    backbone: nn.Module,
+    heads: nn.Module,
+    layers: Mapping[str, int],
+    learning_rate: float,
+    weight_decay: float,
+    layer_decay: float,
+) -> list[dict]:
+    """Parameter groups for an optimiser: the rate of a layer is `layer_decay` times that of the next one, the head's 1.
+
+    As in BEiT (Bao et al. 2022, arXiv 2106.08254) and fine-tuning of MAE. Vectors (biases, norms), and what the network
+    says of `no_weight_decay`, are not decayed. Only what is not frozen.
+    """
+    top = max(layers.values()) + 1
+    kept = {f"network.{name}" for name in getattr(getattr(backbone, "network", None), "no_weight_decay", set)()}
+    groups: dict[tuple[int, bool], dict] = {}
+
+    def add(layer: int, name: str, parameter: nn.Parameter) -> None:
+        if not parameter.requires_grad:
+            return
+        decayed = parameter.ndim > NO_DECAY_DIMENSIONS and name not in kept
+        group = groups.setdefault(
+            (layer, decayed),
+            {"params": [], "lr": learning_rate * layer_decay ** (top - layer),
+             "weight_decay": weight_decay if decayed else 0.0, "layer": layer},
+        )  # fmt: skip
+        group["params"].append(parameter)
+
+    for name, parameter in backbone.named_parameters():
+        add(layers[name], name, parameter)
+    for name, parameter in heads.named_parameters():
+        add(top, name, parameter)
+    return [groups[key] for key in sorted(groups)]

@@ -1,0 +1,34 @@
+"""The classifier's loss: cross-entropy of the thresholds of findings, over those that are known."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def threshold_loss(
+    logits: Tensor,
+    targets: Tensor,
+    known: Tensor,
+    finding: Tensor,
+    weights: Tensor | None = None,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """Mean over the known findings of the batch of their binary cross-entropy, itself a mean over thresholds; a scalar.
+
+    0, with a gradient of 0, where nothing is known.
+
+    Args:
+        logits: [B, T].
+        targets: in [0, 1], [B, T].
+        known: bool [B, T].
+        finding: the finding of each threshold, int64 [T].
+        weights: of each cell, [B, T]; None: all alike.
+        smoothing: targets become (1 - smoothing) target + smoothing / 2.
+    """
+    targets = targets * (1 - smoothing) + smoothing / 2
+    losses = functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    share = 1.0 / torch.bincount(finding)[finding]  # so that a grade of four thresholds weighs as one finding
+    cells = known * share
+    if weights is not None:
+        cells = cells * weights
+    return (losses * cells).sum() / (known * share).sum().clamp_min(1e-6)

@@ -1,0 +1,206 @@
+"""Where a backbone's weights start from: at random, from ImageNet, from a run of ours, or from somebody's file.
+
+A file may be of timm, of MAE or RETFound (under `model`), of a Trainer (under `state_dict`), or safetensors. Only
+tensors and plain containers are read from it. Position embeddings of another size are resampled.
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from lightning_modules.checkpoint import load_state
+from lightning_modules.losses.perceptual import load_efficientnet_lite0
+
+LEAST_LOADED = 0.5  # of a backbone's weights: a file that gives fewer is of something else
+SHOWN = 6
+BUNDLED = "tf_efficientnet_lite0"  # the network whose ImageNet weights come with a package, so that no hub is needed
+PREFIXES = ("ema.network.backbone.network.", "network.backbone.network.", "ema.network.backbone.", "network.backbone.",
+            "module.", "model.", "encoder.", "backbone.")  # fmt: skip
+KEYS = ("model", "state_dict", "teacher")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the weights of a file: names that were taken, resampled, lacking in it, and not used."""
+
+    source: str
+    loaded: tuple[str, ...] = ()
+    resampled: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """A line, and one each for what is not as one would think."""
+        lines = [f"weights of the backbone: {self.source}"]
+        if self.loaded:
+            lines[0] += f", {len(self.loaded)} tensors loaded"
+        for title, names in (
+            ("position embeddings resampled", self.resampled),
+            ("not in the file, at random", self.missing),
+            ("in the file, not used", self.skipped),
+        ):
+            if names:
+                more = f", … ({len(names)} in all)" if len(names) > SHOWN else ""
+                lines.append(f"  {title}: {', '.join(names[:SHOWN])}{more}")
+        return "\n".join(lines)
+
+
+class RandomStart:
+    """The weights that the backbone was made with."""
+
+    def __call__(self, backbone: nn.Module) -> LoadReport:
+        """Change nothing."""
+        return LoadReport("at random")
+
+
+class ImageNetStart:
+    """Weights trained on ImageNet: from `path`, else bundled (tf_efficientnet_lite0), else from timm's hub."""
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path
+
+    def __call__(self, backbone: nn.Module) -> LoadReport:
+        """Load them.
+
+        Raises:
+            ValueError: a backbone that is not timm's and no path; weights that cannot be had, with where to put them.
+        """
+        if self.path is not None:
+            return CheckpointStart(self.path)(backbone)
+        name = getattr(backbone, "name", None)
+        if name is None:
+            raise ValueError(
+                f"model/init=imagenet: {type(backbone).__name__} is no network of timm. Give its weights by "
+                "model.init.path=<file>, or start with model/init=random."
+            )
+        if name.partition(".")[0] == BUNDLED:
+            return load_backbone(backbone, load_efficientnet_lite0().state_dict(), f"ImageNet, bundled for {BUNDLED}")
+        try:
+            published = timm.create_model(name, pretrained=True, num_classes=0)
+        except Exception as error:  # of what kind depends on the hub and on the network
+            raise ValueError(
+                f"model/init=imagenet: the weights of {name!r} cannot be had from the hub "
+                f"({str(error).splitlines()[0][:120]}). Remedy: on a machine that reaches it, save them with "
+                f"`timm.create_model({name!r}, pretrained=True)` and torch.save(model.state_dict(), 'file.pth'), and "
+                f"give that as model.init.path=<file>; model/backbone=efficientnet_lite0 needs no hub."
+            ) from error
+        return load_backbone(backbone, published.state_dict(), f"ImageNet, {name} of timm")
+
+
+class CheckpointStart:
+    """Weights of a file, or of the best checkpoint in the folder of a run of `classifier_train`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __call__(self, backbone: nn.Module) -> LoadReport:
+        """Load them.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it is not whole, or of another network; says what does not fit.
+        """
+        path = Path(self.path).expanduser()
+        if path.is_dir():
+            path = path / "checkpoints" / "best.ckpt"
+        return load_backbone(backbone, read_weights(path), str(path))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, without what a Trainer or MAE puts around them.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; not whole, or no weights.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        if not path.is_file():
+            raise FileNotFoundError(f"model.init.path={str(path)!r} does not exist.")
+        return load_file(path)
+    if path.suffix == ".ckpt":
+        return dict(load_state(path)["state_dict"])
+    if not path.is_file():
+        raise FileNotFoundError(f"model.init.path={str(path)!r} does not exist.")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # MAE's files hold their arguments
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # of what kind depends on where the file is cut, or on what it is instead
+        raise ValueError(
+            f"model.init.path={str(path)!r} is no whole file of tensors and plain containers "
+            f"({str(error).splitlines()[0][:120]}). Give a file of weights, as torch.save writes a state_dict."
+        ) from error
+    for key in KEYS:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    tensors = (
+        {name: value for name, value in found.items() if torch.is_tensor(value)} if isinstance(found, Mapping) else {}
+    )
+    if not tensors:
+        raise ValueError(f"model.init.path={str(path)!r} holds no tensors by name: give a file of weights.")
+    return tensors
+
+
+def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], source: str) -> LoadReport:
+    """Load the weights that fit into a backbone, and say what became of the others.
+
+    Raises:
+        ValueError: shapes that differ, or less than half of the backbone's weights in the file.
+    """
+    network = getattr(backbone, "network", backbone)
+    theirs = _without_prefix(weights, network)
+    ours = network.state_dict()
+    taken, resampled, wrong = {}, [], []
+    for name, tensor in theirs.items():
+        if name not in ours:
+            continue
+        if tensor.shape != ours[name].shape and "pos_embed" in name and tensor.ndim == ours[name].ndim == 3:
+            tensor = _resampled(tensor, ours[name], getattr(network, "num_prefix_tokens", 1))
+            resampled.append(name)
+        if tensor.shape != ours[name].shape:
+            wrong.append(f"{name} is {list(ours[name].shape)} here, {list(tensor.shape)} there")
+        taken[name] = tensor
+    kind = f"{type(network).__name__} {getattr(backbone, 'name', '')}".strip()
+    if wrong:
+        more = f", … ({len(wrong)} in all)" if len(wrong) > SHOWN else ""
+        raise ValueError(
+            f"{source} holds weights of another network than {kind}: {'; '.join(wrong[:SHOWN])}{more}. Give the "
+            "model/backbone that they were trained with."
+        )
+    needed = {name: tensor.numel() for name, tensor in ours.items() if tensor.is_floating_point()}
+    share = sum(needed[name] for name in taken if name in needed) / max(1, sum(needed.values()))
+    if share < LEAST_LOADED:
+        raise ValueError(
+            f"{source} has {share:.0%} of the weights of {kind}: it is of another network. Its first tensors are "
+            f"{', '.join(list(weights)[:SHOWN])}; wanted are {', '.join(list(ours)[:SHOWN])}. Give the model/backbone "
+            "that they were trained with."
+        )
+    network.load_state_dict(taken, strict=False)
+    return LoadReport(
+        source, tuple(taken), tuple(resampled),
+        tuple(name for name in ours if name not in taken), tuple(name for name in theirs if name not in ours),
+    )  # fmt: skip
+
+
+def _without_prefix(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Names as the network has them: of the known prefixes, the one that leaves most names that it has."""
+    ours = set(network.state_dict())
+
+    def stripped(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+    return max((stripped(prefix) for prefix in ("", *PREFIXES)), key=lambda names: len(ours & set(names)))
+
+
+def _resampled(tensor: Tensor, like: Tensor, num_prefix: int) -> Tensor:
+    """Position embeddings [1, N, D] at another grid."""
+    side = round((like.shape[1] - num_prefix) ** 0.5)
+    return resample_abs_pos_embed(tensor, new_size=[side, side], num_prefix_tokens=num_prefix)

@@ -1,0 +1,140 @@
+"""Weights that a backbone starts from: files of several kinds, and what is refused."""
+
+import argparse
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lightning_modules.classifier import Classifier
+from lightning_modules.losses.perceptual import load_efficientnet_lite0
+from lightning_modules.networks.backbone import TimmBackbone
+from lightning_modules.starts import CheckpointStart, ImageNetStart, RandomStart
+
+
+def vit(size=64):
+    return TimmBackbone("vit_tiny_patch16_224", size)
+
+
+def same(ours, theirs, but=()):
+    return all(torch.equal(value, theirs[name]) for name, value in ours.items() if name not in but)
+
+
+def test_at_random_changes_nothing():
+    backbone = vit()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    assert str(RandomStart()(backbone)) == "weights of the backbone: at random"
+    assert same(backbone.state_dict(), before)
+
+
+def test_bundled_imagenet_weights_give_the_published_features(monkeypatch):
+    backbone = TimmBackbone("tf_efficientnet_lite0", 64).eval()
+    report = ImageNetStart()(backbone)
+    assert "bundled" in str(report) and not report.missing
+    published = load_efficientnet_lite0()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = published.forward_head(published.forward_features((image - 0.5) / 0.5), pre_logits=True)
+        assert torch.allclose(backbone(image), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["plain", "mae", "trainer", "parallel", "safetensors"])
+def test_files_of_several_kinds(tmp_path, kind):
+    theirs = vit().network
+    state = {**theirs.state_dict(), "head.weight": torch.zeros(5, 192)}
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
+    if kind == "safetensors":
+        save_file(state, path)
+    elif kind == "mae":  # as RETFound's: arguments and a decoder come along
+        state |= {"decoder_embed.weight": torch.zeros(3, 3), "mask_token": torch.zeros(1, 1, 192)}
+        torch.save({"model": state, "args": argparse.Namespace(lr=1), "epoch": 3}, path)
+    elif kind == "trainer":
+        torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}}, path)
+    elif kind == "parallel":
+        torch.save({f"module.{name}": value for name, value in state.items()}, path)
+    else:
+        torch.save(state, path)
+    backbone = vit()
+    report = CheckpointStart(str(path))(backbone)
+    assert same(backbone.network.state_dict(), theirs.state_dict())
+    assert "head.weight" in report.skipped and not report.missing and not report.resampled
+    assert "in the file, not used: " in str(report) and "150 tensors loaded" in str(report)
+
+
+def test_position_embeddings_of_another_size_are_resampled(tmp_path):
+    theirs = vit(96).network
+    torch.save({"model": theirs.state_dict()}, tmp_path / "w.pth")
+    backbone = vit(64)
+    report = CheckpointStart(str(tmp_path / "w.pth"))(backbone)
+    assert report.resampled == ("pos_embed",) and "resampled: pos_embed" in str(report)
+    assert same(backbone.network.state_dict(), theirs.state_dict(), but=("pos_embed",))
+    ours, whole = backbone.network.pos_embed[0, 1:], theirs.pos_embed[0, 1:]
+    assert ours.shape == (16, 192) and torch.allclose(ours.mean(0), whole.mean(0), atol=0.01)
+
+
+def test_retfound_shaped_weights_lack_the_norm_of_mean_pooling(tmp_path):
+    """MAE's encoder ends in `norm`, and fine-tuning with mean pooling begins with a fresh `fc_norm`."""
+    torch.save({"model": vit().network.state_dict()}, tmp_path / "w.pth")
+    backbone = TimmBackbone("vit_tiny_patch16_224", 64, global_pool="avg")
+    report = CheckpointStart(str(tmp_path / "w.pth"))(backbone)
+    assert set(report.missing) == {"fc_norm.weight", "fc_norm.bias"}
+    assert set(report.skipped) == {"norm.weight", "norm.bias"}
+
+
+def test_a_run_of_ours_gives_its_averaged_backbone(tmp_path):
+    classifier = Classifier(vit(), {"is_gc": 0}, {"is_gc": 2}, ema_decay=0.9)
+    for parameter in classifier.ema.network.parameters():
+        parameter.add_(1)
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"state_dict": classifier.state_dict()}, tmp_path / "checkpoints" / "best.ckpt")
+    backbone = vit()
+    CheckpointStart(str(tmp_path))(backbone)
+    assert same(backbone.network.state_dict(), classifier.ema.network.backbone.network.state_dict())
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(vit().network.state_dict(), path)
+    with pytest.raises(ValueError, match="w.pth has 0% of the weights of ResNet resnet18.*Give the model/backbone"):
+        CheckpointStart(str(path))(TimmBackbone("resnet18", 64))
+    with pytest.raises(
+        ValueError, match=r"cls_token is \[1, 1, 384\] here, \[1, 1, 192\] there.*Give the model/backbone"
+    ):
+        CheckpointStart(str(path))(TimmBackbone("vit_small_patch16_224", 64))
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model.init.path='.*nothing.pth' does not exist"):
+        CheckpointStart(str(tmp_path / "nothing.pth"))(vit())
+    with pytest.raises(FileNotFoundError, match=r"best.ckpt' does not exist"):
+        CheckpointStart(str(tmp_path))(vit())
+    (tmp_path / "w.pth").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="no whole file of tensors"):
+        CheckpointStart(str(tmp_path / "w.pth"))(vit())
+    torch.save({"epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="holds no tensors by name"):
+        CheckpointStart(str(tmp_path / "w.pth"))(vit())
+
+
+class Harmful:
+    def __reduce__(self):
+        return (print, ("code was run",))
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path, capsys):
+    torch.save({"model": {"a": torch.zeros(1)}, "args": Harmful()}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="no whole file of tensors"):
+        CheckpointStart(str(tmp_path / "w.pth"))(vit())
+    assert "code was run" not in capsys.readouterr().out
+
+
+def test_imagenet_without_a_hub_says_what_to_do(monkeypatch):
+    def no_hub(*arguments, pretrained=False, **options):
+        raise ConnectionError("no route to the hub")
+
+    backbone = TimmBackbone("resnet18", 64)
+    monkeypatch.setattr("lightning_modules.starts.timm.create_model", no_hub)
+    with pytest.raises(ValueError, match="'resnet18' cannot be had from the hub.*no route.*model.init.path=<file>"):
+        ImageNetStart()(backbone)
+    with pytest.raises(ValueError, match="Linear is no network of timm"):
+        ImageNetStart()(torch.nn.Linear(1, 1))
