@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from callbacks.metrics.calibration import reliability
-from callbacks.metrics.decisions import confusion
+from callbacks.metrics.decisions import confusion, median_level
 from callbacks.metrics.ranking import auroc, roc_curve
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"  # Okabe and Ito's palette, told apart by colour-blind readers
@@ -51,8 +51,7 @@ def _panels(known: Mapping[str, tuple[np.ndarray, np.ndarray]], draw: Callable[.
 def _confusion(axis: Axes, levels: np.ndarray, values: np.ndarray) -> None:
     """Counts; shades are shares of the row."""
     num_levels = values.shape[1]
-    decisions = values.argmax(axis=1)
-    counts = confusion(levels, decisions, num_levels, None)[0]
+    counts = confusion(levels, median_level(values), num_levels)[0]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(*counts.shape):

@@ -56,7 +56,7 @@ def evaluate(
         num_replicates: R; 0 for no intervals.
         seed: of the replicates.
         thresholds: a finding of two levels is decided to be at level 1 from this probability on; one for all, or by
-            name (`<finding>` or `<finding>_referable`), 0.5 for those not named. More levels: the most probable one.
+            name (`<finding>` or `<finding>_referable`), 0.5 for those not named. More levels: the median.
         referable: findings of more levels that are also measured as "this level or a higher one".
 
     Raises:
@@ -144,7 +144,7 @@ def _binary(levels: np.ndarray, chances: np.ndarray, threshold: float, weights: 
 
 def _graded(levels: np.ndarray, chances: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Metrics [R] of a finding of more levels; the ranking ones are means over the levels, each against the rest."""
-    counts = decisions.confusion(levels, chances.argmax(axis=1), chances.shape[1], weights)
+    counts = decisions.confusion(levels, decisions.median_level(chances), chances.shape[1], weights)
     of_levels = [
         ranking_metrics((levels == level).astype(np.int64), chances[:, level], weights, ("auroc", "aupr"))
         for level in np.unique(levels)

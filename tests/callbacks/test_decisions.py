@@ -13,6 +13,7 @@ from callbacks.metrics.decisions import (
     confusion,
     f1,
     kappa,
+    median_level,
     precision,
     quadratic_weighted_kappa,
     recall,
@@ -129,3 +130,11 @@ def test_errors_name_the_row():
         confusion(np.array([0, 1]), np.array([1]), 2)
     with pytest.raises(ValueError, match="of two levels, and the confusion has 3"):
         specificity(confusion(np.array([0, 1]), np.array([0, 1]), 3))
+
+
+def test_the_median_level_is_nearest_on_the_average():
+    chances = np.random.default_rng(0).dirichlet(np.ones(5), size=200)
+    distance = np.abs(np.arange(5)[:, None] - np.arange(5))  # [decision, level]
+    expected = (chances @ distance.T).argmin(axis=1)
+    assert (median_level(chances) == expected).all() and (median_level(chances) != chances.argmax(axis=1)).any()
+    assert median_level(np.array([[0.5, 0.5], [0.4, 0.6], [0.6, 0.4]])).tolist() == [0, 1, 0]

@@ -55,8 +55,13 @@ def binary_reference(labels, chances, threshold=0.5):
     }
 
 
+def median(row):
+    """The least level that no more than half lies above."""
+    return next(level for level in range(len(row)) if row[level + 1 :].sum() <= 0.5 + 1e-9)
+
+
 def graded_reference(labels, chances):
-    decisions, levels = chances.argmax(axis=1), list(range(chances.shape[1]))
+    decisions, levels = np.array([median(row) for row in chances]), list(range(chances.shape[1]))
     occurring = [level for level in levels if 0 < (labels == level).sum() < len(labels)]
 
     def of_levels(name):
