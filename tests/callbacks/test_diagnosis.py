@@ -50,8 +50,9 @@ def images(num=40, seed=0):
 
 def run(tmp_path, rows, batch_size=7, **settings):
     diagnosis = Diagnosis(str(tmp_path), COLUMNS, **settings)
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-                        enable_checkpointing=False, callbacks=[diagnosis], max_epochs=1, limit_train_batches=1)  # fmt: skip
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(accelerator="cpu", enable_checkpointing=False, callbacks=[diagnosis], max_epochs=1,
+                        limit_train_batches=1, **quiet)  # fmt: skip
     loader = DataLoader(rows, batch_size)
     module = Told()
     trainer.fit(module, DataLoader(rows, batch_size), loader)
