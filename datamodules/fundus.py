@@ -25,7 +25,7 @@ from datamodules.manifest import Manifest
 from datamodules.masks import to_levels
 from datamodules.rejected import check_rejected, write_rejected
 from datamodules.sources.base import Source
-from datamodules.splits import split_by_patient
+from datamodules.splits import rows_of_fraction, split_by_patient
 from datamodules.squares import Squares
 from datamodules.transforms import Augmentation
 
@@ -46,7 +46,8 @@ class FundusDataModule(lightning.LightningDataModule):
     the number of images in a training epoch, None all of them once. `balance` names findings whose levels are shown
     equally often in training (balance.py). `duplicates` says what becomes of photographs that are there twice:
     `ignore` does not look for them, `report` writes them down, `drop` leaves out all but one, in the strictest of
-    their splits (copies.py). On several processes each reads its own share; the Trainer's sampler injection does not
+    their splits (copies.py). `train_fraction` leaves that share of the training patients, to see what fewer labels are
+    worth. On several processes each reads its own share; the Trainer's sampler injection does not
     concern it.
     """
 
@@ -66,6 +67,7 @@ class FundusDataModule(lightning.LightningDataModule):
         balance: Sequence[str] = (),
         duplicates: str = "ignore",
         augment: Sequence[Any] = (),
+        train_fraction: float = 1.0,
     ) -> None:
         super().__init__()
         for name, value, least in (("image_size", image_size, 8), ("batch_size", batch_size, 1),
@@ -84,7 +86,9 @@ class FundusDataModule(lightning.LightningDataModule):
         self.cache_workers = cache_workers
         self.epoch_size = epoch_size
         self.balance = tuple(check_name(name) for name in balance)
-        self.augmentation = Augmentation(augment)
+        if not 0 < train_fraction <= 1:
+            raise ValueError(f"data.train_fraction is {train_fraction}, and must be in (0, 1].")
+        self.augmentation, self.train_fraction = Augmentation(augment), train_fraction
         self.duplicates = check_handling(duplicates, image_size)
         self.manifest: Manifest | None = None
         self.copies: Copies | None = None  # of the images before any of them is left out as a duplicate
@@ -127,6 +131,9 @@ class FundusDataModule(lightning.LightningDataModule):
             if self.duplicates == "drop":
                 once = np.setdiff1d(np.arange(len(rows)), self.copies.dropped)
                 rows, manifest = rows[once], manifest.take(once)
+        if self.train_fraction < 1:
+            part = rows_of_fraction(manifest, self.train_fraction, self.seed)
+            rows, manifest = rows[part], manifest.take(part)
         self._squares, self._rows, self.manifest = squares, rows, manifest
         self.fingerprint = self._fingerprint(index.take(rows))
         if len(self.manifest.rows("test")) == 0:

@@ -104,6 +104,23 @@ def _keep_official(
         )
 
 
+def rows_of_fraction(manifest: Manifest, fraction: float, seed: int) -> np.ndarray:
+    """The rows of a manifest with splits that stay when `fraction` of the training patients do, int64, ascending.
+
+    Rows that are not for training all stay. Of P training patients round(fraction P), and one at least, are chosen by
+    a hash of (seed, patient): those of a smaller fraction are among those of a larger one.
+    """
+    patients = whole(manifest.table.column("patient"))
+    codes, train = patients.indices.to_numpy(), np.zeros(len(manifest), dtype=bool)
+    train[manifest.rows("train")] = True
+    names = patients.dictionary
+    present = np.unique(codes[train])
+    order = sorted(present.tolist(), key=lambda code: uniform(f"fraction\0{names[code].as_py()}", seed))
+    kept = np.zeros(len(names), dtype=bool)
+    kept[order[: max(1, round(fraction * len(order)))]] = True
+    return np.flatnonzero(~train | kept[codes])
+
+
 def uniform(patient: str, seed: int) -> float:
     """A number in [0, 1) that depends on (seed, patient) alone."""
     digest = hashlib.blake2b(f"{seed}\0{patient}".encode(), digest_size=8, person=b"split").digest()

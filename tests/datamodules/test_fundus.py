@@ -303,3 +303,13 @@ def test_a_single_sample_is_a_sample(make):
     sample = make().train_dataset[3]
     assert sample["image"].shape == (3, 16, 16) and sample["image"].dtype == torch.uint8
     assert sample["labels"].shape == (len(NAMES),) and sample["id"] == make().train_dataset.ids[3]
+
+
+def test_a_share_of_the_training_patients(make):
+    whole, part = make(), make(train_fraction=0.5)
+    assert set(part.manifest.select("train").patients) < set(whole.manifest.select("train").patients)
+    assert part.val_dataset.ids == whole.val_dataset.ids and part.fingerprint != whole.fingerprint
+    for row, path in enumerate(part.manifest.select("train").paths):
+        assert (part.images("train")[row] == part.source.read(path, 16)).all()
+    with pytest.raises(ValueError, match=r"data.train_fraction is 0, and must be in \(0, 1\]"):
+        make(train_fraction=0)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.manifest import Manifest
-from datamodules.splits import assign_splits, split_by_patient
+from datamodules.splits import assign_splits, rows_of_fraction, split_by_patient
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 patients = st.lists(st.sampled_from([f"P{i}" for i in range(30)]), max_size=60)
@@ -112,3 +112,18 @@ def test_a_patient_who_is_also_in_an_official_val_or_train_elsewhere_follows_it(
     rows[0]["split"] = "test"
     with pytest.raises(ValueError, match="patient 'p0' is in 'train' and in 'test'"):
         split_by_patient(Manifest.from_rows(rows), FRACTIONS, 0)
+
+
+def test_a_share_of_the_training_patients_is_nested_and_leaves_the_other_splits():
+    rows = [{"id": f"{i}", "path": f"{i}", "patient": f"p{i // 2}"} for i in range(400)]
+    manifest = split_by_patient(Manifest.from_rows(rows), FRACTIONS, 0)
+    num = manifest.select("train").num_patients
+    kept = {share: manifest.take(rows_of_fraction(manifest, share, 0)) for share in (0.001, 0.1, 0.25, 1.0)}
+    for share, part in kept.items():
+        assert part.select("train").num_patients == max(1, round(share * num))
+        assert (
+            part.select("val").ids == manifest.select("val").ids
+            and part.rows("test").size == manifest.rows("test").size
+        )
+    assert set(kept[0.1].ids) <= set(kept[0.25].ids) < set(kept[1.0].ids) == set(manifest.ids)
+    assert set(manifest.take(rows_of_fraction(manifest, 0.25, 1)).ids) != set(kept[0.25].ids)
