@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augment import flip_batch, to_unit_range
 from datamodules.balance import balanced_weights
-from datamodules.copies import Copies, cached_duplicates, check_handling, copies_of
+from datamodules.copies import Copies, cached_duplicates, check_handling
 from datamodules.counts import counts
 from datamodules.dataset import FundusDataset, RowsOf
 from datamodules.findings import check_name
@@ -24,8 +24,9 @@ from datamodules.loader import EpochBatches, ResumableLoader
 from datamodules.manifest import Manifest
 from datamodules.masks import to_levels
 from datamodules.rejected import check_rejected, write_rejected
+from datamodules.selection import select
 from datamodules.sources.base import Source
-from datamodules.splits import rows_of_fraction, split_by_patient
+from datamodules.splits import split_by_patient
 from datamodules.squares import Squares
 from datamodules.transforms import Augmentation
 
@@ -122,20 +123,13 @@ class FundusDataModule(lightning.LightningDataModule):
         index = self.source.index()
         squares = Squares.open(self.source, index, self.image_size, self.cache_dir)
         self._check_rejected(squares, index)
-        rows = np.setdiff1d(np.arange(len(index)), np.fromiter(squares.rejected, dtype=np.int64))
-        if len(rows) == 0:
+        if len(squares.rejected) == len(index):
             raise ValueError(f"none of the {len(index)} images of {self.source.name} could be used.")
-        manifest = split_by_patient(index, self.fractions, self.seed).take(rows)
-        if self.duplicates != "ignore":
-            self.copies = copies_of(squares.images, rows, manifest)
-            if self.duplicates == "drop":
-                once = np.setdiff1d(np.arange(len(rows)), self.copies.dropped)
-                rows, manifest = rows[once], manifest.take(once)
-        if self.train_fraction < 1:
-            part = rows_of_fraction(manifest, self.train_fraction, self.seed)
-            rows, manifest = rows[part], manifest.take(part)
-        self._squares, self._rows, self.manifest = squares, rows, manifest
-        self.fingerprint = self._fingerprint(index.take(rows))
+        self._rows, self.manifest, self.copies = select(
+            index, squares, self.fractions, self.seed, self.duplicates, self.train_fraction
+        )
+        self._squares = squares
+        self.fingerprint = self._fingerprint(index.take(self._rows))
         if len(self.manifest.rows("test")) == 0:
             log.warning("the test split of %s is empty: nothing can be tested on it", self.source.name)
 
