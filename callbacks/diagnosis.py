@@ -47,7 +47,7 @@ class Diagnosis(Callback):
         self.num_replicates, self.seed = num_replicates, seed
         self.patients: dict[str, str] | None = None
         self.evaluations: dict[str, dict[str, Scores]] = {}
-        self._predictions: dict[str, Gathered] = {}
+        self.predictions: dict[str, Gathered] = {}
         self._running = Predictions()
 
     def examine(self, patients: Mapping[str, str]) -> None:
@@ -91,7 +91,7 @@ class Diagnosis(Callback):
         for name, value in figures.items():
             pl_module.log(name, value, prog_bar=name == f"{split}/auroc", sync_dist=False, batch_size=len(found))
         if self.patients is not None:
-            self._predictions[split], self.evaluations[split] = found, evaluation
+            self.predictions[split], self.evaluations[split] = found, evaluation
 
     def _evaluated(self, found: Gathered) -> dict[str, Scores]:
         patients = [self.patients[name] for name in found.ids] if self.patients else list(found.ids)
@@ -111,12 +111,12 @@ class Diagnosis(Callback):
 
     def write(self, trainer: Trainer) -> None:
         """Write `predictions.parquet`, `evaluation.json`, and the figures into the folder and TensorBoard."""
-        tables = [self._table(split, found) for split, found in self._predictions.items()]
+        tables = [self._table(split, found) for split, found in self.predictions.items()]
         table = pa.concat_tables(tables)
         write_atomically(self.output_dir / "predictions.parquet", lambda path: pq.write_table(table, path))
         text = json.dumps(_plain(self.evaluations), indent=2)
         write_text(self.output_dir / "evaluation.json", text + "\n")
-        for split, found in self._predictions.items():
+        for split, found in self.predictions.items():
             labels = found.labels[:, list(self.columns.values())]
             for name, image in figures_of(labels, found.probabilities).items():
                 path = self.output_dir / "samples" / f"{split}_{name}.png"

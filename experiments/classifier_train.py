@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from callbacks.diagnosis import Diagnosis
+from callbacks.image_sheet import compose, publish
+from callbacks.mistakes_gallery import gallery
 from datamodules.findings import FINDINGS, NAMES, check_name
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_callbacks, build_trainer, final_metrics, plain, world_size
@@ -140,10 +142,26 @@ def measure(
         trainer.test(module, datamodule=datamodule, verbose=False)
     if trainer.is_global_zero:
         diagnosis.write(trainer)
+        show_mistakes(trainer, module, datamodule, diagnosis)
         for logger in trainer.loggers:
             logger.finalize("success")
         say(diagnosis.table())
     return diagnosis.figures()
+
+
+def show_mistakes(trainer: L.Trainer, module: Classifier, datamodule: FundusDataModule, diagnosis: Diagnosis) -> None:
+    """A sheet for each finding of the surest mistakes on the last split that was examined, and where was looked."""
+    split, found = list(diagnosis.predictions.items())[-1]
+    dataset = datamodule.dataset(split)
+    rows = {name: row for row, name in enumerate(dataset.ids)}
+    first = {int(place): index for index, place in reversed(list(enumerate(module.network.heads.finding.tolist())))}
+    for place, name in enumerate(module.findings):
+        sheet = gallery(
+            module.measured.eval(), lambda key: dataset.images[rows[key]], found, diagnosis.columns, first[place], name
+        )
+        if sheet is not None:
+            path = diagnosis.output_dir / "samples" / f"{split}_mistakes_{name}.png"
+            publish(trainer, compose(*sheet), path, f"{split}/mistakes_{name}")
 
 
 def hparams(cfg: DictConfig) -> Mapping[str, object]:

@@ -34,6 +34,20 @@ def photographs(tmp_path_factory) -> list[str]:
     return [f"data.root={folder}"]
 
 
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory) -> list[str]:
+    """Words that name four folders of runs, two seeds of each of two settings, with what compare_runs reads."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, seed, final in (("a", 0, 0.8), ("a", 1, 0.9), ("b", 0, 0.7), ("b", 1, 0.75)):
+        folder = root / f"{name}{seed}"
+        folder.mkdir()
+        (folder / "metrics.csv").write_text(f"step,epoch,val/auroc\n0,0,0.5\n10,1,{final}\n")
+        (folder / "record.json").write_text(f'{{"status": "finished", "seed": {seed}}}')
+        config = f"seed: {seed}\nmodel: {{init: {name}}}\ndata: {{batch_size: 8}}\ntrainer: {{devices: 1}}\n"
+        (folder / "config.yaml").write_text(config)
+    return [f"job.runs=[{root}/*]"]
+
+
 @pytest.fixture
 def command(here, monkeypatch, capfd):
     """Run `python -m experiments.run` with these words within this process."""

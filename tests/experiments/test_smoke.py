@@ -21,7 +21,6 @@ LARGE = [  # presets for GPUs, with their discriminator, in the precision that t
     "callbacks.frechet.every_n_epochs=2",  # as the presets, more than 1
     "checkpoint_every_n_steps=3",
 ]
-FILES_NEEDED = ("benchmark_data",)  # experiments that run on photographs, not on phantoms
 CLASSIFIER = ["model.classifier.warmup_steps=1", "job.num_replicates=20"]
 SMALL_NETWORK = [  # instead of the presets' large ones, in the precision that this machine has
     "data=phantom",
@@ -38,6 +37,16 @@ SMALL = {
     "classifier_train": [*DATA, *CLASSIFIER, *TRAINER],
     "classifier_train_cnn": [*DATA, *CLASSIFIER, *TRAINER, *SMALL_NETWORK, "model.classifier.warmup_epochs=0"],
     "classifier_train_retfound": [*DATA, *CLASSIFIER, *TRAINER, *SMALL_NETWORK, "model.classifier.warmup_epochs=0"],
+    "compare_runs": ["job.metric=val/auroc"],
+    "pretrain_transfer": [
+        "job.backbones=[resnet10t]",
+        "job.inits=[random,synthetic]",
+        "job.budgets=[1.0]",
+        "job.seeds=[0]",
+        f"job.common=[{','.join(map(repr, [*DATA, *CLASSIFIER, *TRAINER]))}]",
+        "job.finetune=['data=phantom','model.findings=[eye_side]']",
+        "cache_dir=cache",
+    ],
     "ddpm_train": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER],
     "ddpm_train_256": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
     "ddpm_train_512": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
@@ -52,9 +61,12 @@ FILES = {
     "classifier_train": CLASSIFIER_FILES,
     "classifier_train_cnn": CLASSIFIER_FILES,
     "classifier_train_retfound": CLASSIFIER_FILES,
+    "compare_runs": ["comparison.csv", "groups.csv", "tests.csv", "comparison.md", "comparison.png", "tensorboard"],
+    "pretrain_transfer": ["transfer.csv", "transfer.md", "transfer.png", "comparison/comparison.md", "tensorboard"],
     "inspect_data": ["report.html", "counts.csv", "contact_sheet.png", "cooccurrence.png", "tensorboard"],
     "vae_train": ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "samples", "tensorboard", "metrics.csv"],
 }
+WITHOUT_DATA = ("benchmark", "compare_runs", "pretrain_transfer")  # experiments that leave no index of images
 NOISE = ("Tip:", "GPU available", "TPU", "litlogger", "treespec", "weights_only", "eval mode", "Loading `train",
          "does not have many workers", "smaller than the logging interval", "Warning", "Error executing")  # fmt: skip
 DIFFUSION_FILES = [*FILES["vae_train"], "autoencoder/checkpoints/last.ckpt", "frechet.csv", "rejected.csv"]
@@ -62,14 +74,15 @@ DIFFUSION_FILES = [*FILES["vae_train"], "autoencoder/checkpoints/last.ckpt", "fr
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", experiments())
-def test_every_experiment_runs(name, command, here, photographs):
+def test_every_experiment_runs(name, command, here, photographs, finished_runs):
     assert name in SMALL, f"give {name} a size that runs in seconds: SMALL[{name!r}] in {__file__}"
-    result = command(f"+exp={name}", "output_dir=out", *SMALL[name], *(photographs if name in FILES_NEEDED else []))
+    given = {"benchmark_data": photographs, "compare_runs": finished_runs}.get(name, [])
+    result = command(f"+exp={name}", "output_dir=out", *SMALL[name], *given)
     assert result.code == 0, result.err
     record = json.loads((here / "out" / "record.json").read_text())
     assert record["status"] == "finished"
     for file in [*FILES.get(name, DIFFUSION_FILES), "config.yaml", "manifest.parquet"]:
-        assert (here / "out" / file).exists() or (name == "benchmark" and file == "manifest.parquet"), file
+        assert (here / "out" / file).exists() or (name in WITHOUT_DATA and file == "manifest.parquet"), file
     assert {path.name for path in here.iterdir()} <= {"cache", "out"}, "a run writes there and nowhere else"
 
 

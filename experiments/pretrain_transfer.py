@@ -1,0 +1,166 @@
+"""`+exp=pretrain_transfer`: does pretraining on synthetic images help? Cell by cell, against the other starts."""
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from callbacks.atomic import write_atomically, write_text
+from callbacks.run_record import RunRecord
+from experiments.assembly import plain
+from experiments.backbone_names import spelt_out
+from experiments.compare_runs import compare_runs
+from experiments.composition import compose_config
+from experiments.report import config_text, ending_text, say
+from experiments.training import recorded
+from experiments.transfer.cells import SYNTHETIC, Cell, FineTuning, check, fine_tunings, pretraining, run
+from experiments.transfer.outcome import (
+    Outcome,
+    check_metric,
+    differences,
+    figure,
+    outcomes,
+    pretraining_facts,
+    rows,
+    table,
+)
+
+NOTE = (
+    "Seeds change the split, the order and the heads. All starts of a seed have the same split, and the patients of a "
+    "smaller budget are among those of a larger one. Every cell takes the same number of steps if data.epoch_size is "
+    "given. The spread over seeds is no confidence interval: transfer.csv has the interval of each cell over patients, "
+    "and comparison/ the learning curves and paired tests."
+)
+
+
+def pretrain_transfer(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+    """Pretrain each backbone on the source, fine-tune every cell on the target, and compare; returns the means.
+
+    A cell that is finished is not run again, and one that was stopped goes on: the same command plus resume=auto.
+
+    Raises:
+        ValueError: settings that mean nothing; a cell that failed: the others are kept, and resume=auto goes on.
+    """
+    start, output_dir, job = time.monotonic(), Path(cfg.output_dir), plain(cfg)["job"]
+    check_metric(job["metric"])
+    check_lists(job)
+    tunings = fine_tunings(output_dir, job)
+    pretrainings = {backbone: pretraining(output_dir, job, backbone) for backbone in job["backbones"]}
+    check([*pretrainings.values(), *(tuning.cell for tuning in tunings)])
+    unavailable = starts_that_cannot_be_had(tunings)
+    for name, reason in unavailable.items():
+        say(f"not available, left out: {name}: {reason}")
+    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+        write_text(output_dir / "config.yaml", config_text(plain(cfg)) + "\n")
+        record.record["unavailable"] = unavailable
+        if SYNTHETIC in job["inits"]:
+            run_all(list(pretrainings.values()), "pretraining", cfg.cache_dir)
+        wanted = [t for t in tunings if f"{t.backbone}/{t.init}" not in unavailable]
+        run_all([tuning.cell for tuning in wanted], "fine-tuning", cfg.cache_dir)
+        found = outcomes(tunings, unavailable, job["metric"])
+        write(found, job, pretrainings, unavailable, output_dir)
+        compare(wanted, job, output_dir)
+        metrics = means(found)
+        record.finish("finished", metrics)
+    say(table(found, job["metric"]))
+    say(f"table:        {output_dir / 'transfer.md'}\nfigure:       {output_dir / 'transfer.png'}")
+    say(ending_text(output_dir, {}, time.monotonic() - start))
+    return metrics
+
+
+def check_lists(job: Mapping[str, Any]) -> None:
+    """See that there is something of everything, and that budgets are shares.
+
+    Raises:
+        ValueError: an empty list, a budget outside (0, 1].
+    """
+    for name in ("backbones", "inits", "budgets", "seeds"):
+        if not job[name]:
+            raise ValueError(f"job.{name} is empty: name one at least.")
+    for budget in job["budgets"]:
+        if not 0 < budget <= 1:
+            raise ValueError(f"job.budgets holds {budget}, and must be shares of the training patients in (0, 1].")
+
+
+def starts_that_cannot_be_had(tunings: Sequence[FineTuning]) -> dict[str, str]:
+    """Of each backbone and start that is not made by this study, why its weights cannot be had; tried once each."""
+    found: dict[str, str] = {}
+    for tuning in tunings:
+        name = f"{tuning.backbone}/{tuning.init}"
+        if tuning.init in (SYNTHETIC, "random") or name in found:
+            continue
+        cfg = compose_config(spelt_out([*tuning.cell.words, f"output_dir={tuning.cell.folder}"]))
+        try:
+            instantiate(cfg.model.init)(instantiate(cfg.model.backbone))
+            found[name] = ""
+        except (ValueError, FileNotFoundError) as error:
+            found[name] = str(error)
+    return {name: reason for name, reason in found.items() if reason}
+
+
+def run_all(cells: Sequence[Cell], what: str, cache_dir: str) -> None:
+    """Run the cells one after the other, saying which."""
+    for number, cell in enumerate(cells, 1):
+        begin = time.monotonic()
+        known = cell.status == "finished"
+        say(f"{what} {number}/{len(cells)}: {cell.name}{' (done before)' if known else f', see {cell.folder}'}")
+        run(cell, cache_dir)
+        if not known:
+            say(f"  finished in {(time.monotonic() - begin) / 60:.1f} minutes")
+
+
+def write(
+    found: Sequence[Outcome], job: Mapping[str, Any], pretrainings: Mapping[str, Cell], unavailable: Mapping[str, str],
+    output_dir: Path,
+) -> None:  # fmt: skip
+    """transfer.csv, transfer.md, transfer.png, and the same for TensorBoard."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows(found))
+    write_text(output_dir / "transfer.csv", buffer.getvalue())
+    parts = ["# Transfer", table(found, job["metric"])]
+    if SYNTHETIC in job["inits"]:
+        parts.append(differences(found, SYNTHETIC))
+        facts = {name: pretraining_facts(cell.folder) for name, cell in pretrainings.items()}
+        said = "\n".join(
+            f"- {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in each.items())
+            for name, each in facts.items()
+        )
+        parts.append(f"Pretraining, on its own data:\n\n{said}")
+    if unavailable:
+        parts.append("Not available:\n\n" + "\n".join(f"- {name}: {reason}" for name, reason in unavailable.items()))
+    parts.append(NOTE)
+    text = "\n\n".join(parts) + "\n"
+    write_text(output_dir / "transfer.md", text)
+    picture = figure(found, job["metric"])
+    write_atomically(output_dir / "transfer.png", Image.fromarray(picture).save)
+    with SummaryWriter(str(output_dir / "tensorboard")) as board:
+        board.add_image("transfer", picture, dataformats="HWC")
+        board.add_text("transfer", text)
+
+
+def compare(wanted: Sequence[FineTuning], job: Mapping[str, Any], output_dir: Path) -> None:
+    """Learning curves and paired tests of the cells of the largest budget, by compare_runs."""
+    largest = max(tuning.budget for tuning in wanted)
+    folders = [str(tuning.cell.folder) for tuning in wanted if tuning.budget == largest]
+    words = ["+exp=compare_runs", f"job.runs=[{','.join(folders)}]", f"job.metric={job['curve']}"]
+    cfg = compose_config([*words, f"output_dir={output_dir / 'comparison'}"])
+    compare_runs(cfg, "")
+
+
+def means(found: Sequence[Outcome]) -> dict[str, float]:
+    """Mean over seeds of each backbone, start and budget."""
+    keys = dict.fromkeys((outcome.backbone, outcome.init, outcome.budget) for outcome in found)
+    values = {}
+    for backbone, init, budget in keys:
+        mine = [o.value for o in found if (o.backbone, o.init, o.budget) == (backbone, init, budget)]
+        known = [value for value in mine if value == value]
+        if known:
+            values[f"transfer/{backbone}_{init}_{round(100 * budget):03d}"] = sum(known) / len(known)
+    return values

@@ -1,0 +1,1 @@
+"""The cells of a transfer study, and what came of them."""

@@ -1,0 +1,101 @@
+"""The runs of a transfer study: one pretraining a backbone, then a cell for each start, budget and seed."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.backbone_names import spelt_out
+from experiments.composition import compose_config
+
+EXPERIMENT = "+exp=classifier_train"
+SYNTHETIC = "synthetic"  # the start from the pretraining of this study
+LOG = "terminal.txt"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run of classifier_train: its folder and the words of its command, without `output_dir` and `resume`."""
+
+    folder: Path
+    words: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.name
+
+    @property
+    def status(self) -> str:
+        """That of its record; `new` where there is none."""
+        record = self.folder / "record.json"
+        return json.loads(record.read_text(encoding="utf-8"))["status"] if record.is_file() else "new"
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """A cell of the table: what its run starts from, on which share of the labels, with which seed."""
+
+    backbone: str
+    init: str
+    budget: float
+    seed: int
+    cell: Cell
+
+
+def pretraining(root: Path, job: Mapping, backbone: str) -> Cell:
+    """The run on the source data whose backbone the synthetic start takes."""
+    words = (EXPERIMENT, f"model/backbone={backbone}", *job["common"], f"model/init={job['pretrain_init']}",
+             *job["pretrain"], f"seed={job['seeds'][0]}")  # fmt: skip
+    return Cell(root / "pretraining" / backbone, words)
+
+
+def fine_tunings(root: Path, job: Mapping) -> list[FineTuning]:
+    """Every cell, those of one seed together, so that a study that is stopped has whole seeds."""
+    found = []
+    for seed in job["seeds"]:
+        for backbone in job["backbones"]:
+            for budget in job["budgets"]:
+                for init in job["inits"]:
+                    words = [EXPERIMENT, f"model/backbone={backbone}", *job["common"], *job["finetune"]]
+                    words += [f"model/init={init}", f"data.train_fraction={budget}", f"seed={seed}"]
+                    if init == SYNTHETIC:
+                        words.append(f"model.init.path={pretraining(root, job, backbone).folder}")
+                    name = f"{backbone}_{init}_{round(100 * budget):03d}_seed{seed}"
+                    found.append(FineTuning(backbone, init, budget, seed, Cell(root / "cells" / name, tuple(words))))
+    return found
+
+
+def check(cells: Sequence[Cell]) -> None:
+    """Compose the command of every cell, so that a misspelt word is said before the first run and not after hours."""
+    for cell in cells:
+        compose_config(spelt_out([*cell.words, f"output_dir={cell.folder}"]))
+
+
+def run(cell: Cell, cache_dir: str) -> str:
+    """Run a cell in a process of its own, going on where an earlier one stopped; returns its status.
+
+    What it prints goes to `terminal.txt` in its folder.
+
+    Raises:
+        ValueError: it failed; says where its messages are, and the last of them.
+    """
+    if cell.status == "finished":
+        return "finished"
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    words = [*cell.words, f"output_dir={cell.folder}", f"cache_dir={cache_dir}", "resume=auto"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SYNFUNDUS_OUTPUT")}
+    environment.pop("SYNFUNDUS_RESUME_FROM", None)
+    with open(cell.folder / LOG, "a", encoding="utf-8") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.run", *words], stdout=log, stderr=subprocess.STDOUT, env=environment,
+            check=False,
+        )  # fmt: skip
+    if done.returncode or cell.status != "finished":
+        lines = (cell.folder / LOG).read_text(encoding="utf-8").strip().splitlines()
+        said = next((line for line in reversed(lines) if line.startswith("error")), lines[-1] if lines else "nothing")
+        raise ValueError(f"cell {cell.name} {cell.status} ({said}). All it said: {cell.folder / LOG}")
+    return cell.status

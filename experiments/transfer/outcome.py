@@ -1,0 +1,143 @@
+"""What came of the cells: the table, the figure, and the differences between starts."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments.transfer.cells import FineTuning
+
+COLOURS = {"random": "#999999", "imagenet": "#0072B2", "synthetic": "#D55E00", "checkpoint": "#009E73"}
+
+
+class Outcome(NamedTuple):
+    """A figure of a cell with its interval over patients; NaN where it is undefined or the cell is not there."""
+
+    backbone: str
+    init: str
+    budget: float
+    seed: int
+    status: str
+    value: float
+    low: float
+    high: float
+
+
+def outcomes(fine_tunings: Sequence[FineTuning], unavailable: Mapping[str, str], metric: str) -> list[Outcome]:
+    """The figure `split/finding/name`, such as `test/dr_grade/qwk` or `test/macro/auroc`, of every cell."""
+    split, finding, name = metric.split("/")
+    found = []
+    for each in fine_tunings:
+        missing = Outcome(*_place(each), "unavailable", math.nan, math.nan, math.nan)
+        if f"{each.backbone}/{each.init}" in unavailable:
+            found.append(missing)
+            continue
+        path = each.cell.folder / "evaluation.json"
+        interval = {}
+        if each.cell.status == "finished" and path.is_file():
+            interval = json.loads(path.read_text(encoding="utf-8")).get(split, {}).get(finding, {}).get(name) or {}
+        numbers = (math.nan if interval.get(key) is None else interval[key] for key in ("value", "low", "high"))
+        found.append(Outcome(*_place(each), each.cell.status, *numbers))
+    return found
+
+
+def check_metric(metric: str) -> None:
+    """Raise ValueError for what is not split/finding/name."""
+    if len(metric.split("/")) != 3 or metric.split("/")[0] not in ("val", "test"):
+        raise ValueError(
+            f"job.metric={metric}: must be split/finding/name as in evaluation.json, for example test/macro/auroc or "
+            "test/dr_grade/qwk."
+        )
+
+
+def _place(each: FineTuning) -> tuple[str, str, float, int]:
+    return each.backbone, each.init, each.budget, each.seed
+
+
+def table(found: Sequence[Outcome], metric: str) -> str:
+    """Markdown: a row a backbone and budget, a column a start: mean over seeds ± deviation (number of seeds)."""
+    inits = list(dict.fromkeys(outcome.init for outcome in found))
+    lines = [f"| backbone | labels | {' | '.join(inits)} |", "|---|---:|" + "---|" * len(inits)]
+    for backbone, budget in dict.fromkeys((outcome.backbone, outcome.budget) for outcome in found):
+        cells = []
+        for init in inits:
+            mine = [o for o in found if (o.backbone, o.budget, o.init) == (backbone, budget, init)]
+            cells.append(_said(mine))
+        lines.append(f"| {backbone} | {budget:.0%} | {' | '.join(cells)} |")
+    return f"{metric}, mean over seeds ± standard deviation (seeds).\n\n" + "\n".join(lines)
+
+
+def _said(found: Sequence[Outcome]) -> str:
+    values = [outcome.value for outcome in found if not math.isnan(outcome.value)]
+    if not values:
+        return found[0].status if found and found[0].status != "finished" else "undefined"
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread} ({len(values)})"
+
+
+def differences(found: Sequence[Outcome], init: str) -> str:
+    """Markdown: how much better a start is than each other, by pairs of equal backbone, budget and seed."""
+    values = {(o.backbone, o.budget, o.seed, o.init): o.value for o in found}
+    others = [other for other in dict.fromkeys(outcome.init for outcome in found) if other != init]
+    lines = ["| backbone | labels | against | mean difference | of each seed |", "|---|---:|---|---:|---|"]
+    for backbone, budget in dict.fromkeys((outcome.backbone, outcome.budget) for outcome in found):
+        for other in others:
+            seeds = sorted({outcome.seed for outcome in found})
+            pairs = [[values.get((backbone, budget, seed, name), math.nan) for name in (init, other)] for seed in seeds]
+            gaps = [mine - theirs for mine, theirs in pairs]
+            known = [gap for gap in gaps if not math.isnan(gap)]
+            mean = f"{np.mean(known):+.3f}" if known else "undefined"
+            each = ", ".join(f"{gap:+.3f}" if not math.isnan(gap) else "-" for gap in gaps)
+            lines.append(f"| {backbone} | {budget:.0%} | {other} | {mean} | {each} |")
+    return f"{init} against the other starts.\n\n" + "\n".join(lines)
+
+
+def figure(found: Sequence[Outcome], metric: str) -> np.ndarray:
+    """uint8 [H, W, 3]: the metric over the share of labels, a panel a backbone, a line a start, a dot a seed."""
+    backbones = list(dict.fromkeys(outcome.backbone for outcome in found))
+    drawn = Figure(figsize=(3.6 * len(backbones), 3.2), dpi=200, layout="constrained")
+    canvas = FigureCanvasAgg(drawn)
+    axes = drawn.subplots(1, len(backbones), squeeze=False, sharey=True)[0]
+    for axis, backbone in zip(axes, backbones, strict=True):
+        for init in dict.fromkeys(outcome.init for outcome in found):
+            mine = [o for o in found if (o.backbone, o.init) == (backbone, init) and not math.isnan(o.value)]
+            if not mine:
+                continue
+            colour, budgets = COLOURS.get(init, "#CC79A7"), sorted({outcome.budget for outcome in mine})
+            means = [np.mean([o.value for o in mine if o.budget == budget]) for budget in budgets]
+            axis.plot([100 * budget for budget in budgets], means, color=colour, linewidth=1.8, label=init)
+            axis.scatter([100 * o.budget for o in mine], [o.value for o in mine], color=colour, s=10, alpha=0.6)
+        ticks = sorted({100 * outcome.budget for outcome in found})
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+        axis.set_title(backbone, fontsize=9)
+        axis.set_xlabel("labelled training patients (%)", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel(metric, fontsize=8)
+    handles, names = axes[0].get_legend_handles_labels()
+    if handles:
+        axes[0].legend(handles, names, fontsize=7, title="start", title_fontsize=7)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def rows(found: Sequence[Outcome]) -> list[list[str]]:
+    """The outcomes for CSV, header first, all digits."""
+    cells = [["" if isinstance(x, float) and math.isnan(x) else str(x) for x in outcome] for outcome in found]
+    return [list(Outcome._fields), *cells]
+
+
+def pretraining_facts(folder: Path) -> dict[str, float]:
+    """What the pretraining run reached on its own data."""
+    record = folder / "record.json"
+    if not record.is_file():
+        return {}
+    metrics = json.loads(record.read_text(encoding="utf-8")).get("metrics", {})
+    return {name: metrics[name] for name in ("val/auroc", "test/auroc") if metrics.get(name) is not None}

@@ -1,0 +1,124 @@
+"""Transfer studies: which cells there are, that a finished one is not run again, and what the table says."""
+
+import json
+import math
+
+import pytest
+
+from experiments.pretrain_transfer import check_lists, starts_that_cannot_be_had
+from experiments.transfer import cells
+from experiments.transfer.cells import Cell, check, fine_tunings, pretraining, run
+from experiments.transfer.outcome import check_metric, differences, figure, outcomes, rows, table
+
+JOB = {
+    "pretrain": ["data=phantom"], "finetune": ["data=phantom", "model.findings=[dr_grade]"],
+    "common": ["data.num_images=9"],
+    "pretrain_init": "random", "backbones": ["resnet10t", "efficientnet_lite0"], "inits": ["random", "synthetic"],
+    "budgets": [0.25, 1.0], "seeds": [3, 4], "metric": "test/macro/auroc", "curve": "val/auroc",
+}  # fmt: skip
+
+
+def test_there_is_a_cell_for_each_start_budget_and_seed(tmp_path):
+    found = fine_tunings(tmp_path, JOB)
+    assert len(found) == 16 == len({each.cell.folder for each in found})
+    first = next(each for each in found if each.init == "synthetic" and each.budget == 0.25 and each.seed == 4)
+    assert first.cell.name == "resnet10t_synthetic_025_seed4"
+    words = first.cell.words
+    assert {"data.train_fraction=0.25", "seed=4", "model/backbone=resnet10t", "data.num_images=9"} <= set(words)
+    assert f"model.init.path={tmp_path / 'pretraining' / 'resnet10t'}" in words
+    before = pretraining(tmp_path, JOB, "resnet10t")
+    assert "model/init=random" in before.words and "seed=3" in before.words and before.status == "new"
+    assert [each.seed for each in found] == [3] * 8 + [4] * 8, "whole seeds first"
+    check([before, *(each.cell for each in found)])
+
+
+def test_a_misspelt_word_is_said_before_the_first_run(tmp_path):
+    job = {**JOB, "finetune": ["data=phantom", "data.num_image=4"]}
+    with pytest.raises(ValueError, match="num_image"):
+        check([each.cell for each in fine_tunings(tmp_path, job)])
+
+
+def finish(cell, value, low=0.1, high=0.9, status="finished"):
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "record.json").write_text(json.dumps({"status": status, "metrics": {"val/auroc": 0.7}}))
+    interval = {"value": value, "low": low, "high": high}
+    (cell.folder / "evaluation.json").write_text(json.dumps({"test": {"macro": {"auroc": interval}}}))
+
+
+def test_a_finished_cell_is_not_run_again(tmp_path, monkeypatch):
+    cell = Cell(tmp_path / "c", ("+exp=classifier_train",))
+    finish(cell, 0.8)
+    monkeypatch.setattr(cells.subprocess, "run", lambda *a, **k: pytest.fail("it was run"))
+    assert run(cell, "cache") == "finished"
+
+
+def test_a_cell_that_fails_says_why(tmp_path):
+    cell = Cell(tmp_path / "c", ("+exp=classifier_train", "data.num_images=-3"))
+    with pytest.raises(ValueError, match=r"cell c .*error: .*-3.*terminal.txt"):
+        run(cell, str(tmp_path / "cache"))
+
+
+def test_the_table_has_every_cell(tmp_path):
+    found = fine_tunings(tmp_path, JOB)
+    values = {}
+    for number, each in enumerate(found):
+        if (each.backbone, each.init) == ("resnet10t", "random") and each.budget == 1.0 and each.seed == 4:
+            continue  # not run yet
+        if each.backbone == "efficientnet_lite0" and each.init == "random":
+            continue  # cannot be had
+        values[each.backbone, each.init, each.budget, each.seed] = 0.5 + number / 100
+        finish(each.cell, 0.5 + number / 100)
+    seen = outcomes(found, {"efficientnet_lite0/random": "no hub"}, "test/macro/auroc")
+    assert len(seen) == 16
+    for each in seen:
+        expected = values.get((each.backbone, each.init, each.budget, each.seed), math.nan)
+        assert each.value == pytest.approx(expected, nan_ok=True)
+    text = table(seen, "test/macro/auroc")
+    assert "| resnet10t | 25% | 0.540 ± 0.057 (2) | 0.550 ± 0.057 (2) |" in text
+    assert "| resnet10t | 100% | 0.520 (1) | 0.570 ± 0.057 (2) |" in text
+    assert "| efficientnet_lite0 | 25% | unavailable |" in text
+    text = differences(seen, "synthetic")
+    assert "| resnet10t | 25% | random | +0.010 | +0.010, +0.010 |" in text
+    assert "| resnet10t | 100% | random | +0.010 | +0.010, - |" in text
+    assert "| efficientnet_lite0 | 100% | random | undefined | -, - |" in text
+    assert len(rows(seen)) == 17 and figure(seen, "test/macro/auroc").shape[2] == 3
+
+
+def test_undefined_figures_are_said_to_be(tmp_path):
+    found = fine_tunings(
+        tmp_path, {**JOB, "backbones": ["resnet10t"], "inits": ["random"], "seeds": [0], "budgets": [1]}
+    )
+    finish(found[0].cell, None, None, None)
+    assert "| resnet10t | 100% | undefined |" in table(outcomes(found, {}, "test/macro/auroc"), "test/macro/auroc")
+
+
+def test_starts_that_cannot_be_had_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    job = {**JOB, "inits": ["imagenet", "random", "synthetic"], "common": ["data.image_size=32"]}
+
+    def no_hub(*arguments, **options):
+        raise ConnectionError("no route")
+
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, pretrained=False, **k: no_hub() if pretrained else create(name, **k)
+    )
+    found = starts_that_cannot_be_had(fine_tunings(tmp_path, job))
+    assert list(found) == ["resnet10t/imagenet"] and "no route" in found["resnet10t/imagenet"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"seeds": []}, "job.seeds is empty"), ({"budgets": [0.5, 0]}, "job.budgets holds 0, and must be shares")],
+)
+def test_lists_that_mean_nothing(change, message):
+    with pytest.raises(ValueError, match=message):
+        check_lists({**JOB, **change})
+
+
+def test_a_metric_that_is_none():
+    with pytest.raises(ValueError, match="job.metric=auroc: must be split/finding/name"):
+        check_metric("auroc")
+    check_metric("test/dr_grade/qwk")
