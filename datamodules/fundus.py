@@ -168,9 +168,9 @@ class FundusDataModule(lightning.LightningDataModule):
             if len(rows) == 0:
                 raise ValueError(
                     f"the {split} split is empty: {manifest.num_patients} patients were shared out by fractions "
-                    f"{self.fractions} with seed {self.seed}, or by the official split. Remedy: more patients, a "
-                    f"larger data.fractions.{split} (and a smaller one of another: they sum to 1), another seed, "
-                    f"or, in a table, a split column that has {split!r}."
+                    f"{self.fractions} with seed {self.seed}, or by the official split{self._left_out()}. Remedy: more "
+                    f"patients, a larger data.fractions.{split} (and a smaller one of another: they sum to 1), another "
+                    f"seed, or, in a table, a split column that has {split!r}."
                 )
             part = manifest.take(rows)
             labels = torch.from_numpy(part.labels)
@@ -178,6 +178,11 @@ class FundusDataModule(lightning.LightningDataModule):
             images = self._squares.images.images
             self._datasets[split] = FundusDataset(images, labels, part.ids, self._rows[rows], masks)
         return self._datasets[split]
+
+    def _left_out(self) -> str:
+        """What was left out of the splits on request, for messages."""
+        dropped = len(self.copies.dropped) if self.copies is not None and self.duplicates == "drop" else 0
+        return f", and {dropped} images were left out as duplicates (data.duplicates=drop)" if dropped else ""
 
     @property
     def train_dataset(self) -> FundusDataset:

@@ -21,6 +21,7 @@ from datamodules.columns import blank, coded, encoded, hashes, text, unknown
 from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, check_name, describe_levels, encode, nearest
 
 SPLITS = ("train", "val", "test")
+SPACE = "::"  # in a patient's name, behind the people that a union has it from
 STRICTEST = ("test", "val", "train", "")  # of several splits that contend for a row, the first of these has it
 TEXT_COLUMNS = ("id", "path", "patient", "split", "source")
 COLUMNS = TEXT_COLUMNS + NAMES

@@ -219,7 +219,9 @@ def find_shards(root: Path, partial: bool = False) -> list[Path]:
             numbers.setdefault((match["stem"], int(match["total"])), set()).add(int(match["number"]))
     for (stem, total), there in numbers.items():
         missing = sorted(set(range(total)) - there)
-        if missing and not partial:
+        if missing and partial:
+            log.warning("%d of %d shards are missing from %s: left out", len(missing), total, files[0].parent)
+        elif missing:
             names = ", ".join(f"{stem}-{number:05d}-of-{total:05d}.parquet" for number in missing[:3])
             raise ShardError(
                 f"{len(missing)} of {total} shards are missing from {str(files[0].parent)!r}: {names}"

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from datamodules.columns import CHUNK, whole
 from datamodules.findings import nearest
-from datamodules.manifest import SPLITS, Manifest
+from datamodules.manifest import SPACE, SPLITS, Manifest
 
 
 def split_by_patient(manifest: Manifest, fractions: Mapping[str, float], seed: int) -> Manifest:
@@ -115,15 +115,20 @@ def rows_of_fraction(manifest: Manifest, fraction: float, seed: int) -> np.ndarr
     train[manifest.rows("train")] = True
     names = patients.dictionary
     present = np.unique(codes[train])
-    order = sorted(present.tolist(), key=lambda code: uniform(f"fraction\0{names[code].as_py()}", seed))
+    order = sorted(present.tolist(), key=lambda code: uniform(names[code].as_py(), seed, "fraction\0"))
     kept = np.zeros(len(names), dtype=bool)
     kept[order[: max(1, round(fraction * len(order)))]] = True
     return np.flatnonzero(~train | kept[codes])
 
 
-def uniform(patient: str, seed: int) -> float:
-    """A number in [0, 1) that depends on (seed, patient) alone."""
-    digest = hashlib.blake2b(f"{seed}\0{patient}".encode(), digest_size=8, person=b"split").digest()
+def uniform(patient: str, seed: int, purpose: str = "") -> float:
+    """A number in [0, 1) that depends on (seed, patient, purpose) alone.
+
+    Of a patient of a union (`people::patient`) it is that of the patient alone, so that a person is on the same side in
+    a dataset and in a union with it.
+    """
+    name = f"{purpose}{patient.partition(SPACE)[2] or patient}"
+    digest = hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8, person=b"split").digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 

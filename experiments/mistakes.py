@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import traceback
 from collections.abc import Callable
@@ -41,9 +42,13 @@ def explained(function: Callable[..., Any], *arguments: Any) -> int:
         say_error(f"error: {error}")
         return 2
     except MISTAKES as error:
-        return _explain(error, str(error))
+        return _explain(error, _plain(str(error)))
     except InstantiationException as error:
         cause = error.__cause__
+        if "Error locating target" in str(error):
+            said = str(error).splitlines()
+            target, place = said[0].partition(", set env var")[0], said[-1].removeprefix("full_key: ")
+            return _explain(error, f"{target} (in {place}): no such module or name. Remedy: correct the dotted path.")
         if not isinstance(cause, MISTAKES):
             raise
         place = str(error).splitlines()[-1].removeprefix("full_key: ")
@@ -74,3 +79,9 @@ def _explain(error: Exception, message: str) -> int:
     else:
         say_error(f"({TRACEBACK_VARIABLE}=1 shows the traceback)")
     return 1
+
+
+def _plain(text: str) -> str:
+    """What a resolver of the configuration said, without what OmegaConf puts around it."""
+    found = re.match(r"\w+ raised while resolving interpolation: (.*?)(\n\s*full_key: .*)?$", text, re.DOTALL)
+    return found.group(1) if found else text

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from callbacks.atomic import write_text
 from callbacks.run_record import RunRecord
 from datamodules.fundus import FundusDataModule
+from datamodules.manifest import SPLITS
 from experiments.assembly import build_datamodule, plain, world_size
 from experiments.report import config_text, data_text, heading, say
 from lightning_modules.checkpoint import load_state
@@ -61,6 +62,9 @@ def describe_data(datamodule: FundusDataModule, output_dir: Path) -> None:
         datamodule.write_index(output_dir)
     if datamodule.rejected:
         say(f"{len(datamodule.rejected)} images are rejected: {output_dir / 'rejected.csv'}")
+    if datamodule.duplicates == "drop" or datamodule.train_fraction < 1:
+        splits = {name: len(datamodule.manifest.rows(name)) for name in SPLITS}
+        say("in use:       " + ", ".join(f"{number} images in {name}" for name, number in splits.items()))
     if datamodule.copies is not None:
         done = "they are left out" if datamodule.duplicates == "drop" else "data.duplicates=drop leaves them out"
         listed = f" ({done}): {output_dir / 'duplicates.csv'}" if datamodule.copies.pairs else ""

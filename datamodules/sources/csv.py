@@ -46,7 +46,7 @@ class CsvSource(FileSource):
 
     def _index(self) -> Manifest:
         path = self._table_path()
-        table = read_table(path)
+        table = _in_small_letters(read_table(path))
         missing = [name for name in REQUIRED if name not in table.column_names]
         if missing:
             near = nearest(missing[0], table.column_names)
@@ -105,6 +105,15 @@ class CsvSource(FileSource):
         if path in self._whole:
             return whole_frame(rgb, image_size)
         return square_crop(rgb, detect_field_of_view(rgb), image_size)
+
+
+def _in_small_letters(table: pa.Table) -> pa.Table:
+    """The table with `Patient` called `patient`, and so every column that is known but for its capitals."""
+    names = [name.lower() for name in table.column_names]
+    known = [name in (*REQUIRED, *OPTIONAL) and names.count(name) == 1 for name in names]
+    return table.rename_columns(
+        [new if is_known else old for new, is_known, old in zip(names, known, table.column_names, strict=True)]
+    )
 
 
 def read_table(path: Path) -> pa.Table:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datamodules.manifest import SPLITS, STRICTEST, Manifest
+from datamodules.manifest import SPACE, SPLITS, STRICTEST, Manifest
 from datamodules.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 class UnionSource:
     """The images of several sources. What a source does not annotate stays unknown in its rows.
 
-    Ids and paths begin with the source's name, patients with the people that it numbers (`patient_space`), so that
-    sets which share people keep them together and others never confuse two. A patient whom one source tests on and
+    Ids and paths begin with the source's name, patients with the people that it numbers (`patient_space`) and `::`, so
+    that sets which share people keep them together and others never confuse two. A patient whom one source tests on and
     another trains on is a test patient of the union.
 
     Args:
@@ -61,8 +61,8 @@ class UnionSource:
     def _prefixed(self, name: str, source: Source) -> pa.Table:
         table = source.index().table
         space = getattr(source, "patient_space", "") or name
-        for column, prefix in (("id", name), ("path", name), ("patient", space)):
-            texts = pc.binary_join_element_wise(prefix, table.column(column).cast(pa.string()), "/")
+        for column, prefix, between in (("id", name, "/"), ("path", name, "/"), ("patient", space, SPACE)):
+            texts = pc.binary_join_element_wise(prefix, table.column(column).cast(pa.string()), between)
             table = table.set_column(table.column_names.index(column), column, texts)
         if "mask" in table.column_names:
             if self.mask_levels:

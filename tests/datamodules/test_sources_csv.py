@@ -142,3 +142,12 @@ def test_identity_follows_what_is_read_whole(table_root):
     assert len({identity(column) for column in ("111", "011", "101", "001")}) == 4
     assert identity("111") == identity(("", "1", ""))
     assert identity("011") == identity("011")
+
+
+def test_capitals_of_the_columns_names_do_not_matter(table_root):
+    rows = "a.png,p,2,test\nb/c.png,p,0,test\nd.png,q,,\n"
+    for name, header in (("plain", "path,patient,dr_grade,split"), ("capitals", "PATH,Patient,DR_grade,Split")):
+        (table_root / f"{name}.csv").write_text(f"{header}\n{rows}")
+    found = CsvSource(table_root, "capitals.csv").index()
+    assert found.table.equals(CsvSource(table_root, "plain.csv").index().table)
+    assert found.patients == ["p", "p", "q"] and found.splits == ["test", "test", ""]

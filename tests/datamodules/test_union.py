@@ -51,6 +51,17 @@ def consistent(rows):
     return [(patient, named[patient] if split else "") for patient, split in rows]
 
 
+def test_a_person_is_on_the_same_side_alone_and_in_a_union():
+    """Else a model of a union would have been trained on what its members test on."""
+    alone = Drawn("a", [(f"P{i}", "") for i in range(200)])
+    manifest = split_by_patient(alone.index(), FRACTIONS, 3)
+    sides = {f"a::{patient}": side for patient, side in zip(manifest.patients, manifest.splits, strict=True)}
+    union = UnionSource({"b": Drawn("b", [("P0", "")]), "a": alone})
+    joined = split_by_patient(union.index(), FRACTIONS, 3)
+    assert sides.items() <= dict(zip(joined.patients, joined.splits, strict=True)).items()
+    assert len(set(sides.values())) == 3
+
+
 @settings(max_examples=60, deadline=None)
 @given(members, members, members, st.sampled_from(["", "shared"]))
 def test_no_patient_is_on_two_sides_and_no_official_test_image_leaves_the_test(first, second, third, space):
@@ -72,7 +83,7 @@ def test_no_patient_is_on_two_sides_and_no_official_test_image_leaves_the_test(f
             if split == "test":
                 assert manifest.splits[manifest.ids.index(f"{name}/{i}")] == "test"
     spaces = {source.patient_space or name for name, source in sources.items()}
-    assert {patient.split("/")[0] for patient in manifest.patients} == spaces
+    assert {patient.partition("::")[0] for patient in manifest.patients} == spaces
 
 
 def test_a_patient_whom_one_source_tests_on_is_a_test_patient_of_the_union(caplog):
