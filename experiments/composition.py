@@ -114,6 +114,9 @@ def check_command(arguments: list[str]) -> None:
     first = []
     for word, override in zip(words, parsed, strict=True):
         swept = override.is_sweep_override()
+        if swept and not parsed_arguments.multirun:
+            key, _, values = word.partition("=")
+            raise CommandError(f"{word}: for a list write {key}=[{values}]; to run each value add --multirun.")
         first.append(f"{word.split('=')[0]}={next(iter(override.sweep_string_iterator()))}" if swept else word)
     compose_config(first)
 

@@ -1,8 +1,10 @@
 """`+exp=inspect_data`: what to look at before training: counts, rejected files, duplicates, images of every finding."""
 
+import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +59,14 @@ def inspect_data(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         raise ValueError(f"job.num_columns={cfg.job.num_columns}: a row of images needs at least 1.")
     datamodule = build_datamodule(cfg)
     say(heading("data, by the index"))
-    indexed = datamodule.preview()
-    say(data_text(indexed))
-    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+    with heard() as warnings, recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+        indexed = datamodule.preview()
+        say(data_text(indexed))
         datamodule.max_rejected = indexed["num_images"]  # they are put up with, and listed
         datamodule.duplicates = "ignore" if why_not_compared(cfg, datamodule) else "report"
         read(datamodule, output_dir)
         record.record["fingerprints"] = {"data": datamodule.fingerprint, "split": datamodule.split_fingerprint}
-        found = look(cfg, datamodule, record)
+        found = look(cfg, datamodule, record, list(dict.fromkeys(warnings)))
         write(found, output_dir)
         metrics = numbers(found)
         record.finish("finished", metrics)
@@ -83,7 +85,21 @@ def read(datamodule: FundusDataModule, output_dir: Path) -> None:
     describe_data(datamodule, output_dir)
 
 
-def look(cfg: DictConfig, datamodule: FundusDataModule, record: RunRecord) -> Inspection:
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """What the data say in the log while this lasts."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("datamodules")
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
+
+
+def look(cfg: DictConfig, datamodule: FundusDataModule, record: RunRecord, warnings: Sequence[str] = ()) -> Inspection:
     """All that the page shows."""
     manifest = datamodule.manifest
     seen, images, masks = at_hand(datamodule)
@@ -107,6 +123,7 @@ def look(cfg: DictConfig, datamodule: FundusDataModule, record: RunRecord) -> In
         ),
         cooccurrence=cooccurrence_plot(cooccurrence(manifest.labels)),
         origin=origin(record, cfg.seed),
+        warnings=warnings,
     )
 
 

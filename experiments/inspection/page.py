@@ -62,6 +62,7 @@ class Inspection:
         pair_pictures: uint8 [2, T, T, 3] of the first MOST_PAIRS of them.
         cooccurrence: the matrix as a picture uint8 [H, W, 3].
         origin: name -> text that says what was run on what: command, fingerprints, versions.
+        warnings: what the data said in the log.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Inspection:
     sheets: Sequence[Sheet]
     cooccurrence: np.ndarray
     origin: Mapping[str, str]
+    warnings: Sequence[str] = ()
 
 
 def page(found: Inspection) -> str:
@@ -125,6 +127,7 @@ def heed(found: Inspection) -> Html:
         points.append(f"Pictures and duplicates are of {len(found.seen):,} of {len(found.manifest):,} images: the "
                       "others are streamed, and were not looked at.")  # fmt: skip
     points += [f"{fact.title or fact.name}: other counts than published." for fact in found.facts if fact.differences]
+    points += [f"From the log: {warning}." for warning in found.warnings]
     return element("ul", *(element("li", point) for point in points), class_="heed") if points else _said("Nothing.")
 
 

@@ -231,3 +231,9 @@ def test_own_experiment_with_misspelt_key(own_experiment):
 def test_help_needs_no_experiment():
     with contextlib.redirect_stdout(io.StringIO()):
         check_command(["--help"])
+
+
+def test_several_values_are_a_list_or_a_sweep():
+    with pytest.raises(CommandError, match=r"write data.sources=\[drive,idrid\]; to run each value add --multirun"):
+        check_command(["+exp=ddpm_train", "data=union", "data.root=x", "data.sources=drive,idrid"])
+    check_command(["+exp=ddpm_train", "seed=1,2", "--multirun"])

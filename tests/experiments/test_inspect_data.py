@@ -313,3 +313,12 @@ def test_real_photographs_with_vessels(shared_data, tmp_path):
     page = Page(out / "report.html")
     check_self_contained(page)
     assert "As published: CHASE_DB1 (4 counts)." in page.text and "None found." in page.text
+
+
+def test_what_the_data_say_in_the_log_is_on_the_page(tmp_path):
+    for index, name in enumerate(("a.png", "b.png", "c.png")):
+        save(tmp_path / "photos" / name, 2 * index)
+    (tmp_path / "photos" / "t.csv").write_text("path,patient,Age,dr_grad\na.png,p,70,1\nb.png,q,60,0\nc.png,r,50,0\n")
+    out = inspected(tmp_path, "data=csv", f"data.root={tmp_path / 'photos'}", "data.table=t.csv", "data.image_size=32")
+    text = Page(out / "report.html").text
+    assert "From the log: " in text and "column 'Age' is not used" in text and "did you mean 'dr_grade'?" in text
