@@ -20,7 +20,7 @@ from datamodules.counts import counts
 from datamodules.dataset import FundusDataset, RowsOf
 from datamodules.findings import check_name
 from datamodules.latents import LatentCache, LatentDataset
-from datamodules.loader import EpochBatches, ResumableLoader
+from datamodules.loader import EpochBatches, ResumableLoader, as_it_is
 from datamodules.manifest import Manifest
 from datamodules.masks import to_levels
 from datamodules.rejected import check_rejected, write_rejected
@@ -282,7 +282,7 @@ class FundusDataModule(lightning.LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
         )
         return ResumableLoader(loader, batches, self.training_images if training else "")
 
@@ -330,7 +330,3 @@ class FundusDataModule(lightning.LightningDataModule):
         if "mask" in batch and batch["mask"].dtype == torch.uint8:
             batch["mask"] = to_levels(batch["mask"])
         return self.augmentation(batch)
-
-
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
-    return batch

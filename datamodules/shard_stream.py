@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from datamodules.augment import draw_numbers
 from datamodules.findings import NAMES
-from datamodules.loader import ResumableLoader
+from datamodules.loader import ResumableLoader, as_it_is
 from datamodules.shards import ShardSource, labels_of
 
 GROUPS, ROWS, MIXING, FLIPS = range(4)  # what a random stream is for
@@ -267,14 +267,10 @@ def stream_loader(dataset: StreamDataset, batches: StreamBatches, num_workers: i
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         worker_init_fn=_one_thread,
     )
     return StreamLoader(loader, batches, images)
-
-
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
-    return batch
 
 
 def _one_thread(worker: int) -> None:

@@ -5,6 +5,8 @@ every photograph in every epoch, as a script would have it. Ours reads them once
 of view, crop, digest, flush to the disk), and trains from there. The figures are theirs over ours, one for each turn.
 """
 
+import ctypes
+import gc
 import json
 import os
 import tempfile
@@ -138,7 +140,14 @@ def _ms_per_image(batches: Iterable[torch.Tensor]) -> float:
 
 
 def resident_mib() -> float:
-    """Memory of this process that is in use, in MiB; 0 where the system does not tell (no /proc)."""
+    """Memory of this process that is in use, in MiB; 0 where the system does not tell (no /proc).
+
+    What is free, but kept by the allocator for later, is given back first: it comes and goes in steps of its own.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # of the GNU C library
+    if trim is not None:
+        trim(0)
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     except OSError:

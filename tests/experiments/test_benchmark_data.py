@@ -31,13 +31,10 @@ def test_a_source_without_files_is_refused(command, here):
 
 @pytest.mark.slow
 def test_full_size_photographs_are_read_three_times_faster_and_again_twenty_times(command, here, shared_data):
-    """In the best of five turns, for whatever else runs on the machine; memory is flat over 20 epochs.
-
-    Keeping the images of the last 15 epochs would take 34 MiB as bytes and 135 as numbers; an allocator's step is 3.
-    """
+    """In the best of five turns, for whatever else runs on the machine; memory is flat over 20 epochs."""
     root = shared_data / "rahim-dr-fullsize"
     result = command("+exp=benchmark_data", f"data.root={root}", "data.image_size=256", "output_dir=out")
     assert result.code == 0, result.err
     found = json.loads((here / "out/benchmark_data.json").read_text())
     assert found["first_pass_ratio"]["max"] >= 3 and found["cached_epoch_ratio"]["max"] >= 20
-    assert len(found["memory_mib"]) == 20 and found["memory_mib"][-1] - found["memory_mib"][4] < 8
+    assert len(found["memory_mib"]) == 20 and found["memory_mib"][-1] - found["memory_mib"][4] < 1
