@@ -112,6 +112,8 @@ class FundusDataModule(lightning.LightningDataModule):
         index = self.source.index()
         workers = cpu_count() if self.cache_workers is None else self.cache_workers
         squares = Squares.build(self.source, index, self.image_size, self.cache_dir, workers)
+        if squares.rejected:
+            log.warning("%d of %d images of %s are rejected", len(squares.rejected), len(index), self.source.name)
         self._check_rejected(squares, index)
         if self.duplicates != "ignore":
             cached_duplicates(squares.images)

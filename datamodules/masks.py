@@ -38,7 +38,10 @@ class MasksOf:
         levels = self.source.read_mask(path, mask, image_size)
         top = len(self.source.mask_levels)
         if levels.max() >= top:
-            raise ValueError(f"{self.name}: {mask!r} has level {levels.max()}, and there are only {top} levels.")
+            raise ValueError(
+                f"{self.name}: {mask!r} has level {levels.max()}, and there are only {top} levels. Remedy: name each "
+                "in the source's mask_levels, background first, or map the values of the files to them in read_mask."
+            )
         return levels[:, :, None]
 
 

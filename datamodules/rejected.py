@@ -1,11 +1,8 @@
 """Images that were refused: how many are put up with, and the file that lists them."""
 
 import csv
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-
-log = logging.getLogger(__name__)
 
 
 def check_rejected(rejected: Sequence[tuple[str, str]], num_images: int, source: str, max_rejected: int) -> None:
@@ -14,8 +11,6 @@ def check_rejected(rejected: Sequence[tuple[str, str]], num_images: int, source:
     Args:
         rejected: pairs of path and reason.
     """
-    if rejected:
-        log.warning("%d of %d images of %s are rejected", len(rejected), num_images, source)
     if len(rejected) > max_rejected:
         first = "".join(f"\n  {path}: {reason}" for path, reason in rejected[:5])
         raise ValueError(

@@ -27,7 +27,9 @@ def split_by_patient(manifest: Manifest, fractions: Mapping[str, float], seed: i
     official = whole(manifest.table.column("split"))
     sources = whole(manifest.table.column("source")).indices.to_numpy()
     names = pa.array(SPLITS)
-    codes = pa.DictionaryArray.from_arrays(pa.array(split_codes(patients, fractions, seed, official, sources)), names)
+    ids = manifest.table.column("id")
+    chosen = split_codes(patients, fractions, seed, official, sources, ids)
+    codes = pa.DictionaryArray.from_arrays(pa.array(chosen), names)
     column = manifest.table.column_names.index("split")
     return Manifest(manifest.table.set_column(column, "split", codes))
 
@@ -47,10 +49,11 @@ def split_codes(
     seed: int,
     official: pa.DictionaryArray | None,
     sources: np.ndarray | None = None,
+    ids: pa.ChunkedArray | None = None,
 ) -> np.ndarray:
     """The place in SPLITS of each row's split, int8 [N]; each patient is looked at once.
 
-    `sources` are numbers of the rows' sources, int [N]; None: all rows are of one.
+    `sources` are numbers of the rows' sources, int [N]; None: all rows are of one. `ids` name rows in messages.
     """
     edges = _edges(fractions)
     chosen = _drawn(patients.dictionary, edges, seed)
@@ -64,7 +67,7 @@ def split_codes(
     if shared.any():
         halves = _drawn(patients.dictionary, [("train", train / (train + val)), ("val", math.inf)], seed)
         chosen[rows[shared]] = halves[rows[shared]]
-    _keep_official(chosen, rows, given, shared, patients.dictionary)
+    _keep_official(chosen, rows, given, shared, patients.dictionary, ids)
     return chosen[rows]
 
 
@@ -87,7 +90,12 @@ def _train_without_val(given: np.ndarray, sources: np.ndarray | None) -> np.ndar
 
 
 def _keep_official(
-    chosen: np.ndarray, rows: np.ndarray, given: np.ndarray, shared: np.ndarray, names: pa.Array
+    chosen: np.ndarray,
+    rows: np.ndarray,
+    given: np.ndarray,
+    shared: np.ndarray,
+    names: pa.Array,
+    ids: pa.ChunkedArray | None,
 ) -> None:
     """Overwrite what was chosen by what is given; `shared` rows may be in train or in val."""
     known = np.flatnonzero((given >= 0) & ~shared)
@@ -97,10 +105,14 @@ def _keep_official(
     contradicted = known[~agrees[known]]
     if len(contradicted):
         row = contradicted[0]
-        sides = [SPLITS[code] for code in np.unique(given[known][rows[known] == rows[row]])]
+        theirs = known[rows[known] == rows[row]]
+        sides = {SPLITS[code]: int(theirs[np.argmax(given[theirs] == code)]) for code in np.unique(given[theirs])}
+        images = {side: repr(ids[row].as_py()) if ids is not None else f"{row + 1}" for side, row in sides.items()}
+        said = " and ".join(f"in {side!r} (image {images[side]})" for side in sides)
         raise ValueError(
-            f"patient {names[int(rows[row])].as_py()!r} is in {' and in '.join(map(repr, sides))} of the official "
-            "split: a patient must be on one side. Correct the split column, or leave it blank for this patient."
+            f"patient {names[int(rows[row])].as_py()!r} is {said} of the official split: a patient must be on one "
+            f"side. {len(np.unique(rows[contradicted]))} patients are on several. Correct the split column, or leave "
+            "it blank for these patients; give the patients of two hospitals different names."
         )
 
 

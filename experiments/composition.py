@@ -26,6 +26,7 @@ OPEN_KEYS = (
     "data.grid.defaults",
     "data.fractions",
     "data.roots",
+    "data.own",
     "job.groups",
 )  # mappings whose keys a user chooses
 OPEN_NODES = ("callbacks",)  # nodes to which a user may add members that have a _target_
@@ -252,6 +253,8 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
         if key in OPEN_KEYS:
             return f"{key} is added to name by name: +{key}.NAME=… for a new one, {key}.NAME=… for one that is there."
         parent, _, last = key.replace("/", ".").rpartition(".")
+        if parent in OPEN_KEYS:
+            return f"{parent} has no {last!r} yet: +{key}=… adds it."
         choices = [word for word in overrides if "." not in word.split("=")[0] and not word.startswith(f"{key}=")]
         while parent and not _members(parent, choices):
             parent, _, last = parent.rpartition(".")

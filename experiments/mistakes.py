@@ -49,7 +49,7 @@ def explained(function: Callable[..., Any], *arguments: Any) -> int:
             said = str(error).splitlines()
             target, place = said[0].partition(", set env var")[0], said[-1].removeprefix("full_key: ")
             return _explain(error, f"{target} (in {place}): no such module or name. Remedy: correct the dotted path.")
-        if not isinstance(cause, MISTAKES):
+        if not isinstance(cause, MISTAKES) and not _wrong_arguments(cause):
             raise
         place = str(error).splitlines()[-1].removeprefix("full_key: ")
         return _explain(cause, f"{cause} (in {place})")
@@ -61,6 +61,14 @@ def explained(function: Callable[..., Any], *arguments: Any) -> int:
         say_error("\ninterrupted: go on with the same command and resume=auto.")
         return 128 + signal.SIGINT
     return 0
+
+
+def _wrong_arguments(error: BaseException | None) -> bool:
+    """Whether what a `_target_` was called with is not what it takes, rather than something broken inside it."""
+    if not isinstance(error, TypeError):
+        return False
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return frames[-1][0].f_globals.get("__name__", "").startswith(("hydra.", "torchvision."))
 
 
 def _explain(error: Exception, message: str) -> int:

@@ -80,6 +80,7 @@ class FileSource:
         home = os.path.realpath(self.root)
         folders: dict[str, bool] = {}
         digest = hashlib.blake2b(digest_size=16)
+        absent: list[str] = []
         files = list(enumerate(manifest.paths))
         if "mask" in manifest.table.column_names:
             masks = enumerate(manifest.table.column("mask").to_pylist())
@@ -96,22 +97,48 @@ class FileSource:
                     inside = inside and _below(os.path.realpath(full), home)
                     state = os.stat(full)
             except OSError as error:
-                where = self._where(row, path)
-                raise ManifestError(
-                    f"{where}: there is no such file below {home!r} ({error.strerror}). Remedy: correct the path, add "
-                    "the file, or point data.root at the folder that holds it."
-                ) from None
+                absent.append(f"{self._where(row, path)}: there is no such file below {home!r} ({error.strerror})")
+                if len(absent) == 1:
+                    absent[0] += _nearly(full, path)
+                continue
             if not inside:
                 raise ManifestError(
                     f"{self._where(row, path)}: it is a link that leads outside the root {home!r}. Remedy: copy the "
                     "file below the root, or point data.root at a folder that holds both."
                 )
             digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        if absent:
+            raise ManifestError(
+                f"{absent[0]}. Remedy: correct the path, add the file, or point data.root at the folder that holds it."
+                f"{_others(absent[1:], len(files))}"
+            )
         return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the index, which the processes that only read images do not need."""
         return {**self.__dict__, "_manifest": None}
+
+
+def _nearly(full: str, path: str) -> str:
+    """What may be meant by the path of a file that is not there, or nothing."""
+    if "\\" in path:
+        return "; folders are parted by /, not by \\"
+    folder, name = os.path.split(full)
+    try:
+        there = os.listdir(folder)
+    except OSError:
+        return ""
+    same = [one for one in there if one.lower() == name.lower()]
+    same += [one for one in there if os.path.splitext(one)[0].lower() == os.path.splitext(name)[0].lower()]
+    return f"; perhaps {same[0]!r} is meant" if same else ""
+
+
+def _others(absent: list[str], num_files: int) -> str:
+    """That more files are not there, and the first of them."""
+    if not absent:
+        return ""
+    first = "".join(f"\n  {where}" for where in absent[:4])
+    return f" In all {len(absent) + 1} of {num_files} files are not there; the next are:{first}"
 
 
 def _below(path: str, home: str) -> bool:

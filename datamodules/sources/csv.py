@@ -16,6 +16,7 @@ from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels, ne
 from datamodules.images import detect_field_of_view, square_crop, whole_frame
 from datamodules.manifest import COLUMNS, Manifest, ManifestError
 from datamodules.sources.base import FileSource
+from datamodules.sources.excel import read_excel
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +33,18 @@ class CsvSource(FileSource):
     (`train`, `val`, `test` or blank) and any findings, as integers or blank for unknown. Other columns are named in
     the log and left out. A CSV may be separated by comma, semicolon or tab, and may begin with a byte order mark.
 
+    In place of a CSV it may be a Parquet file, or the first sheet of an Excel workbook (.xlsx).
+
     `table` is sought below `root`, then from the working folder. A row with `is_fundus` 0 is read whole; every other
-    image must show a field of view.
+    image must show a field of view. `name` tells several tables of a union apart.
     """
 
     name = "csv"
     about = "It is the folder that the paths of data.table are relative to."
 
-    def __init__(self, root: str | Path, table: str | Path) -> None:
+    def __init__(self, root: str | Path, table: str | Path, name: str = "csv") -> None:
         super().__init__(root)
+        self.name = name
         self.table = Path(table)
         self._whole: frozenset[str] = frozenset()
 
@@ -117,12 +121,18 @@ def _in_small_letters(table: pa.Table) -> pa.Table:
 
 
 def read_table(path: Path) -> pa.Table:
-    """A CSV or Parquet file as a table of text columns, names and cells trimmed, nulls as "".
+    """A CSV, Parquet or Excel file as a table of text columns, names and cells trimmed, nulls as "".
 
     Raises ManifestError when it cannot be parsed.
     """
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    if magic == b"PK\x03\x04":  # a workbook, whatever it is called
+        return read_excel(path)
+    if magic == b"\xd0\xcf\x11\xe0":
+        raise ManifestError(f"{path} is a workbook of Excel before 2007. Remedy: save it as .xlsx or as CSV.")
     try:
-        table = pq.read_table(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)
+        table = pq.read_table(path) if magic == b"PAR1" else _read_csv(path)
         columns = [_as_text(table.column(i)) for i in range(table.num_columns)]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path} cannot be read as a table: {error}.") from None
@@ -139,8 +149,9 @@ def row_numbers(path: Path, num_rows: int) -> list[int]:
     Rows of a Parquet file, or of one that other rules part into rows, are numbered as a spreadsheet would.
     """
     plain = list(range(FIRST_ROW, num_rows + FIRST_ROW))
-    if path.suffix.lower() in (".parquet", ".pq"):
-        return plain
+    with open(path, "rb") as file:
+        if file.read(4) in (b"PAR1", b"PK\x03\x04"):
+            return plain
     delimiter, encoding = _dialect(path)
     begins, before = [], 0
     with open(path, newline="", encoding=encoding, errors="replace") as file:
@@ -175,6 +186,8 @@ def _dialect(path: Path) -> tuple[str, str]:
         sample = head + file.read(1 << 20)
     if not head.strip():
         raise ManifestError(f"{path} is empty: it has no header.")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ManifestError(f'{path} is in UTF-16, as Excel\'s "Unicode text" is. Remedy: save it as CSV in UTF-8.')
     delimiter = max(",;\t", key=lambda mark: head.count(mark.encode()))
     try:
         sample[: len(sample) - 4].decode("utf-8")  # a character may be cut at the sample's end

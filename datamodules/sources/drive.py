@@ -33,6 +33,8 @@ class DRIVE(PublicSource):
     def _table(self) -> pa.Table:
         rows = []
         for split, part in (("train", "training"), ("test", "test")):
+            if self.partial and not (self.root / part).is_dir():
+                continue
             images = self._numbered(f"images of the {split} split", f"{part}/images", part)
             if split == "test" and not (self.root / part / "1st_manual").is_dir():
                 rows += [{"id": n, "path": path, "mask": "", "split": split} for n, path in images.items()]

@@ -22,14 +22,15 @@ class FolderSource(FileSource):
     The patient is the file's name without its extension and without a trailing eye (`_L`, `_R`, `_left`, `_right`,
     `OD`, `OS`), whatever the folder, so that both eyes stay together; a file named by its eye alone takes its folder's
     name. With `patient_pattern`, a regular expression with a group named `patient`, it is that group of the relative
-    path: for a folder a patient, `(?P<patient>[^/]+)/`.
+    path: for a folder a patient, `(?P<patient>[^/]+)/`. `name` tells several folders of a union apart.
     """
 
     name = "folder"
     about = f"It should hold images ({', '.join(EXTENSIONS)}), at any depth."
 
-    def __init__(self, root: str | Path, patient_pattern: str | None = None) -> None:
+    def __init__(self, root: str | Path, patient_pattern: str | None = None, name: str = "folder") -> None:
         super().__init__(root)
+        self.name = name
         try:
             groups = {} if patient_pattern is None else re.compile(patient_pattern).groupindex
         except re.error as error:

@@ -37,6 +37,7 @@ class KvasirSEG(PolypSource):
 
     def _table(self) -> pa.Table:
         if not (self.root / "train" / "images").is_dir():
+            self._refuse_a_part()
             rows = [row | {"patient": row["id"]} for row in self._rows("")]
             splits = self._listed({row["id"].lower() for row in rows})
             return pa.Table.from_pylist([row | {"split": splits.get(row["id"].lower(), "")} for row in rows])
@@ -45,6 +46,17 @@ class KvasirSEG(PolypSource):
             if split != "test" or (self.root / "test" / "images").is_dir():
                 rows += [row | {"id": f"{split}/{row['id']}", "split": split} for row in self._rows(*parts)]
         return pa.Table.from_pylist(rows)
+
+    def _refuse_a_part(self) -> None:
+        """Raise LayoutError where the root is train/ or validation/ of a set, whose split would be lost."""
+        here = f"{self.root.resolve().name.lower()}/"
+        parts = {part for names in FOLDERS.values() for part in names}
+        beside = [part for part in parts - {here} if (self.root.resolve().parent / part / "images").is_dir()]
+        if here in parts and beside:
+            raise LayoutError(
+                f"{self.title}: data.root={str(self.root)!r} is one part of the set, and {beside[0]} lies beside it. "
+                f"Remedy: data.root={str(self.root.parent)!r}."
+            )
 
     def _rows(self, *parts: str) -> list[dict]:
         images = self.find("folder of images", *(f"{part}images" for part in parts))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datamodules.manifest import SPACE, SPLITS, STRICTEST, Manifest
+from datamodules.manifest import SPACE, SPLITS, STRICTEST, Manifest, ManifestError
 from datamodules.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -53,10 +53,29 @@ class UnionSource:
     def index(self) -> Manifest:
         """All rows, one source after the other."""
         if self._manifest is None:
+            self._index_each()
             tables = [self._prefixed(name, source) for name, source in self.sources.items()]
             table = pa.concat_tables(tables, promote_options="default").unify_dictionaries().combine_chunks()
             self._manifest = Manifest.from_table(_one_side(table), origin="the union")
         return self._manifest
+
+    def _index_each(self) -> None:
+        """Index every source, and name all that cannot be: a person with six downloads corrects them at once."""
+        refused: dict[str, Exception] = {}
+        for name, source in self.sources.items():
+            try:
+                source.index()
+            except (OSError, ValueError) as error:
+                refused[name] = error
+        if refused:
+            said = "\n".join(f"- {name}: {error}" for name, error in refused.items())
+            kind = (
+                FileNotFoundError if all(isinstance(e, FileNotFoundError) for e in refused.values()) else ManifestError
+            )
+            raise kind(
+                f"data.sources: {len(refused)} of {len(self.sources)} cannot be read. The folder of one that lies "
+                f"elsewhere is named by +data.roots.{next(iter(refused))}=FOLDER, where it says data.root.\n{said}"
+            )
 
     def _prefixed(self, name: str, source: Source) -> pa.Table:
         table = source.index().table

@@ -5,6 +5,7 @@ import pickle
 import re
 
 import numpy as np
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -151,3 +152,40 @@ def test_capitals_of_the_columns_names_do_not_matter(table_root):
     found = CsvSource(table_root, "capitals.csv").index()
     assert found.table.equals(CsvSource(table_root, "plain.csv").index().table)
     assert found.patients == ["p", "p", "q"] and found.splits == ["test", "test", ""]
+
+
+@pytest.mark.parametrize("name", ["labels.xlsx", "labels.csv"])
+def test_a_workbook_does_as_well_whatever_it_is_called(table_root, labels_of, name):
+    book = openpyxl.Workbook()
+    for row in ("path", "patient", "dr_grade"), ("a.png", "P1", 2), ("b/c.png", 17, None):
+        book.active.append(row)
+    book.save(table_root / name)
+    manifest = CsvSource(table_root, name).index()
+    assert manifest.patients == ["P1", "17"] and labels_of(manifest)["a.png"] == {"dr_grade": 2}
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [(PLAIN.encode("utf-16"), "UTF-16"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "workbook of Excel before 2007")],
+)
+def test_tables_as_excel_also_writes_them_are_refused_with_the_remedy(table_root, written, said):
+    (table_root / "labels.csv").write_bytes(written)
+    with pytest.raises(ManifestError, match=f"{said}.* Remedy: save it as"):
+        CsvSource(table_root, "labels.csv").index()
+
+
+def test_all_files_that_are_not_there_are_counted_and_the_first_named(table_root):
+    text = "path\nA.png\na.jpg\nd.png\nb\\c.png\n" + "".join(f"{number}.png\n" for number in range(9))
+    with pytest.raises(ManifestError) as refused:
+        index_csv(table_root, text)
+    said = str(refused.value)
+    assert "row 2, column 'path': 'A.png'" in said and "perhaps 'a.png' is meant" in said
+    assert "In all 12 of 13 files are not there" in said and "row 3, column 'path': 'a.jpg'" in said
+    assert "row 6" in said and "row 7" not in said and "row 4" not in said, "four more are named; d.png is there"
+
+
+@pytest.mark.parametrize(("path", "hint"), [("a.jpg", "perhaps 'a.png' is meant"), ("b\\c.png", "parted by /")])
+def test_what_is_meant_by_a_path(table_root, path, hint):
+    with pytest.raises(ManifestError) as refused:
+        index_csv(table_root, f"path\n{path}\n")
+    assert hint in str(refused.value) and "In all" not in str(refused.value)

@@ -125,6 +125,13 @@ def test_drive_without_tracings_of_its_test_images_has_no_mask_there(drive):
         DRIVE(drive).index()
 
 
+def test_drive_without_its_test_images_is_a_partial_download(drive):
+    (drive / "test").rename(drive / "elsewhere")
+    with pytest.raises(LayoutError, match="no images of the test split"):
+        DRIVE(drive).index()
+    assert DRIVE(drive, partial=True).index().splits == ["train", "train"]
+
+
 def test_drive_does_not_take_the_field_of_view_for_vessels(drive):
     first, last = rows_with_a_vessel(DRIVE(drive), row=2)
     assert 0.3 < first < last < 0.55

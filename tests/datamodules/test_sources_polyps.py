@@ -1,6 +1,7 @@
 """The sets of polyps, on miniatures in their real layout."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -158,6 +159,15 @@ def test_kvasir_seg_makes_an_image_its_own_patient_by_its_name(kvasir_seg, hyper
     others = (HyperKvasir(hyperkvasir).index().patients, PraNetPack(pranet).index().patients)
     assert all(set(KVASIR) & set(patients) for patients in others)
     assert KvasirSEG.patient_space == HyperKvasir.patient_space == PraNetPack.patient_space == "kvasir"
+
+
+def test_kvasir_seg_refuses_one_part_of_the_numbered_copies(kvasir_seg, tmp_path):
+    for part in ("train", "validation"):
+        shutil.copytree(kvasir_seg, tmp_path / "copies" / part)
+    with pytest.raises(LayoutError, match=r"validation/ lies beside it. Remedy: data.root=.*/copies'"):
+        KvasirSEG(tmp_path / "copies" / "train").index()
+    shutil.rmtree(tmp_path / "copies" / "validation")
+    assert len(KvasirSEG(tmp_path / "copies" / "train").index()) == len(KVASIR), "a folder that is called train alone"
 
 
 def test_kvasir_seg_reads_numbered_copies_in_train_and_validation(tmp_path):

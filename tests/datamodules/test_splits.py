@@ -57,8 +57,14 @@ def test_the_official_split_is_kept_and_takes_its_patients_along(found, seed):
 
 
 def test_an_official_split_that_parts_a_patient_is_refused():
-    with pytest.raises(ValueError, match="patient 'B' is in 'train' and in 'test'"):
-        assign_splits(["A", "B", "B"], FRACTIONS, 0, ["train", "train", "test"])
+    said = r"patient 'B' is in 'train' \(image {}\) and in 'test' \(image {}\).* 2 patients are on several"
+    patients, splits = ["A", "B", "C", "B", "C"], ["train", "train", "val", "test", "train"]
+    with pytest.raises(ValueError, match=said.format(2, 4)):
+        assign_splits(patients, FRACTIONS, 0, splits)
+    rows = [{"id": f"i{n}", "path": f"i{n}.png", "patient": patient, "split": split}
+            for n, (patient, split) in enumerate(zip(patients, splits, strict=True))]  # fmt: skip
+    with pytest.raises(ValueError, match=said.format("'i1'", "'i3'")):
+        split_by_patient(Manifest.from_rows(rows), FRACTIONS, 0)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +116,7 @@ def test_a_patient_who_is_also_in_an_official_val_or_train_elsewhere_follows_it(
     rows += [{"id": "v", "path": "v", "source": "b", "split": "val"}]
     assert set(split_by_patient(Manifest.from_rows(rows), FRACTIONS, 0).splits[:-1]) == {"train"}
     rows[0]["split"] = "test"
-    with pytest.raises(ValueError, match="patient 'p0' is in 'train' and in 'test'"):
+    with pytest.raises(ValueError, match=r"patient 'p0' is in 'train' \(image 'b0'\) and in 'test' \(image 'a0'\)"):
         split_by_patient(Manifest.from_rows(rows), FRACTIONS, 0)
 
 

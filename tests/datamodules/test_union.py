@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.manifest import Manifest
+from datamodules.manifest import Manifest, ManifestError
 from datamodules.sources.base import Source
+from datamodules.sources.csv import CsvSource
+from datamodules.sources.folder import FolderSource
 from datamodules.sources.union import UnionSource
 from datamodules.splits import split_by_patient
 
@@ -132,3 +134,13 @@ def test_masks_come_along_where_their_levels_are_the_same(caplog):
     mixed = UnionSource({"x": union.sources["x"], "z": polyps})
     assert mixed.mask_levels == () and "mask" not in mixed.index().table.column_names
     assert "name other levels than one another" in caplog.text
+
+
+def test_all_members_that_cannot_be_read_are_named_at_once(tmp_path):
+    members = {"here": Drawn("here", [("P", "")]), "a": FolderSource(tmp_path / "a"), "b": FolderSource(tmp_path / "b")}
+    with pytest.raises(FileNotFoundError, match=r"2 of 3 cannot be read(.|\n)*- a: .*/a'(.|\n)*- b: .*/b'"):
+        UnionSource(members).index()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "t.csv").write_text("path,dr_grade\nx.png,9\n")
+    with pytest.raises(ManifestError, match=r"- a: .*does not exist(.|\n)*- b: .*'9' is not a level"):
+        UnionSource({"a": members["a"], "b": CsvSource(tmp_path / "b", "t.csv")}).index()

@@ -105,4 +105,9 @@ FILES = [
     Mistake(CSV, "there is no such file", with_changes(path=(2, "eye_99.jpg")), why="A photograph is missing."),
     Mistake(FOLDER, "data.max_rejected=1", truncated, why="A JPEG is cut off."),
     Mistake(FOLDER, "data.max_rejected=1", not_fundus, why="An image shows no fundus."),
+    Mistake(
+        f"{FOLDER} +data.augment=[{{_target_:torchvision.transforms.v2.RandomRotation,degree:10}}]",
+        "got an unexpected keyword argument 'degree'",
+        photographs,
+    ),
 ]

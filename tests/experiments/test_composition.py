@@ -146,6 +146,8 @@ def test_experiment_without_plus():
         (["+callbacks.frechet.num_image=3"], "unknown key 'callbacks.frechet.num_image': did you mean num_images"),
         (["+callbacks.mine.num=3"], "unknown key 'callbacks.mine'"),
         (["++modul.seed=3"], "unknown key 'modul': did you mean model?"),
+        (["data=union", "data.root=x", "data.sources=[drive]", "data.roots.drive=y"],
+         "data.roots has no 'drive' yet: +data.roots.drive=… adds it."),
         (["data=folder", "data.num_images=3"], "unknown key 'data.num_images': did you mean image_size"),
         (["data.root=/photos"], "unknown key 'data.root'"),
         (["data.image_size=abc"], "data.image_size=abc: a whole number is needed here"),

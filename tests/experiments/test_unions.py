@@ -1,0 +1,55 @@
+"""What a union is made of: options by name, sets of one's own by any other, and words that name neither."""
+
+import csv
+
+import pytest
+from mistaken_commands import camera
+
+from experiments.unions import union_sources
+
+
+def test_options_and_sets_of_ones_own():
+    own = {"clinic_a": {"root": "a", "table": "t.csv"}, "clinic_b": {"root": "b", "patient_pattern": "(?P<patient>x)"}}
+    found = union_sources(["idrid", "drive"], "all", {"drive": "elsewhere"}, partial=True, own=own)
+    assert {name: (source["root"], source["_target_"].rpartition(".")[2]) for name, source in found.items()} == {
+        "idrid": ("all/idrid", "IDRiD"),
+        "drive": ("elsewhere", "DRIVE"),
+        "clinic_a": ("a", "CsvSource"),
+        "clinic_b": ("b", "FolderSource"),
+    }
+    assert found.idrid.partial and found.clinic_a.name == "clinic_a" and found.clinic_a.table == "t.csv"
+    assert found.clinic_b.patient_pattern == "(?P<patient>x)"
+
+
+@pytest.mark.parametrize(
+    ("names", "roots", "own", "said"),
+    [
+        (["idrid", "drive"], {}, {}, r"idrid, drive: give data.root, or \+data.roots.idrid=FOLDER \+data.roots.drive="),
+        (["csv"], {"csv": "x"}, {}, r"'csv', no dataset. Tables and folders of your own join by '\+data.own.NAME"),
+        (["idird"], {"idird": "x"}, {}, "did you mean 'idrid'"),
+        ([], {}, {"idrid": {"root": "x"}}, "data.own.idrid: choose another name"),
+        ([], {}, {"a/b": {"root": "x"}}, "data.own.a/b: choose another name"),
+        ([], {}, {"mine": "x"}, "data.own.mine is 'x': it needs a folder"),
+        ([], {}, {"mine": {"table": "x"}}, "it needs a folder"),
+        ([], {}, {"mine": {"root": "x", "tabel": "t"}}, "key 'tabel': did you mean 'table'"),
+        ([], {}, {"mine": {"root": "x", "table": "t", "patient_pattern": "p"}}, "both table and patient_pattern"),
+    ],
+)  # fmt: skip
+def test_what_names_no_member(names, roots, own, said):
+    with pytest.raises(ValueError, match=said):
+        union_sources(names, None, roots, own=own)
+
+
+def test_a_table_and_a_folder_are_trained_as_one(command, here):
+    """Through the command: rows carry the sets' names, and patients of one name in two sets are two."""
+    for number in range(12):
+        folder = here / ("a" if number < 6 else "b")
+        folder.mkdir(exist_ok=True)
+        camera(number).save(folder / f"p{number % 6}.png")
+    (here / "a" / "t.csv").write_text("path,patient,dr_grade\n" + "".join(f"p{i}.png,p{i},{i % 5}\n" for i in range(6)))
+    words = ["+exp=inspect_data", "data=union", "data.sources=[]", "data.image_size=64", "data.cache_workers=1"]
+    result = command(*words, "+data.own.ours={root: a, table: t.csv}", "+data.own.theirs={root: b}", "output_dir=out")
+    assert result.code == 0, result.err
+    assert "12 of 12 patients" in result.out
+    with open(here / "out" / "counts.csv", newline="") as file:
+        assert {"ours", "theirs"} <= {cell for row in csv.reader(file) for cell in row}
