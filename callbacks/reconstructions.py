@@ -84,7 +84,7 @@ class Reconstructions(Callback):
         if trainer.is_global_zero:
             rows = shown.permute(0, 1, 3, 4, 2).cpu().numpy()
             path = Path(self.output_dir) / "samples" / f"reconstructions_{trainer.current_epoch:04d}.png"
-            publish(trainer, compose(rows, ["original", "recon- struction"]), path, "samples/reconstructions")
+            publish(trainer, compose(rows, ["original", "reconstruction"]), path, "samples/reconstructions")
 
     def _fidelity(self, images: Sequence[np.ndarray], module: LightningModule, ranks: Ranks) -> tuple[float, float]:
         chosen = _spaced(len(images), self.num_metric_images or len(images))

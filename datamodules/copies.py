@@ -13,7 +13,7 @@ import numpy as np
 
 from datamodules.cache import ImageCache
 from datamodules.duplicates import SIDE, VERSION, Duplicate, find_duplicates, groups, rows_to_drop
-from datamodules.findings import nearest
+from datamodules.findings import EYE_SIDE, NAMES, UNKNOWN, nearest
 from datamodules.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class Pair(NamedTuple):
     similarity: float
     crosses_splits: bool
     crosses_patients: bool
+    contradicts: tuple[str, ...]  # findings that both know and differ in; of a mirror image not the eye's side
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,11 @@ class Copies:
             return "no photograph is there twice"
         across = sum(pair.crosses_splits for pair in self.pairs)
         persons = sum(pair.crosses_patients for pair in self.pairs)
+        contradict = sum(bool(pair.contradicts) for pair in self.pairs)
         return (
             f"{len(self.pairs)} pairs of images show the same photograph, {across} of them in two splits, {persons} "
-            f"of two patients; without {len(self.dropped)} images each photograph is there once"
+            f"of two patients, {contradict} with labels that contradict each other; without {len(self.dropped)} images "
+            "each photograph is there once"
         )
 
     def write(self, path: str | Path) -> None:
@@ -59,13 +62,13 @@ class Copies:
         header = [f"{place}_{name}" for place in ("first", "second") for name in columns]
         rows = [
             [pair.kind, f"{pair.similarity:.4f}", *(cells[row] for row in pair[:2] for cells in columns.values()),
-             *("yes" if crosses else "no" for crosses in pair[-2:])]
+             *("yes" if crosses else "no" for crosses in pair[4:6]), " ".join(pair.contradicts)]
             for pair in self.pairs
         ]  # fmt: skip
         partial = f"{path}.{os.getpid()}.tmp"
         with open(partial, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(
-                [["kind", "similarity", *header, "crosses_splits", "crosses_patients"], *rows]
+                [["kind", "similarity", *header, "crosses_splits", "crosses_patients", "contradicts"], *rows]
             )
         os.replace(partial, path)
 
@@ -140,10 +143,19 @@ def _among(found: Sequence[Duplicate], rows: np.ndarray, together: np.ndarray, n
 
 def pairs_of(duplicates: Iterable[Duplicate], manifest: Manifest) -> list[Pair]:
     """The pairs with where they lie: first those across splits, then those across patients, then by row."""
-    splits, patients = manifest.splits, manifest.patients
+    splits, patients, labels = manifest.splits, manifest.patients, manifest.labels
     pairs = [
         Pair(d.first, d.second, d.kind, d.similarity,
-             splits[d.first] != splits[d.second], patients[d.first] != patients[d.second])
+             splits[d.first] != splits[d.second], patients[d.first] != patients[d.second],
+             _contradictions(labels[d.first], labels[d.second], d.kind))
         for d in duplicates
     ]  # fmt: skip
     return sorted(pairs, key=lambda pair: (not pair.crosses_splits, not pair.crosses_patients, *pair[:2]))
+
+
+def _contradictions(first: np.ndarray, second: np.ndarray, kind: str) -> tuple[str, ...]:
+    """Names of the findings that two rows of labels int64 [F] both know and differ in."""
+    differs = (first != UNKNOWN) & (second != UNKNOWN) & (first != second)
+    if kind == "mirrored":
+        differs[EYE_SIDE] = False
+    return tuple(NAMES[column] for column in np.flatnonzero(differs))

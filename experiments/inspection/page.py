@@ -121,6 +121,10 @@ def heed(found: Inspection) -> Html:
             f"Duplicates in two splits: {many(crossing, 'pair')}. A model is tested on what it was trained on, unless "
             "it is told data.duplicates=drop."
         )
+    contradicting = sum(bool(pair.contradicts) for pair in found.copies.pairs) if found.copies else 0
+    if contradicting:
+        points.append(f"Copies whose labels contradict each other: {many(contradicting, 'pair')}; duplicates.csv says "
+                      "in which findings.")  # fmt: skip
     if found.copies is None:
         points.append(f"Nobody looked for duplicates: {found.why_no_pairs}.")
     if len(found.seen) < len(found.manifest):
@@ -221,16 +225,18 @@ def duplicates(found: Inspection) -> Html:
     kinds = sorted({pair.kind for pair in pairs})
     groups = {kind: [pair for pair in pairs if pair.kind == kind] for kind in kinds} | {"all": pairs}
     rows = [
-        (kind, len(group), sum(p.crosses_splits for p in group), sum(p.crosses_patients for p in group))
+        (kind, len(group), sum(p.crosses_splits for p in group), sum(p.crosses_patients for p in group),
+         sum(bool(p.contradicts) for p in group))
         for kind, group in groups.items()
-    ]
-    header = ("kind", "pairs", "in two splits", "of two patients")
+    ]  # fmt: skip
+    header = ("kind", "pairs", "in two splits", "of two patients", "labels contradict")
     ids, splits, patients = found.seen.ids, found.seen.splits, found.seen.patients
     names = found.seen.table.column("source").to_pylist()
     cards = []
     for pair, pictures in zip(pairs, found.pair_pictures, strict=False):
         sides = [f"{ids[row]} ({names[row]}, {splits[row]}, patient {patients[row]})" for row in pair[:2]]
         crossing = ", in two splits" if pair.crosses_splits else ""
+        crossing += f", contradict in {', '.join(pair.contradicts)}" if pair.contradicts else ""
         said = join((element("strong", f"{pair.kind}{crossing}"), f", similarity {pair.similarity:.3f}",
                      element("br"), sides[0], element("br"), sides[1]))  # fmt: skip
         cards.append(_figure(strip(pictures), said, f"{ids[pair.first]} beside {ids[pair.second]}"))

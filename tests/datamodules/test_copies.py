@@ -50,10 +50,10 @@ def clinics(tmp_path, eyes):
     for path, content in files.items():
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-    rows = ["0.png,a,train", "1.png,a,train", "2.png,b,val", "3.png,c,train", "3b.png,c,train"]
-    (first / "t.csv").write_text("\n".join(["path,patient,split", *rows]))
-    rows = ["x0.jpg,p,test", "x2.png,q,train", "x4.png,r,train"]
-    (second / "t.csv").write_text("\n".join(["path,patient,split", *rows]))
+    rows = ["0.png,a,train,0,1", "1.png,a,train,,", "2.png,b,val,3,0", "3.png,c,train,1,", "3b.png,c,train,,0"]
+    (first / "t.csv").write_text("\n".join(["path,patient,split,dr_grade,eye_side", *rows]))
+    rows = ["x0.jpg,p,test,2,0", "x2.png,q,train,1,1", "x4.png,r,train,,"]
+    (second / "t.csv").write_text("\n".join(["path,patient,split,dr_grade,eye_side", *rows]))
     return UnionSource({"first": CsvSource(first, "t.csv"), "second": CsvSource(second, "t.csv")})
 
 
@@ -76,13 +76,13 @@ def test_what_is_there_twice_is_reported_and_kept(make, tmp_path):
     with open(tmp_path / "out" / "duplicates.csv", newline="") as file:
         found = [
             (row["first_id"], row["second_id"], row["kind"], row["first_split"], row["second_split"],
-             row["crosses_splits"], row["crosses_patients"])
+             row["crosses_splits"], row["crosses_patients"], row["contradicts"])
             for row in csv.DictReader(file)
         ]  # fmt: skip
     assert found == [
-        ("first/0.png", "second/x0.jpg", "near", "train", "test", "yes", "yes"),
-        ("first/2.png", "second/x2.png", "mirrored", "val", "train", "yes", "yes"),
-        ("first/3.png", "first/3b.png", "exact", "train", "train", "no", "no"),
+        ("first/0.png", "second/x0.jpg", "near", "train", "test", "yes", "yes", "dr_grade eye_side"),
+        ("first/2.png", "second/x2.png", "mirrored", "val", "train", "yes", "yes", "dr_grade"),
+        ("first/3.png", "first/3b.png", "exact", "train", "train", "no", "no", ""),
     ]
     assert str(data.copies).startswith("3 pairs of images show the same photograph, 2 of them in two splits, 2 of two")
     plain.write_index(tmp_path / "plain")
@@ -127,7 +127,7 @@ def test_two_copies_of_a_rejected_image_are_still_copies(make):
     assert [(each.first, each.second) for each in cached_duplicates(cache)] == [(0, 3), (0, 4)]
     rows = np.array([1, 2, 3, 4])
     found = copies_of(cache, rows, data.manifest.take(rows))
-    assert [tuple(pair) for pair in found.pairs] == [(2, 3, "exact", 1.0, False, False)]
+    assert [tuple(pair) for pair in found.pairs] == [(2, 3, "exact", 1.0, False, False, ())]
     assert found.dropped.tolist() == [3]
 
 

@@ -268,7 +268,9 @@ def test_real_photographs_are_found_again_and_none_is_taken_for_another(real, fu
     group = groups([near(*pair) for pair in found], len(everything))
     for number, kind in enumerate(PLANTED, 1):
         rows = np.arange(number * num, (number + 1) * num)
-        assert (group[rows] == group[:num]).mean() >= 0.95, kind
+        recall = (group[rows] == group[:num]).mean()
+        print(f"\n{size} px, {kind}: recall {recall:.3f} of {num} photographs")
+        assert recall >= 0.95, kind
         kinds = Counter(found.get((row - number * num, row)) for row in rows.tolist())
         assert kinds["mirrored" if "mirrored" in kind else "near"] + kinds["exact"] >= 0.95 * num, kind
     assert (group[-len(again) :] == group[again]).all()

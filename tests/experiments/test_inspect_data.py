@@ -184,10 +184,15 @@ def test_a_duplicate_across_splits_is_named(table_run):
         "second_patient": "</td><b>p4",
         "crosses_splits": "yes",
         "crosses_patients": "yes",
+        "contradicts": "is_dme",
     }
     page = Page(table_run / "report.html")
     assert "Duplicates in two splits: 1 pair." in page.text
-    assert "exact, in two splits" in page.text and f"{SCRIPT} (csv, test, patient </td><b>p4)" in page.text
+    assert "Copies whose labels contradict each other: 1 pair" in page.text
+    assert (
+        "exact, in two splits, contradict in is_dme" in page.text
+        and f"{SCRIPT} (csv, test, patient </td><b>p4)" in page.text
+    )
     pair = next(image for image, (_, given) in zip(page.images(), tags(page, "img"), strict=True)
                 if given["alt"].startswith("a.png beside"))  # fmt: skip
     left, right = np.split(np.asarray(pair)[:, [*range(128), *range(132, 260)]].astype(float), 2, axis=1)
