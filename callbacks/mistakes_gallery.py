@@ -48,6 +48,8 @@ def gallery(
             device = next(iter(network.parameters())).device
             images = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device).float() / 255
             heat = grad_cam(network, images, torch.full((len(chosen),), place, device=device))
+            if heat is None:
+                continue
             seen = np.stack([overlaid(picture, each) for picture, each in zip(pictures, heat, strict=True)])
             rows.append(np.concatenate([seen, blank]))
             captions.append("where it looked")

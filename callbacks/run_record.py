@@ -32,15 +32,21 @@ class RunRecord(Callback):
         output_dir: folder of the run.
         config: the resolved config, in plain containers.
         fingerprints: name -> fingerprint, beside those that the datamodule tells (data, split).
+        ends_with_training: False for a job that goes on after the training, and calls `finish_after` at its end.
 
     Raises:
         ValueError: config holds something that is not plain.
     """
 
     def __init__(
-        self, output_dir: str, config: Mapping[str, Any], fingerprints: Mapping[str, str] | None = None
+        self,
+        output_dir: str,
+        config: Mapping[str, Any],
+        fingerprints: Mapping[str, str] | None = None,
+        ends_with_training: bool = True,
     ) -> None:
         self.output_dir = output_dir
+        self.ends_with_training = ends_with_training
         try:
             self.config_text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         except yaml.YAMLError as error:
@@ -82,14 +88,19 @@ class RunRecord(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the end."""
-        self._end(trainer, "finished")
+        if self.ends_with_training:
+            self._end(trainer, "finished", reduced_metrics(trainer))
+
+    def finish_after(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
+        """Write the end of a job that has gone on after the training, with its metrics."""
+        self._end(trainer, "finished", metrics)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write that the run was stopped or broke."""
         stopped = isinstance(exception, KeyboardInterrupt | SystemExit)
         if not stopped:
             self.record["error"] = f"{type(exception).__name__}: {exception}"
-        self._end(trainer, "interrupted" if stopped else "failed")
+        self._end(trainer, "interrupted" if stopped else "failed", reduced_metrics(trainer))
 
     def _begin(self, trainer: Trainer) -> None:
         told = {"data": "fingerprint", "split": "split_fingerprint"}
@@ -100,13 +111,13 @@ class RunRecord(Callback):
             device = _device_name(trainer.strategy.root_device)
             self.start(device, trainer.world_size, trainer.global_step)
 
-    def _end(self, trainer: Trainer, status: str) -> None:
+    def _end(self, trainer: Trainer, status: str, metrics: Mapping[str, Any]) -> None:
         if not trainer.is_global_zero:
             return
         if not self.record["sessions"]:
-            # It broke before the first step: the folder is to say so.
+            # It broke before the first step, or no step was left: the folder is to say so.
             self._begin(trainer)
-        self.finish(status, reduced_metrics(trainer), trainer.global_step)
+        self.finish(status, metrics, trainer.global_step)
 
     def _write(self) -> None:
         write_text(Path(self.output_dir) / "record.json", json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")

@@ -22,8 +22,10 @@ def can_be_explained(network: nn.Module) -> bool:
     return hasattr(inner, "forward_features") and hasattr(inner, "forward_head")
 
 
-def grad_cam(network: Explained, images: Tensor, thresholds: Tensor) -> np.ndarray:
+def grad_cam(network: Explained, images: Tensor, thresholds: Tensor) -> np.ndarray | None:
     """Maps float32 [B, S, S] in [0, 1] of what speaks for being above a threshold, 1 the most in each image.
+
+    None where the features are no grid of cells, and where none of them moves the threshold.
 
     Args:
         network: in eval mode; its gradients are not kept.
@@ -31,15 +33,28 @@ def grad_cam(network: Explained, images: Tensor, thresholds: Tensor) -> np.ndarr
         thresholds: the logit of each image that is explained, int64 [B].
     """
     through = _OnGrid(network)
-    with torch.enable_grad():
-        maps = LayerGradCam(through, through.grid).attribute(images, target=thresholds, relu_attributions=True)
+    try:
+        with torch.enable_grad():
+            maps = LayerGradCam(through, through.grid).attribute(images, target=thresholds, relu_attributions=True)
+    except _NoGrid:
+        return None
+    if not maps.any():
+        return None
     maps = functional.interpolate(maps.detach().float(), images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     largest = maps.flatten(1).amax(dim=1).clamp_min(1e-12)
     return (maps / largest[:, None, None]).cpu().numpy()
 
 
+class _NoGrid(Exception):
+    """The features of a network are no grid of cells."""
+
+
 class _OnGrid(nn.Module):
-    """The network with its features laid out as [B, C, h, w] at one place, `grid`, whatever the backbone."""
+    """The network with its features laid out as [B, C, h, w] at one place, `grid`, whatever the backbone.
+
+    Those are its last ones; but where the head reads the class token alone, what goes into the last block, which is
+    the last place where the other tokens have a say.
+    """
 
     def __init__(self, network: Explained) -> None:
         super().__init__()
@@ -48,21 +63,37 @@ class _OnGrid(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, T]."""
-        backbone = self.network.backbone
-        features = backbone.network.forward_features(backbone.normalised(images))
-        if not features.requires_grad:  # a linear probe
-            features.requires_grad_(True)
-        if features.ndim == 3:  # tokens, the first of them of the whole image
-            num_prefix = getattr(backbone.network, "num_prefix_tokens", 1)
-            prefix, cells = features[:, :num_prefix], features[:, num_prefix:]
-            side = round(cells.shape[1] ** 0.5)
-            cells = self.grid(cells.transpose(1, 2).unflatten(2, (side, side)))
-            features = torch.cat([prefix, cells.flatten(2).transpose(1, 2)], dim=1)
+        backbone, inner = self.network.backbone, self.network.backbone.network
+        if getattr(inner, "global_pool", "") == "token" and hasattr(inner, "blocks"):
+            hook = inner.blocks[-1].register_forward_pre_hook(lambda _, given: (self._tokens(given[0]), *given[1:]))
+            try:
+                features = inner.forward_features(backbone.normalised(images))
+            finally:
+                hook.remove()
+            return self.network.heads(inner.forward_head(features, pre_logits=True))
+        features = inner.forward_features(backbone.normalised(images))
+        if features.ndim == 3:
+            features = self._tokens(features)
         elif str(getattr(backbone.network, "output_fmt", "NCHW")).endswith("NHWC"):
-            features = self.grid(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            features = self.grid(_moving(features).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         else:
-            features = self.grid(features)
-        return self.network.heads(backbone.network.forward_head(features, pre_logits=True))
+            features = self.grid(_moving(features))
+        return self.network.heads(inner.forward_head(features, pre_logits=True))
+
+    def _tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, N, C] led through the grid, but for those of the whole image before them; raises _NoGrid."""
+        num_prefix = getattr(self.network.backbone.network, "num_prefix_tokens", 0)
+        prefix, cells = _moving(tokens).split([num_prefix, tokens.shape[1] - num_prefix], dim=1)
+        side = round(cells.shape[1] ** 0.5)
+        if side**2 != cells.shape[1]:
+            raise _NoGrid
+        cells = self.grid(cells.transpose(1, 2).unflatten(2, (side, side)))
+        return torch.cat([prefix, cells.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _moving(features: Tensor) -> Tensor:
+    """Features with a gradient, which those of a linear probe lack."""
+    return features if features.requires_grad else features.requires_grad_(True)
 
 
 def overlaid(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

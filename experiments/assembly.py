@@ -22,7 +22,7 @@ from callbacks.step_checkpoint import StepCheckpoint
 from callbacks.whole_files import WholeFiles
 from datamodules.fundus import FundusDataModule
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.checkpoint import CONFIG_KEY, load_state, load_weights
+from lightning_modules.checkpoint import CONFIG_KEY, check_targets, load_state, load_weights
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.networks.kl import pretrained
 
@@ -117,16 +117,20 @@ def build_diffusion(cfg: DictConfig, autoencoder: Autoencoder) -> LatentDiffusio
     return module
 
 
-def load_generator(checkpoint: str | Path) -> LatentDiffusion:
+def load_generator(checkpoint: str | Path, trusted: Sequence[str] = ()) -> LatentDiffusion:
     """Rebuild a latent diffusion model from its checkpoint alone.
+
+    Args:
+        trusted: modules besides ours whose classes the checkpoint's configuration may name and so call.
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: a checkpoint without a configuration, or of another kind.
+        ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
     """
     state = load_state(checkpoint)
     if CONFIG_KEY not in state or "denoiser" not in state[CONFIG_KEY].get("model", {}):
         raise ValueError(f"ckpt={checkpoint}: it was not written by ddpm_train; give the checkpoint of a generator.")
+    check_targets(state[CONFIG_KEY], trusted, str(checkpoint))
     cfg = OmegaConf.create(state[CONFIG_KEY])
     module = build_diffusion(cfg, build_autoencoder(cfg, with_judges=False, start=str(checkpoint)))
     load_weights(module, state)
@@ -154,6 +158,7 @@ def build_trainer(
     find_unused: bool = False,
     monitored_every_n_epochs: int = 1,
     mode: str = "min",
+    ends_with_training: bool = True,
     **overrides: Any,
 ) -> L.Trainer:
     """A Trainer that records, saves, resumes and stops as every run of ours does.
@@ -164,6 +169,7 @@ def build_trainer(
         parts: the callbacks of this run.
         find_unused: some parameters have no gradient in some steps, which DDP must be told.
         monitored_every_n_epochs: epochs between two values of `monitor`.
+        ends_with_training: as RunRecord has it.
         overrides: arguments of the Trainer that differ from `cfg.trainer`.
     """
     folder = str(output_dir)
@@ -177,7 +183,7 @@ def build_trainer(
     every = {"dirpath": str(checkpoints), "enable_version_counter": False, "save_top_k": 1}
     best_every = math.lcm(monitored_every_n_epochs, cfg.trainer.check_val_every_n_epoch or 1)
     standing = [
-        RunRecord(folder, plain(cfg)),
+        RunRecord(folder, plain(cfg), ends_with_training=ends_with_training),
         TimeLeftProgressBar(),
         HParams(hparams, metrics),
         LearningRate(),

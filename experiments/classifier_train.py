@@ -1,7 +1,8 @@
 """`+exp=classifier_train`: learn findings from photographs, and say how well they are told, with intervals."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -12,12 +13,15 @@ from torch import nn
 from callbacks.diagnosis import Diagnosis
 from callbacks.image_sheet import compose, publish
 from callbacks.mistakes_gallery import gallery
+from callbacks.run_record import RunRecord
 from datamodules.findings import FINDINGS, NAMES, check_name
 from datamodules.fundus import FundusDataModule
+from datamodules.splits import split_by_patient
 from experiments.assembly import build_callbacks, build_trainer, final_metrics, plain, world_size
+from experiments.comparison.curves import mode_by_name
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
 from experiments.training import describe_data, fit, prepare_data
-from lightning_modules.checkpoint import CONFIG_KEY, load_state, load_weights
+from lightning_modules.checkpoint import CONFIG_KEY, check_targets, load_state, load_weights
 from lightning_modules.classifier import Classifier
 
 
@@ -25,37 +29,40 @@ def classifier_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     """Train, take the best epoch, and measure it on the validation and the test split; returns the final metrics."""
     start, output_dir = time.monotonic(), Path(cfg.output_dir)
     callbacks = build_callbacks(cfg)
-    announce(cfg)
+    announce(cfg, checkpoint)
     datamodule = prepare_data(cfg, output_dir)
     datamodule.setup("fit")
     describe_data(datamodule, output_dir)
-    cfg = OmegaConf.merge(cfg, {"model": {"findings": chosen_findings(cfg, datamodule)}})
+    asked, cfg = cfg, OmegaConf.merge(cfg, {"model": {"findings": chosen_findings(cfg, datamodule)}})
     say(heading("classifier"))
     say(f"findings: {', '.join(cfg.model.findings)}")
     module = build_classifier(cfg)
-    module.weigh(datamodule.labels("train"))
     if not checkpoint:
         say(begin(cfg, module))
+    module.weigh(datamodule.labels("train"))
     diagnosis = Diagnosis(str(output_dir), columns_of(cfg), num_replicates=cfg.job.num_replicates, seed=cfg.seed)
     monitor = cfg.job.monitor
     trainer = build_trainer(
-        cfg, output_dir, checkpoint, monitor, hparams(cfg), [monitor, "val/loss"], [diagnosis, *callbacks],
-        mode="min" if monitor.endswith("loss") else "max",
+        asked, output_dir, checkpoint, monitor, hparams(cfg), [monitor, "val/loss"], [diagnosis, *callbacks],
+        mode=mode_by_name(monitor), ends_with_training=False,
     )  # fmt: skip
     fit(trainer, module, datamodule, output_dir, checkpoint)
     metrics = final_metrics(trainer)
-    metrics |= measure(trainer, module, datamodule, diagnosis, output_dir)
+    metrics |= measure(trainer, module, datamodule, diagnosis, chosen_checkpoint(trainer, output_dir))
+    [record] = [callback for callback in trainer.callbacks if isinstance(callback, RunRecord)]
+    record.finish_after(trainer, metrics)
     say(ending_text(output_dir, metrics, time.monotonic() - start))
     return metrics
 
 
-def announce(cfg: DictConfig) -> None:
+def announce(cfg: DictConfig, checkpoint: str) -> None:
     """Build what is going to be trained once, so that what cannot be is said before the data are read."""
     for name in cfg.model.findings or ():
         check_name(name)
     backbone = instantiate(cfg.model.backbone)
     say(heading("model"))
-    say(str(instantiate(cfg.model.init)(backbone)))
+    start = checkpoint or cfg.ckpt
+    say(f"weights of backbone and heads: {start}" if start else str(instantiate(cfg.model.init)(backbone)))
     say(parameters_text({"backbone": backbone}))
     say("classifier:   " + batch_text(cfg.data.batch_size, cfg.trainer, world_size(cfg),
                                       cfg.model.classifier.learning_rate))  # fmt: skip
@@ -64,10 +71,15 @@ def announce(cfg: DictConfig) -> None:
 def chosen_findings(cfg: DictConfig, datamodule: FundusDataModule) -> list[str]:
     """The findings that are learnt: those of `model.findings`, or all that vary among the training images.
 
+    Those are the images before `data.train_fraction`, so that runs on fewer labels learn and are measured on the same.
+
     Raises:
         ValueError: one that is named is unknown or the same in all training images; or none varies.
     """
     labels = datamodule.labels("train").numpy()
+    if getattr(datamodule, "train_fraction", 1.0) < 1:
+        index = split_by_patient(datamodule.source.index(), datamodule.fractions, datamodule.seed)
+        labels = index.select("train").labels
     levels = {finding.name: sorted(set(labels[:, place].tolist()) - {-1}) for place, finding in enumerate(FINDINGS)}
     named = list(cfg.model.findings or ())
     for name in named:
@@ -100,7 +112,15 @@ def build_classifier(cfg: DictConfig) -> Classifier:
 def begin(cfg: DictConfig, module: Classifier) -> str:
     """Give the backbone the weights of `model/init`, or the whole network those of `ckpt`; returns the report."""
     if cfg.ckpt:
-        load_weights(module, load_state(cfg.ckpt))
+        state = load_state(cfg.ckpt)
+        theirs = list(state.get(CONFIG_KEY, {}).get("model", {}).get("findings") or module.findings)
+        if theirs != list(module.findings):
+            raise ValueError(
+                f"ckpt={cfg.ckpt} tells {', '.join(theirs)}, and this run is to tell {', '.join(module.findings)}: its "
+                f"heads would mean something else. Remedy: model.findings=[{','.join(theirs)}]; or its backbone alone, "
+                f"by model/init=synthetic model.init.path={cfg.ckpt}."
+            )
+        load_weights(module, state)
         module.network.load_state_dict(module.measured.state_dict())
         return f"weights of backbone and heads: {cfg.ckpt}"
     report = instantiate(cfg.model.init)(module.network.backbone)
@@ -109,31 +129,46 @@ def begin(cfg: DictConfig, module: Classifier) -> str:
     return str(report)
 
 
-def load_classifier(checkpoint: str | Path) -> Classifier:
+def load_classifier(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Classifier:
     """Rebuild a classifier from its checkpoint alone.
+
+    Args:
+        trusted: modules besides ours whose classes the checkpoint's configuration may name and so call.
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: a checkpoint without a configuration, or of another kind.
+        ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
     """
     state = load_state(checkpoint)
     if CONFIG_KEY not in state or "classifier" not in state[CONFIG_KEY].get("model", {}):
         raise ValueError(f"ckpt={checkpoint}: it was not written by classifier_train; give one of a classifier.")
+    check_targets(state[CONFIG_KEY], trusted, str(checkpoint))
     module = build_classifier(OmegaConf.create(state[CONFIG_KEY]))
     load_weights(module, state)
     return module.eval()
 
 
+def chosen_checkpoint(trainer: L.Trainer, output_dir: Path) -> Path:
+    """`best.ckpt`: the best epoch, or the last one where the monitored figure was undefined in every epoch."""
+    monitored, path = trainer.checkpoint_callback, output_dir / "checkpoints" / "best.ckpt"
+    if monitored.best_model_score is None or not math.isfinite(monitored.best_model_score):
+        say(
+            f"{monitored.monitor} was undefined after every epoch (does the validation split lack a class?): no epoch "
+            "is the best, and the last one is measured. Remedy: job.monitor=val/loss, or a larger validation split."
+        )
+        trainer.save_checkpoint(path, weights_only=False)
+    return path
+
+
 def measure(
-    trainer: L.Trainer, module: Classifier, datamodule: FundusDataModule, diagnosis: Diagnosis, output_dir: Path
+    trainer: L.Trainer, module: Classifier, datamodule: FundusDataModule, diagnosis: Diagnosis, chosen: Path
 ) -> dict[str, float]:
-    """Predict the validation and the test split with the weights of the best epoch; write predictions and evaluation.
+    """Predict the validation and the test split with the weights of a checkpoint; write predictions and evaluation.
 
     What is found on the validation split is not logged again: its curve has been drawn.
     """
-    best = output_dir / "checkpoints" / "best.ckpt"
-    say(heading(f"evaluation of {best}"))
-    load_weights(module, load_state(best))
+    say(heading(f"evaluation of {chosen}"))
+    load_weights(module, load_state(chosen))
     diagnosis.examine(dict(zip(datamodule.manifest.ids, datamodule.manifest.patients, strict=True)))
     loggers, trainer.loggers = trainer.loggers, []
     trainer.validate(module, datamodule=datamodule, verbose=False)

@@ -28,6 +28,7 @@ OPEN_KEYS = (
     "data.roots",
     "data.own",
     "job.groups",
+    "job.init_paths",
 )  # mappings whose keys a user chooses
 OPEN_NODES = ("callbacks",)  # nodes to which a user may add members that have a _target_
 OF_ANY_KIND = ("trainer.devices",)  # a number, a list of devices, or auto

@@ -63,6 +63,8 @@ def pretrain_transfer(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         if SYNTHETIC in job["inits"]:
             run_all(list(pretrainings.values()), "pretraining", cfg.cache_dir)
         wanted = [t for t in tunings if f"{t.backbone}/{t.init}" not in unavailable]
+        if not wanted:
+            raise ValueError(f"no start of job.inits={job['inits']} can be had: {next(iter(unavailable.values()))}")
         run_all([tuning.cell for tuning in wanted], "fine-tuning", cfg.cache_dir)
         found = outcomes(tunings, unavailable, job["metric"])
         write(found, job, pretrainings, unavailable, output_dir)
@@ -76,10 +78,10 @@ def pretrain_transfer(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
 
 
 def check_lists(job: Mapping[str, Any]) -> None:
-    """See that there is something of everything, and that budgets are shares.
+    """See that there is something of everything, that budgets are shares, and that starts are named as such.
 
     Raises:
-        ValueError: an empty list, a budget outside (0, 1].
+        ValueError: an empty list, a budget outside (0, 1], a file of weights among the words of all cells.
     """
     for name in ("backbones", "inits", "budgets", "seeds"):
         if not job[name]:
@@ -87,6 +89,12 @@ def check_lists(job: Mapping[str, Any]) -> None:
     for budget in job["budgets"]:
         if not 0 < budget <= 1:
             raise ValueError(f"job.budgets holds {budget}, and must be shares of the training patients in (0, 1].")
+    for word in [*job["common"], *job["finetune"]]:
+        if word.startswith(("model.init.", "model/init")):
+            raise ValueError(
+                f"{word} would be the start of every cell, whatever the table calls it. Remedy: name such a start, "
+                "+job.init_paths.retfound=FILE job.inits=[random,synthetic,retfound]."
+            )
 
 
 def starts_that_cannot_be_had(tunings: Sequence[FineTuning]) -> dict[str, str]:
@@ -96,7 +104,7 @@ def starts_that_cannot_be_had(tunings: Sequence[FineTuning]) -> dict[str, str]:
         name = f"{tuning.backbone}/{tuning.init}"
         if tuning.init in (SYNTHETIC, "random") or name in found:
             continue
-        cfg = compose_config(spelt_out([*tuning.cell.words, f"output_dir={tuning.cell.folder}"]))
+        cfg = compose_config(spelt_out(tuning.cell.command))
         try:
             instantiate(cfg.model.init)(instantiate(cfg.model.backbone))
             found[name] = ""
@@ -149,8 +157,8 @@ def compare(wanted: Sequence[FineTuning], job: Mapping[str, Any], output_dir: Pa
     """Learning curves and paired tests of the cells of the largest budget, by compare_runs."""
     largest = max(tuning.budget for tuning in wanted)
     folders = [str(tuning.cell.folder) for tuning in wanted if tuning.budget == largest]
-    words = ["+exp=compare_runs", f"job.runs=[{','.join(folders)}]", f"job.metric={job['curve']}"]
-    cfg = compose_config([*words, f"output_dir={output_dir / 'comparison'}"])
+    cfg = compose_config(["+exp=compare_runs", f"job.metric={job['curve']}"])
+    cfg.job.runs, cfg.output_dir = folders, str(output_dir / "comparison")
     compare_runs(cfg, "")
 
 
@@ -162,5 +170,5 @@ def means(found: Sequence[Outcome]) -> dict[str, float]:
         mine = [o.value for o in found if (o.backbone, o.init, o.budget) == (backbone, init, budget)]
         known = [value for value in mine if value == value]
         if known:
-            values[f"transfer/{backbone}_{init}_{round(100 * budget):03d}"] = sum(known) / len(known)
+            values[f"transfer/{backbone}_{init}_{100 * budget:03g}"] = sum(known) / len(known)
     return values

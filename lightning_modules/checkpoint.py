@@ -1,6 +1,6 @@
 """Checkpoints: read them safely, and say what differs when one does not fit the module."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,29 @@ def load_state(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
         raise ValueError(f"checkpoint {str(path)!r} holds no 'state_dict': it was not written by a Trainer.")
     return checkpoint
+
+
+def check_targets(config: Mapping[str, Any], trusted: Sequence[str], origin: str) -> None:
+    """See that a checkpoint's configuration names no class but of this package: to build it is to call what it names.
+
+    Only the parts `model` and `autoencoder` are looked at, as no other is built.
+
+    Args:
+        trusted: other modules that may be named, with all below them.
+        origin: the checkpoint, for the message.
+
+    Raises:
+        ValueError: another one is named.
+    """
+    allowed = ("lightning_modules", *trusted)
+    for key, value in _flatten({part: config.get(part) or {} for part in ("model", "autoencoder")}).items():
+        name = key.rpartition(".")[2]
+        if name == "_target_" and not (isinstance(value, str) and value.startswith(tuple(f"{m}." for m in allowed))):
+            raise ValueError(
+                f"{origin}: its configuration names {value!r} ({key}), which is not of this package, and would be "
+                f"called. Remedy: if you trust that file and that module, name the module: "
+                f"trusted=[{str(value).partition('.')[0]!r}]."
+            )
 
 
 def load_weights(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
@@ -91,6 +114,8 @@ def config_differences(ours: Mapping | None, theirs: Mapping | None) -> list[str
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, list | tuple) and any(isinstance(value, Mapping) for value in tree):
+        tree = dict(enumerate(tree))
     if not isinstance(tree, Mapping):
         return {prefix: tree}
     flat: dict[str, Any] = {}

@@ -135,19 +135,17 @@ class Classifier(L.LightningModule):
         seed_global_stream(*where)
         image, labels = batch["image"], batch["labels"]
         heads = self.network.heads
-        targets, known = heads.targets(labels)
-        weights = self._weights(labels)
+        targets, known = heads.targets(labels, self.label_smoothing)
+        amounts = known * self._weights(labels)
         if self.mixup > 0:
             stream = np.random.default_rng(stable_seed("mixup", *where))
-            image, targets, known, weights = _mixed(self.mixup, stream, image, targets, known, weights)
-        loss = threshold_loss(self.network(image), targets, known, heads.finding, weights, self.label_smoothing)
+            image, targets, known, amounts = _mixed(self.mixup, stream, image, targets, known, amounts)
+        loss = threshold_loss(self.network(image), targets, known, heads.finding, amounts)
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=len(image))
         return loss
 
-    def _weights(self, labels: Tensor) -> Tensor | None:
-        """Weights of the thresholds of each image, float32 [B, T]; None where all are 1."""
-        if not self.class_weights:
-            return None
+    def _weights(self, labels: Tensor) -> Tensor:
+        """Weights of the thresholds of each image, float32 [B, T]."""
         heads = self.network.heads
         levels = labels[:, list(heads.columns.values())].clamp_min(0)
         of_findings = torch.stack([self.level_weights[place, levels[:, place]] for place in range(levels.shape[1])], 1)
@@ -165,8 +163,9 @@ class Classifier(L.LightningModule):
         logits = network(batch["image"])
         targets, known = network.heads.targets(labels)
         loss = threshold_loss(logits, targets, known, network.heads.finding)
+        num_known = int((labels[:, list(network.heads.columns.values())] >= 0).sum())  # a batch weighs what it knows
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True,
-                 batch_size=len(labels))  # fmt: skip
+                 batch_size=num_known)  # fmt: skip
         return {"probabilities": network.heads.probabilities(logits), "labels": labels, "id": batch["id"]}
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
@@ -195,7 +194,8 @@ class Classifier(L.LightningModule):
             decay_steps = self.trainer.estimated_stepping_batches
         warmup_steps = self.warmup_steps
         if self.warmup_epochs:
-            per_epoch = self.trainer.estimated_stepping_batches / max(1, self.trainer.max_epochs or 1)
+            total = self.trainer.estimated_stepping_batches  # asking for it makes the loaders, whose length counts
+            per_epoch = min(total, self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
             warmup_steps = max(warmup_steps, round(self.warmup_epochs * per_epoch))
         scheduler = lr_scheduler(optimizer, self.lr_schedule, warmup_steps, decay_steps or 0)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -213,16 +213,19 @@ class Classifier(L.LightningModule):
 
 
 def _mixed(
-    alpha: float, stream: np.random.Generator, image: Tensor, targets: Tensor, known: Tensor, weights: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Each image mixed with another of the batch by one share ~ Beta(alpha, alpha); known where both are."""
+    alpha: float, stream: np.random.Generator, image: Tensor, targets: Tensor, known: Tensor, amounts: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Each image mixed with another of the batch by one share ~ Beta(alpha, alpha).
+
+    The loss of what comes out is the mixture of the losses against both labels, each weighted and masked as its own
+    image is: what one of them does not know is learnt from the other, by its share.
+    """
     share = float(stream.beta(alpha, alpha))
     order = torch.from_numpy(stream.permutation(len(image))).to(image.device)
     image = share * image + (1 - share) * image[order]
-    targets = share * targets + (1 - share) * targets[order]
-    if weights is not None:
-        weights = share * weights + (1 - share) * weights[order]
-    return image, targets, known & known[order], weights
+    first, second = share * amounts, (1 - share) * amounts[order]
+    mixed = (first * targets + second * targets[order]) / (first + second).clamp_min(1e-12)
+    return image, mixed, share * known + (1 - share) * known[order], first + second
 
 
 def _check_settings(layer_decay: float, label_smoothing: float, mixup: float, num_frozen: int | str) -> None:

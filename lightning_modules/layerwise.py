@@ -40,10 +40,13 @@ def layer_groups(
 ) -> list[dict]:
     """Parameter groups for an optimiser: the rate of a layer is `layer_decay` times that of the next one, the head's 1.
 
-    As in BEiT (Bao et al. 2022, arXiv 2106.08254) and fine-tuning of MAE. Vectors (biases, norms), and what the network
+    As in BEiT (Bao et al. 2022, arXiv 2106.08254) and fine-tuning of MAE, where a norm after the last block has the
+    head's rate. Vectors (biases, norms), and what the network
     says of `no_weight_decay`, are not decayed. Only what is not frozen.
     """
-    top = max(layers.values()) + 1
+    last = max(layers.values())
+    only_norm = all(p.ndim <= NO_DECAY_DIMENSIONS for name, p in backbone.named_parameters() if layers[name] == last)
+    top = last if only_norm else last + 1
     kept = {f"network.{name}" for name in getattr(getattr(backbone, "network", None), "no_weight_decay", set)()}
     groups: dict[tuple[int, bool], dict] = {}
 

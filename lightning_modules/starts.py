@@ -11,11 +11,12 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from lightning_modules.checkpoint import load_state
 from lightning_modules.losses.perceptual import load_efficientnet_lite0
+from lightning_modules.networks.backbone import TimmBackbone
 
 LEAST_LOADED = 0.5  # of a backbone's weights: a file that gives fewer is of something else
 SHOWN = 6
@@ -155,7 +156,7 @@ def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], source: st
     Raises:
         ValueError: shapes that differ, or less than half of the backbone's weights in the file.
     """
-    network = getattr(backbone, "network", backbone)
+    network = backbone.network if isinstance(backbone, TimmBackbone) else backbone
     theirs = _without_prefix(weights, network)
     ours = network.state_dict()
     taken, resampled, wrong = {}, [], []
@@ -163,7 +164,11 @@ def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], source: st
         if name not in ours:
             continue
         if tensor.shape != ours[name].shape and "pos_embed" in name and tensor.ndim == ours[name].ndim == 3:
-            tensor = _resampled(tensor, ours[name], getattr(network, "num_prefix_tokens", 1))
+            tensor = _resampled(tensor, ours[name], _num_embedded_prefixes(network))
+            resampled.append(name)
+        if tensor.shape != ours[name].shape and name.endswith("relative_position_bias_table"):
+            module = network.get_submodule(name.rpartition(".")[0])
+            tensor = resize_rel_pos_bias_table(tensor, module.window_size, tuple(ours[name].shape))
             resampled.append(name)
         if tensor.shape != ours[name].shape:
             wrong.append(f"{name} is {list(ours[name].shape)} here, {list(tensor.shape)} there")
@@ -198,6 +203,11 @@ def _without_prefix(weights: Mapping[str, Tensor], network: nn.Module) -> dict[s
         return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
     return max((stripped(prefix) for prefix in ("", *PREFIXES)), key=lambda names: len(ours & set(names)))
+
+
+def _num_embedded_prefixes(network: nn.Module) -> int:
+    """Tokens of the whole image that have a position embedding of their own."""
+    return 0 if getattr(network, "no_embed_class", False) else getattr(network, "num_prefix_tokens", 1)
 
 
 def _resampled(tensor: Tensor, like: Tensor, num_prefix: int) -> Tensor:

@@ -181,6 +181,11 @@ def _chances(name: str, probabilities: np.ndarray, known: np.ndarray, num_levels
             f"the probabilities of {name} have shape {probabilities.shape}: expected [N, K], that is "
             f"{(len(known), num_levels)}"
         )
+    if not np.isfinite(probabilities[known]).all():
+        raise ValueError(
+            f"the probabilities of {name} are not finite: the training has diverged. Remedy: a lower learning rate, "
+            "more warm-up, or trainer.gradient_clip_val=1."
+        )
     off = np.abs(probabilities.sum(axis=1) - 1)
     bad = np.flatnonzero(known & ~((off <= SUM_TOLERANCE) & (probabilities >= 0).all(axis=1)))
     if len(bad):

@@ -8,8 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
 from experiments.composition import compose_config
+from experiments.runs import differing_keys
 
 EXPERIMENT = "+exp=classifier_train"
 SYNTHETIC = "synthetic"  # the start from the pretraining of this study
@@ -33,6 +37,17 @@ class Cell:
         """That of its record; `new` where there is none."""
         record = self.folder / "record.json"
         return json.loads(record.read_text(encoding="utf-8"))["status"] if record.is_file() else "new"
+
+    @property
+    def command(self) -> list[str]:
+        """The words as Hydra reads them, with the folder."""
+        return [*self.words, f"output_dir={quoted(self.folder)}"]
+
+
+def quoted(path: str | Path) -> str:
+    """A path as a value of Hydra's command line, whatever is in it."""
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
 
 
 @dataclass(frozen=True)
@@ -61,18 +76,40 @@ def fine_tunings(root: Path, job: Mapping) -> list[FineTuning]:
             for budget in job["budgets"]:
                 for init in job["inits"]:
                     words = [EXPERIMENT, f"model/backbone={backbone}", *job["common"], *job["finetune"]]
-                    words += [f"model/init={init}", f"data.train_fraction={budget}", f"seed={seed}"]
-                    if init == SYNTHETIC:
-                        words.append(f"model.init.path={pretraining(root, job, backbone).folder}")
-                    name = f"{backbone}_{init}_{round(100 * budget):03d}_seed{seed}"
+                    words += [f"data.train_fraction={budget}", f"seed={seed}", *start_words(root, job, backbone, init)]
+                    name = f"{backbone}_{init}_{100 * budget:03g}_seed{seed}"
                     found.append(FineTuning(backbone, init, budget, seed, Cell(root / "cells" / name, tuple(words))))
     return found
 
 
+def start_words(root: Path, job: Mapping, backbone: str, init: str) -> list[str]:
+    """The words that name a start: an option of model/init, or a file of `job.init_paths`."""
+    if init in job["init_paths"]:
+        return ["model/init=checkpoint", f"model.init.path={quoted(job['init_paths'][init])}"]
+    words = [f"model/init={init}"]
+    if init == SYNTHETIC:
+        words.append(f"model.init.path={quoted(pretraining(root, job, backbone).folder)}")
+    return words
+
+
 def check(cells: Sequence[Cell]) -> None:
-    """Compose the command of every cell, so that a misspelt word is said before the first run and not after hours."""
+    """Compose the command of every cell, so that a misspelt word is said before the first run and not after hours.
+
+    Raises:
+        CommandError: words that mean nothing.
+        ValueError: a cell that is finished was run with other settings.
+    """
     for cell in cells:
-        compose_config(spelt_out([*cell.words, f"output_dir={cell.folder}"]))
+        config = plain(compose_config(spelt_out(cell.command)))
+        if cell.status != "finished":
+            continue
+        before = yaml.safe_load((cell.folder / "config.yaml").read_text(encoding="utf-8"))
+        changed = [key for key in differing_keys(config, before) if not key.endswith("cache_dir")]
+        if changed:
+            raise ValueError(
+                f"{cell.folder} is finished, and was run with another {', '.join(changed[:4])}: its figures do not "
+                "belong into this table. Remedy: the settings of before, or another output_dir."
+            )
 
 
 def run(cell: Cell, cache_dir: str) -> str:
@@ -86,7 +123,7 @@ def run(cell: Cell, cache_dir: str) -> str:
     if cell.status == "finished":
         return "finished"
     cell.folder.mkdir(parents=True, exist_ok=True)
-    words = [*cell.words, f"output_dir={cell.folder}", f"cache_dir={cache_dir}", "resume=auto"]
+    words = [*cell.command, f"cache_dir={quoted(cache_dir)}", "resume=auto"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SYNFUNDUS_OUTPUT")}
     environment.pop("SYNFUNDUS_RESUME_FROM", None)
     with open(cell.folder / LOG, "a", encoding="utf-8") as log:

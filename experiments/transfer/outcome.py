@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from callbacks.metrics.evaluation import MACRO
 from experiments.transfer.cells import FineTuning
 
 COLOURS = {"random": "#999999", "imagenet": "#0072B2", "synthetic": "#D55E00", "checkpoint": "#009E73"}
@@ -29,9 +30,13 @@ class Outcome(NamedTuple):
 
 
 def outcomes(fine_tunings: Sequence[FineTuning], unavailable: Mapping[str, str], metric: str) -> list[Outcome]:
-    """The figure `split/finding/name`, such as `test/dr_grade/qwk` or `test/macro/auroc`, of every cell."""
+    """The figure `split/finding/name`, such as `test/dr_grade/qwk` or `test/macro/auroc`, of every cell.
+
+    Raises:
+        ValueError: means over findings of which cells tell different ones.
+    """
     split, finding, name = metric.split("/")
-    found = []
+    found, told = [], {}
     for each in fine_tunings:
         missing = Outcome(*_place(each), "unavailable", math.nan, math.nan, math.nan)
         if f"{each.backbone}/{each.init}" in unavailable:
@@ -40,9 +45,17 @@ def outcomes(fine_tunings: Sequence[FineTuning], unavailable: Mapping[str, str],
         path = each.cell.folder / "evaluation.json"
         interval = {}
         if each.cell.status == "finished" and path.is_file():
-            interval = json.loads(path.read_text(encoding="utf-8")).get(split, {}).get(finding, {}).get(name) or {}
+            scores = json.loads(path.read_text(encoding="utf-8")).get(split, {})
+            interval = scores.get(finding, {}).get(name) or {}
+            told.setdefault(tuple(sorted(key for key, value in scores.items() if key != MACRO)), each.cell.name)
         numbers = (math.nan if interval.get(key) is None else interval[key] for key in ("value", "low", "high"))
         found.append(Outcome(*_place(each), each.cell.status, *numbers))
+    if finding == MACRO and len(told) > 1:
+        (first, one), (second, other) = list(told.items())[:2]
+        raise ValueError(
+            f"job.metric={metric} is a mean over findings, and {one} tells {', '.join(first)}, but {other} "
+            f"{', '.join(second)}. Remedy: name them, 'model.findings=[…]' in job.finetune, in another output_dir."
+        )
     return found
 
 
@@ -135,9 +148,8 @@ def rows(found: Sequence[Outcome]) -> list[list[str]]:
 
 
 def pretraining_facts(folder: Path) -> dict[str, float]:
-    """What the pretraining run reached on its own data."""
-    record = folder / "record.json"
-    if not record.is_file():
-        return {}
-    metrics = json.loads(record.read_text(encoding="utf-8")).get("metrics", {})
-    return {name: metrics[name] for name in ("val/auroc", "test/auroc") if metrics.get(name) is not None}
+    """The macro AUROC of the pretraining run on its own data, with the weights that the cells start from."""
+    path = folder / "evaluation.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values = {f"{split}/auroc": (scores["macro"]["auroc"] or {}).get("value") for split, scores in found.items()}
+    return {name: value for name, value in values.items() if value is not None}

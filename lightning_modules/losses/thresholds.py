@@ -10,8 +10,7 @@ def threshold_loss(
     targets: Tensor,
     known: Tensor,
     finding: Tensor,
-    weights: Tensor | None = None,
-    smoothing: float = 0.0,
+    amounts: Tensor | None = None,
 ) -> Tensor:
     """Mean over the known findings of the batch of their binary cross-entropy, itself a mean over thresholds; a scalar.
 
@@ -20,15 +19,11 @@ def threshold_loss(
     Args:
         logits: [B, T].
         targets: in [0, 1], [B, T].
-        known: bool [B, T].
+        known: bool [B, T], or of mixed images the share of each that is known, in [0, 1].
         finding: the finding of each threshold, int64 [T].
-        weights: of each cell, [B, T]; None: all alike.
-        smoothing: targets become (1 - smoothing) target + smoothing / 2.
+        amounts: how much each cell counts in the sum, [B, T]: `known` times its weight; None: `known`.
     """
-    targets = targets * (1 - smoothing) + smoothing / 2
     losses = functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
     share = 1.0 / torch.bincount(finding)[finding]  # so that a grade of four thresholds weighs as one finding
-    cells = known * share
-    if weights is not None:
-        cells = cells * weights
+    cells = (known if amounts is None else amounts) * share
     return (losses * cells).sum() / (known * share).sum().clamp_min(1e-6)

@@ -1,6 +1,8 @@
 """Backbones: images to features. Any network of timm by its name, without its head."""
 
 import difflib
+import inspect
+from collections.abc import Sequence
 
 import timm
 import torch
@@ -20,12 +22,22 @@ class TimmBackbone(nn.Module):
         input_size: pixels of the square that the network sees.
         drop_path: chance that a residual branch is left out in training (Huang et al. 2016), growing with depth.
         global_pool: how tokens or cells become one vector; None is the network's own.
+        mean, std: of red, green and blue, which images are normalised by; None takes those of the published weights of
+            that name and tag. Weights of another training, as of MAE or RETFound, may need others.
 
     Raises:
         ValueError: a name that timm does not know (the nearest are named), a size that the network cannot take.
     """
 
-    def __init__(self, name: str, input_size: int, drop_path: float = 0.0, global_pool: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        input_size: int,
+        drop_path: float = 0.0,
+        global_pool: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         check_timm_name(name)
         published = timm.get_pretrained_cfg(name)
@@ -52,7 +64,10 @@ class TimmBackbone(nn.Module):
                 f"and windows fit, such as {_usual_size(published)}, by data.image_size or model.backbone.input_size."
             ) from error
         self.name, self.input_size = name, input_size
-        mean, std = (published.mean, published.std) if published is not None else ((0.5,) * 3, (0.5,) * 3)
+        usual = (published.mean, published.std) if published is not None else ((0.5,) * 3, (0.5,) * 3)
+        mean, std = (own if given is None else given for given, own in zip((mean, std), usual, strict=True))
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean={list(mean)} and std={list(std)} must be three numbers each, std above 0.")
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -92,7 +107,7 @@ def check_timm_name(name: str) -> None:
 
 def layers_of(backbone: nn.Module) -> dict[str, int]:
     """The layer of each parameter of any backbone: by its own `layers`, or by its children, one after the other."""
-    if hasattr(backbone, "layers") and callable(backbone.layers):
+    if inspect.ismethod(getattr(backbone, "layers", None)):  # and no module that is called so
         return backbone.layers()
     order = {name: place for place, (name, _) in enumerate(backbone.named_children())}
     return {name: order.get(name.partition(".")[0], 0) for name, _ in backbone.named_parameters()}

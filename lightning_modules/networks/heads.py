@@ -57,14 +57,16 @@ class FindingHeads(nn.Module):
         before = torch.cat([total.new_zeros(1), total])[_first_of(self.level, self.finding)]
         return total - before
 
-    def targets(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def targets(self, labels: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Of labels int64 [B, all findings]: whether the level is above each threshold, and whether it is known.
 
-        float32 [B, T] and bool [B, T].
+        float32 [B, T] and bool [B, T]. With `smoothing` that share of the certainty is spread over all levels alike.
         """
         columns = torch.tensor(list(self.columns.values()), device=labels.device)
         levels = labels[:, columns][:, self.finding]
-        return (levels > self.level).float(), levels >= 0
+        of_finding = torch.tensor(list(self.num_levels.values()), device=labels.device)[self.finding]
+        evenly = (of_finding - 1 - self.level) / of_finding  # P(level > k) where all levels are as likely
+        return (1 - smoothing) * (levels > self.level).float() + smoothing * evenly, levels >= 0
 
     def probabilities(self, logits: Tensor) -> dict[str, Tensor]:
         """P(level) of each finding, float32 [B, K], rows summing to 1."""

@@ -8,6 +8,9 @@ from torch import nn
 from callbacks.gathered import Gathered
 from callbacks.mistakes_gallery import NUM_SHOWN, gallery, mistakes
 from callbacks.saliency import can_be_explained, grad_cam, overlaid
+from lightning_modules.classifier import ClassifierNetwork
+from lightning_modules.networks.backbone import TimmBackbone
+from lightning_modules.networks.heads import FindingHeads
 
 
 class Halves(nn.Module):
@@ -63,6 +66,33 @@ def test_the_map_is_where_the_evidence_is(layout):
     assert maps.shape == (2, 32, 32) and maps.max() == 1 and maps.min() == 0
     assert maps[0, :8, :8].mean() > 0.5 and maps[0, 16:].max() == 0
     assert maps[1, 24:, 24:].mean() > 0.5 and maps[1, :16].max() == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vit_tiny_patch16_224", "mixer_s32_224", "resmlp_12_224", "swin_tiny_patch4_window7_224", "xcit_nano_12_p16_224"],
+)
+def test_networks_of_timm_have_maps_or_none_and_never_an_empty_one(name):
+    torch.manual_seed(0)
+    backbone = TimmBackbone(name, 224)
+    heads = FindingHeads(backbone.num_features, {"is_gc": 0}, {"is_gc": 2})
+    nn.init.normal_(heads.directions.weight)
+    maps = grad_cam(
+        ClassifierNetwork(backbone, heads).eval(), torch.rand(2, 3, 224, 224), torch.zeros(2, dtype=torch.long)
+    )
+    if name == "vit_tiny_patch16_224":
+        assert maps is not None, "its head reads the class token alone"
+    assert maps is None or (maps.shape == (2, 224, 224) and maps.max() == 1)
+
+
+def test_a_linear_probe_of_a_class_token_is_explained():
+    torch.manual_seed(0)
+    backbone = TimmBackbone("vit_tiny_patch16_224", 64).requires_grad_(False)
+    heads = FindingHeads(backbone.num_features, {"is_gc": 0}, {"is_gc": 2})
+    maps = grad_cam(
+        ClassifierNetwork(backbone, heads).eval(), torch.rand(1, 3, 64, 64), torch.zeros(1, dtype=torch.long)
+    )
+    assert maps.max() == 1
 
 
 def test_a_network_of_another_kind_is_left_unexplained():

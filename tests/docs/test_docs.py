@@ -171,6 +171,7 @@ def test_every_file_of_the_rooms_is_in_the_architecture():
             assert known, f"docs/architecture.md lacks {room}/{file.name}"
 
 
+@pytest.mark.slow
 def test_code_of_the_pages_on_adding_runs(tmp_path):
     """A copy of the rooms stands for the reader's checkout; every block of the three pages is run there."""
     for room in ROOMS:

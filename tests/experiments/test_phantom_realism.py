@@ -1,6 +1,6 @@
 """How near procedural photographs are to real ones, measured as two public sets are held against one another.
 
-`pytest -s tests/experiments/test_phantom_realism.py` prints the figures.
+`pytest -s -m slow tests/experiments/test_phantom_realism.py` prints the figures.
 """
 
 from pathlib import Path
@@ -34,6 +34,7 @@ def features():
     return extract
 
 
+@pytest.mark.slow
 def test_phantoms_are_at_most_twice_as_far_from_photographs_as_other_photographs_are(shared_data, features):
     real = sorted((shared_data / "rahim-dr").rglob("*.jpg"))
     draws = np.random.default_rng(0).permutation(len(real))

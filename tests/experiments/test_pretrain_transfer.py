@@ -5,7 +5,11 @@ import math
 
 import pytest
 
+from experiments.assembly import plain
+from experiments.backbone_names import spelt_out
+from experiments.composition import compose_config
 from experiments.pretrain_transfer import check_lists, starts_that_cannot_be_had
+from experiments.report import config_text
 from experiments.transfer import cells
 from experiments.transfer.cells import Cell, check, fine_tunings, pretraining, run
 from experiments.transfer.outcome import check_metric, differences, figure, outcomes, rows, table
@@ -13,7 +17,8 @@ from experiments.transfer.outcome import check_metric, differences, figure, outc
 JOB = {
     "pretrain": ["data=phantom"], "finetune": ["data=phantom", "model.findings=[dr_grade]"],
     "common": ["data.num_images=9"],
-    "pretrain_init": "random", "backbones": ["resnet10t", "efficientnet_lite0"], "inits": ["random", "synthetic"],
+    "pretrain_init": "random", "init_paths": {},
+    "backbones": ["resnet10t", "efficientnet_lite0"], "inits": ["random", "synthetic"],
     "budgets": [0.25, 1.0], "seeds": [3, 4], "metric": "test/macro/auroc", "curve": "val/auroc",
 }  # fmt: skip
 
@@ -25,11 +30,24 @@ def test_there_is_a_cell_for_each_start_budget_and_seed(tmp_path):
     assert first.cell.name == "resnet10t_synthetic_025_seed4"
     words = first.cell.words
     assert {"data.train_fraction=0.25", "seed=4", "model/backbone=resnet10t", "data.num_images=9"} <= set(words)
-    assert f"model.init.path={tmp_path / 'pretraining' / 'resnet10t'}" in words
+    assert f"model.init.path='{tmp_path / 'pretraining' / 'resnet10t'}'" in words
     before = pretraining(tmp_path, JOB, "resnet10t")
     assert "model/init=random" in before.words and "seed=3" in before.words and before.status == "new"
     assert [each.seed for each in found] == [3] * 8 + [4] * 8, "whole seeds first"
     check([before, *(each.cell for each in found)])
+
+
+def test_every_budget_has_a_folder_of_its_own(tmp_path):
+    found = fine_tunings(tmp_path, {**JOB, "budgets": [0.001, 0.002, 0.1, 0.105, 0.25, 1.0]})
+    assert len(found) == 48 == len({each.cell.folder for each in found})
+
+
+def test_a_file_is_a_start_by_a_name_of_its_own(tmp_path):
+    job = {**JOB, "inits": ["retfound"], "init_paths": {"retfound": "it's (mine), x=1.pth"}}
+    [first, *_] = fine_tunings(tmp_path / "a (b), c=d", job)
+    cfg = compose_config(spelt_out(first.cell.command))
+    assert cfg.model.init.path == "it's (mine), x=1.pth" and cfg.model.init._target_.endswith("CheckpointStart")
+    assert cfg.output_dir == str(first.cell.folder)
 
 
 def test_a_misspelt_word_is_said_before_the_first_run(tmp_path):
@@ -50,6 +68,27 @@ def test_a_finished_cell_is_not_run_again(tmp_path, monkeypatch):
     finish(cell, 0.8)
     monkeypatch.setattr(cells.subprocess, "run", lambda *a, **k: pytest.fail("it was run"))
     assert run(cell, "cache") == "finished"
+
+
+def test_a_finished_cell_of_other_settings_is_no_part_of_the_table(tmp_path):
+    cell = Cell(tmp_path / "c", ("+exp=classifier_train", "trainer.max_epochs=2"))
+    finish(cell, 0.8)
+    config = plain(compose_config(cell.command))
+    (cell.folder / "config.yaml").write_text(config_text(config))
+    check([cell])
+    with pytest.raises(ValueError, match="c is finished, and was run with another trainer.max_epochs"):
+        check([Cell(cell.folder, ("+exp=classifier_train", "trainer.max_epochs=3"))])
+
+
+def test_a_mean_over_different_findings_is_refused(tmp_path):
+    found = fine_tunings(tmp_path, JOB)[:2]
+    for each, name in zip(found, ("is_gc", "is_rvo"), strict=True):
+        finish(each.cell, 0.8)
+        scores = {"test": {name: {}, "macro": {"auroc": {"value": 0.8, "low": 0.7, "high": 0.9}}}}
+        (each.cell.folder / "evaluation.json").write_text(json.dumps(scores))
+    with pytest.raises(ValueError, match=r"is a mean over findings.*tells is_gc, but .* is_rvo. Remedy"):
+        outcomes(found, {}, "test/macro/auroc")
+    assert len(outcomes(found, {}, "test/is_gc/auroc")) == 2
 
 
 def test_a_cell_that_fails_says_why(tmp_path):
@@ -111,7 +150,12 @@ def test_starts_that_cannot_be_had_are_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"seeds": []}, "job.seeds is empty"), ({"budgets": [0.5, 0]}, "job.budgets holds 0, and must be shares")],
+    [
+        ({"seeds": []}, "job.seeds is empty"),
+        ({"finetune": ["model.init.path=retfound.pth"]}, "would be the start of every cell.*job.init_paths.retfound"),
+        ({"common": ["model/init=imagenet"]}, "would be the start of every cell"),
+        ({"budgets": [0.5, 0]}, "job.budgets holds 0, and must be shares"),
+    ],
 )
 def test_lists_that_mean_nothing(change, message):
     with pytest.raises(ValueError, match=message):

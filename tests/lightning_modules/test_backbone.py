@@ -38,13 +38,16 @@ def heads_of(backbone):
     return FindingHeads(backbone.num_features, {"is_gc": 0}, {"is_gc": 2})
 
 
-def test_rates_fall_from_the_head_to_the_image_and_vectors_are_not_decayed():
-    backbone = TimmBackbone("vit_tiny_patch16_224", 64)
+@pytest.mark.parametrize("global_pool", [None, "avg"])
+def test_rates_fall_from_the_head_to_the_image_and_vectors_are_not_decayed(global_pool):
+    backbone = TimmBackbone("vit_tiny_patch16_224", 64, global_pool=global_pool)
     heads, layers = heads_of(backbone), backbone.layers()
     groups = layer_groups(backbone, heads, layers, 1e-3, 0.05, 0.65)
     rate = {id(p): group for group in groups for p in group["params"]}
     assert len(rate) == len([*backbone.parameters(), *heads.parameters()])
-    top = max(layers.values()) + 1
+    top = layers["network.blocks.11.attn.qkv.weight"] + 1  # as in MAE, where a norm of the mean has the head's rate
+    if global_pool == "avg":
+        assert layers["network.fc_norm.weight"] == top
     for name, parameter in backbone.named_parameters():
         group = rate[id(parameter)]
         assert group["lr"] == pytest.approx(1e-3 * 0.65 ** (top - layers[name]))
@@ -86,6 +89,12 @@ class Own(nn.Module):
 
     def forward(self, images):
         return self.body(self.stem(images).mean((2, 3)))
+
+
+def test_a_module_that_is_called_layers_is_no_list_of_them():
+    network = Own()
+    network.layers = nn.Sequential(nn.Linear(4, 4))
+    assert layers_of(network)["layers.0.weight"] == 2
 
 
 def test_a_users_network_has_a_layer_a_child():

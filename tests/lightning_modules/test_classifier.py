@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from lightning_modules.checkpoint import CONFIG_KEY
 from lightning_modules.classifier import Classifier, _mixed
+from lightning_modules.losses.thresholds import threshold_loss
 from lightning_modules.networks.backbone import TimmBackbone
 
 LEVELS = {"dr_grade": 5, "is_gc": 2, "eye_side": 2}
@@ -121,13 +123,39 @@ def test_weights_of_levels_are_the_inverse_of_their_share():
     assert (plain.level_weights == 1).all()
 
 
-def test_mixed_images_have_mixed_targets():
+def test_the_loss_of_mixed_images_is_the_mixture_of_their_losses():
+    """Against both labels, each masked and weighted as its own image is; share and partner are read off the images."""
+    torch.manual_seed(0)
+    image = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 2, 2) ** 2
+    targets, known = torch.rand(6, 3), torch.rand(6, 3) > 0.4
+    weights, logits, finding = torch.rand(6, 3) * 9, torch.randn(6, 3), torch.arange(3)
+    mixed, soft, shares, amounts = _mixed(0.5, np.random.default_rng(0), image, targets, known, known * weights)
     stream = np.random.default_rng(0)
-    image = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2)
-    targets, known = torch.arange(4.0)[:, None] / 4, torch.tensor([[True], [True], [False], [True]])
-    mixed, soft, both, _ = _mixed(0.5, stream, image, targets, known, None)
-    assert torch.allclose(mixed[:, 0, 0, 0] / 4, soft[:, 0]), "image and target by the same share, with the same other"
-    assert not both[2] and both.sum() == 2
+    share, order = stream.beta(0.5, 0.5), stream.permutation(6)
+    assert torch.allclose(mixed, share * image + (1 - share) * image[order])
+    losses = [functional.binary_cross_entropy_with_logits(logits, targets[rows], reduction="none") * known[rows] *
+              weights[rows] for rows in (np.arange(6), order)]  # fmt: skip
+    wanted = (share * losses[0] + (1 - share) * losses[1]).sum() / known.sum()
+    assert float(threshold_loss(logits, soft, shares, finding, amounts)) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_a_validation_loss_is_over_what_is_known(build):
+    """Batches that know more weigh more; one that knows nothing changes nothing."""
+    module = make(weight_decay=0.0)
+    batches = build.batches(3)
+    batches.batches[1]["labels"][1:] = -1
+    batches.batches[2]["labels"][:] = -1
+    trainer, _ = build.fit(module, max_steps=1)
+    [found] = trainer.validate(module, batches, verbose=False)
+    network, total, number = module.measured.eval(), 0.0, 0
+    for batch in batches.batches:
+        targets, known = network.heads.targets(batch["labels"])
+        losses = functional.binary_cross_entropy_with_logits(network(batch["image"]), targets, reduction="none") * known
+        for finding in network.heads.finding.unique():
+            mine = network.heads.finding == finding
+            total += float(losses[:, mine].mean(dim=1).sum())
+            number += int(known[:, mine].all(dim=1).sum())
+    assert found["val/loss"] == pytest.approx(total / number, rel=1e-4)
 
 
 def test_a_checkpoint_holds_plain_things(build, tmp_path):

@@ -138,3 +138,38 @@ def test_imagenet_without_a_hub_says_what_to_do(monkeypatch):
         ImageNetStart()(backbone)
     with pytest.raises(ValueError, match="Linear is no network of timm"):
         ImageNetStart()(torch.nn.Linear(1, 1))
+
+
+def test_embeddings_without_a_prefix_are_resampled_whole(tmp_path):
+    """Registers and the class token of such networks have no position."""
+    theirs = TimmBackbone("deit3_small_patch16_224", 96)
+    torch.save(theirs.network.state_dict(), tmp_path / "w.pth")
+    backbone = TimmBackbone("deit3_small_patch16_224", 64)
+    report = CheckpointStart(str(tmp_path / "w.pth"))(backbone)
+    assert report.resampled == ("pos_embed",) and backbone.network.pos_embed.shape == (1, 16, 384)
+
+
+def test_position_biases_of_another_window_are_resampled(tmp_path):
+    theirs = TimmBackbone("swin_tiny_patch4_window7_224", 224)
+    torch.save(theirs.network.state_dict(), tmp_path / "w.pth")
+    backbone = TimmBackbone("swin_tiny_patch4_window7_224", 128)
+    report = CheckpointStart(str(tmp_path / "w.pth"))(backbone)
+    assert report.resampled and all(name.endswith("relative_position_bias_table") for name in report.resampled)
+    assert backbone(torch.rand(1, 3, 128, 128)).isfinite().all()
+
+
+def test_a_users_backbone_is_loaded_whole(tmp_path):
+    """Also one that calls a part of it `network`."""
+
+    class Own(torch.nn.Module):
+        num_features = 2
+
+        def __init__(self):
+            super().__init__()
+            self.network, self.neck = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)
+
+    theirs, ours = Own(), Own()
+    state = {f"network.backbone.{name}": value for name, value in theirs.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "w.ckpt")
+    report = CheckpointStart(str(tmp_path / "w.ckpt"))(ours)
+    assert same(ours.state_dict(), theirs.state_dict()) and len(report.loaded) == 4 and not report.missing
