@@ -84,7 +84,7 @@ def _roc(axis: Axes, levels: np.ndarray, values: np.ndarray) -> None:
 
 
 def _reliability(axis: Axes, levels: np.ndarray, values: np.ndarray) -> None:
-    """Accuracy over confidence of the decided level; a dot's area grows with its number of images."""
+    """Accuracy over confidence of the most probable level; a dot's area grows with its number of images."""
     bins = reliability(levels, values)
     filled = bins.counts > 0
     sizes = 8 + 120 * bins.counts[filled] / bins.counts.max()

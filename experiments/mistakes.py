@@ -1,12 +1,14 @@
 """A user's mistake becomes a sentence and an exit status; whatever else fails keeps its traceback."""
 
 import errno
+import inspect
 import os
 import re
 import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -52,7 +54,7 @@ def explained(function: Callable[..., Any], *arguments: Any) -> int:
         if not isinstance(cause, MISTAKES) and not _wrong_arguments(cause):
             raise
         place = str(error).splitlines()[-1].removeprefix("full_key: ")
-        return _explain(cause, f"{cause} (in {place})")
+        return _explain(cause, f"{cause} (in {place}){_what_it_takes(error)}")
     except OSError as error:
         what = "the disk is full" if error.errno in DISK_FULL else "the system refused"
         remedy = "Free space" if error.errno in DISK_FULL else "Mend that"
@@ -69,6 +71,18 @@ def _wrong_arguments(error: BaseException | None) -> bool:
         return False
     frames = list(traceback.walk_tb(error.__traceback__))
     return frames[-1][0].f_globals.get("__name__", "").startswith(("hydra.", "torchvision."))
+
+
+def _what_it_takes(error: InstantiationException) -> str:
+    """The arguments of a `_target_` that was called with others; nothing for another mistake."""
+    target = re.search(r"Error in call to target '([\w.]+)'", str(error))
+    if target is None or not _wrong_arguments(error.__cause__):
+        return ""
+    try:
+        names = [name for name in inspect.signature(locate(target[1])).parameters if name != "self"]
+    except (ValueError, TypeError, ImportError):
+        return ""
+    return f". Remedy: it takes {', '.join(names)}."
 
 
 def _explain(error: Exception, message: str) -> int:

@@ -1,6 +1,7 @@
-"""Small fake fundus photographs and datasets with the real layouts."""
+"""Small fake fundus photographs and datasets with the real layouts; makes the modules beside it importable."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+# Fixtures that several files share; those of a session are computed once.
+from dr_miniatures import ddr, ddr_segmentation, deepdrid, eyepacs, idrid, jsiec, messidor2, retina_kaggle  # noqa: F401
+from glaucoma_miniatures import made  # noqa: F401
+from multi_miniatures import brset, eyeq, mbrset, odir5k, odir_images, rfmid  # noqa: F401
+from polyp_miniatures import cvc_clinicdb, cvc_colondb, etis_larib, hyperkvasir, kvasir_seg, polypgen, pranet  # noqa: F401
+from shard_files import open_shards, shard_phantoms, shard_root, shard_tables  # noqa: F401
+
 from datamodules.findings import NAMES
 from datamodules.manifest import Manifest
+
+pytest.register_assert_rewrite("people")
 
 
 def draw_photograph(
@@ -70,6 +82,22 @@ def photographs(tmp_path, drawn_once) -> Path:
 def save_small(save_photograph) -> Callable[[Path], Path]:
     """`save_small(path)` draws one of 60 x 50 pixels into a file."""
     return lambda path: save_photograph(path, width=60, height=50, radius=23)
+
+
+@pytest.fixture
+def save_all(tmp_path, save_small) -> Callable[..., Path]:
+    """`save_all(*names)` draws photographs below the test's root, with junk beside the first, and gives the root."""
+
+    def save(*names: str) -> Path:
+        for name in names:
+            save_small(tmp_path / name)
+        beside = (tmp_path / names[0]).parent
+        (beside / "__MACOSX").mkdir()
+        for junk in ("Thumbs.db", "._hidden.jpg", "__MACOSX/._a.jpg"):
+            (beside / junk).write_text("")
+        return tmp_path
+
+    return save
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.findings import FINDINGS
+from experiments.backbone_names import spelt_out
 from experiments.composition import compose_config, experiments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +90,7 @@ def test_commands_compose(page):
             found = re.search(rf"{RUN}(.*)", command)
             words = [] if found is None else shlex.split(re.sub(r"=<(\w+)>", r"=\1", found[1]), comments=True)
             if any(word.startswith("+exp=") for word in words):
-                compose_config([word for word in words if "=" in word or word.startswith("~")])
+                compose_config(spelt_out(word for word in words if "=" in word or word.startswith("~")))
 
 
 @pytest.mark.parametrize("page", CHECKED, ids=lambda page: page.name)

@@ -1,0 +1,100 @@
+"""Shards that cannot be used: what is said of them names the file, the row and the remedy."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from shard_files import SECOND, broken, encode, replace, write
+
+from datamodules.findings import NAMES
+from datamodules.manifest import ManifestError
+from datamodules.shards import ShardError, ShardSource
+
+
+@pytest.mark.parametrize("kept", [0, 3, 11, 0.5, 0.999])
+def test_a_truncated_shard_is_named(tmp_path, shard_tables, kept):
+    source = broken(tmp_path, shard_tables, lambda table: table)
+    file = tmp_path / "data" / SECOND
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    with pytest.raises(ShardError, match=f"{SECOND}.* is not a whole Parquet file .*Remedy: copy or write it again"):
+        source.index()
+
+
+@pytest.mark.parametrize("name", ["id", "image", "is_amd"])
+def test_a_missing_column_is_named(tmp_path, shard_tables, name):
+    source = broken(tmp_path, shard_tables, lambda table: table.drop_columns([name]))
+    with pytest.raises(ShardError, match=f"{SECOND}.* has no column '{name}'.*Remedy"):
+        source.index()
+
+
+CELLS = {
+    "level": ("dr_grade", 7, ManifestError, "row 3, column 'dr_grade': 7 is not a level.*Remedy: use 0 \\(none\\)"),
+    "blank": ("id", "", ManifestError, "row 3, column 'id': '' is blank"),
+}
+
+
+@pytest.mark.parametrize("case", CELLS)
+def test_a_cell_that_cannot_be_is_named(tmp_path, shard_tables, case):
+    name, value, kind, message = CELLS[case]
+    with pytest.raises(kind, match=f"{SECOND}, {message}"):
+        broken(tmp_path, shard_tables, lambda table: replace(table, name, value, 3)).index()
+
+
+def test_an_id_of_another_shard_is_named(tmp_path, shard_tables):
+    with pytest.raises(ManifestError, match="row 43, column 'id': '00004' is already the id of row 4"):
+        broken(tmp_path, shard_tables, lambda table: replace(table, "id", "00004", 3)).index()
+
+
+def test_unknown_labels_may_be_null_or_absent(open_shards, tmp_path, shard_tables):
+    def change(table):
+        table = replace(table, "is_amd", None, 3)
+        return replace(table, "is_gc", -1, 3).set_column(3, "dr_grade", pa.nulls(table.num_rows))
+
+    root = write(tmp_path, [change(table).drop_columns(["is_dme"]) for table in shard_tables[:2]], 9)
+    data = open_shards(root, fractions={"train": 1.0}, batch_size=80)
+    batch = next(iter(data.train_dataloader()))
+    rows = dict(zip(batch["id"], batch["labels"].tolist(), strict=True))
+    unknown = {name for name, level in zip(NAMES, rows["00003"], strict=True) if level < 0}
+    assert unknown == {"is_amd", "is_gc", "is_dme", "dr_grade"}
+    assert sum(row[NAMES.index("is_amd")] < 0 for row in rows.values()) == 2
+    assert data.manifest.labels[3].tolist() == rows["00003"]
+
+
+IMAGES = {
+    "not embedded": (None, "it holds no bytes"),
+    "damaged": (b"\x89PNG\r\n\x1a\n and then nothing", "not an image"),
+    "not square": (encode(np.zeros((20, 30, 3), np.uint8)), "it is 30 x 20 pixels, and must be square"),
+}
+
+
+@pytest.mark.parametrize("case", IMAGES)
+def test_an_image_that_cannot_be_used_is_named(open_shards, tmp_path, shard_tables, case):
+    pixels, reason = IMAGES[case]
+    cell = {"bytes": pixels, "path": "x.png"}
+    source = broken(tmp_path, shard_tables, lambda table: replace(table, "image", cell, 13))
+    with pytest.raises(ShardError, match=f"{SECOND}', row 13, id '00053': the image cannot be used: {reason}"):
+        source.read(source.index().paths[53], 16)
+    with pytest.raises(ShardError, match="row 13, id '00053'"):
+        list(open_shards(tmp_path, num_reference=1, num_val=1, fractions={"train": 1.0}).train_dataloader())
+
+
+def test_a_missing_shard_a_foreign_file_and_no_folder(tmp_path, shard_tables):
+    source = broken(tmp_path, shard_tables, lambda table: table)
+    (tmp_path / "data" / SECOND).rename(tmp_path / "elsewhere")
+    with pytest.raises(ShardError, match=f"1 of 2 shards are missing.*: {SECOND}. Remedy.*data.partial=true"):
+        source.index()
+    assert len(ShardSource(tmp_path, partial=True).index()) == 40
+    pq.write_table(pa.table({"plan": [1, 2]}), tmp_path / "data" / "plan.parquet")
+    with pytest.raises(ShardError, match="plan.parquet' has no column 'image'; its columns are: plan.*move it out"):
+        ShardSource(tmp_path, partial=True).index()
+    with pytest.raises(FileNotFoundError, match="data.root is .*nowhere', which does not exist"):
+        ShardSource(tmp_path / "nowhere").index()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no Parquet file in it"):
+        ShardSource(tmp_path / "empty").index()
+
+
+def test_row_groups_that_are_too_large_say_what_to_set(open_shards):
+    with pytest.raises(ShardError, match=r"row group of .* GB \(9 images\).*data.window_gb is 1e-05.*about 100 images"):
+        open_shards(window_gb=1e-5)
