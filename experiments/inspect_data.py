@@ -162,12 +162,12 @@ def sheets(
     seen: Manifest, images: RowsOf, masks: RowsOf | None, levels: Sequence[str], seed: int, num_columns: int
 ) -> list[Sheet]:
     """Images of every level, and where the source has masks those of them that have one, outlined."""
-    labels = seen.labels
-    rows = sheet_rows(labels, seed, num_columns)
+    labels, sources = seen.labels, seen.table.column("source").to_pylist()
+    rows = sheet_rows(labels, seed, num_columns, sources=sources)
     found = [Sheet(rows, [row_pictures(row.rows, images) for row in rows])]
     if masks is not None:
         has_mask = np.array([mask != "" for mask in seen.table.column("mask").to_pylist()])
-        rows = sheet_rows(labels, seed, num_columns, has_mask)
+        rows = sheet_rows(labels, seed, num_columns, has_mask, sources)
         if rows:
             found.append(Sheet(rows, [masked_pictures(row.rows, images, masks, len(levels)) for row in rows], levels))
     return found

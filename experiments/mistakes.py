@@ -5,10 +5,13 @@ import inspect
 import os
 import re
 import signal
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pydoc import locate
+from types import FrameType
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -59,10 +62,34 @@ def explained(function: Callable[..., Any], *arguments: Any) -> int:
         what = "the disk is full" if error.errno in DISK_FULL else "the system refused"
         remedy = "Free space" if error.errno in DISK_FULL else "Mend that"
         return _explain(error, f"{what}: {error}. {remedy}, then go on: the same command and resume=auto.")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         say_error("\ninterrupted: go on with the same command and resume=auto.")
-        return 128 + signal.SIGINT
+        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
     return 0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where a run does not listen to it itself."""
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Answer SIGTERM as Ctrl-C is answered: a run that is killed while it reads the data says how to go on."""
+    process = os.getpid()
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a worker that was forked from this one
+            os._exit(128 + number)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wrong_arguments(error: BaseException | None) -> bool:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.backbone_names import spelt_out
 from experiments.composition import check_command, locate, register_resolvers
-from experiments.mistakes import explained
+from experiments.mistakes import explained, heard
 from experiments.quiet import silence
 from experiments.report import config_text, heading, say
 from experiments.runs import settle
@@ -43,7 +43,8 @@ def main() -> int:
     silence()
     status = explained(_check)
     if status == 0:
-        run()
+        with heard():
+            run()
     return status
 
 

@@ -34,15 +34,27 @@ class SheetRow(NamedTuple):
     rows: np.ndarray
 
 
-def sheet_rows(labels: np.ndarray, seed: int, num_columns: int, among: np.ndarray | None = None) -> list[SheetRow]:
-    """A row for all images, then one for each level of a finding that an image has; `num_columns` of them at random.
+def sheet_rows(
+    labels: np.ndarray,
+    seed: int,
+    num_columns: int,
+    among: np.ndarray | None = None,
+    sources: Sequence[str] | None = None,
+) -> list[SheetRow]:
+    """A row for all images, one for each of several sources, then one for each level of a finding that an image has.
+
+    Each shows `num_columns` of its images at random.
 
     Args:
         labels: int [N, F], -1 unknown.
         among: bool [N], the images to choose from; None for all.
+        sources: where each image is from, [N].
     """
     candidates = np.arange(len(labels)) if among is None else np.flatnonzero(among)
     groups = [(ANY, candidates)]
+    names = np.array(sources if sources is not None else [""] * len(labels), dtype=object)
+    several = dict.fromkeys(names[candidates].tolist())
+    groups += [(f"From {name}", candidates[names[candidates] == name]) for name in several if len(several) > 1]
     for column, finding in enumerate(FINDINGS):
         for level, name in enumerate(finding.levels):
             groups.append((f"{finding.title}: {name}", candidates[labels[candidates, column] == level]))

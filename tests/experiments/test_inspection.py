@@ -65,6 +65,9 @@ def test_sheets_show_seeded_images_of_each_known_level():
         ("Glaucoma: present", 3, 3),
     ]
     assert rows[3].rows.tolist() == [0, 1, 2] and set(rows[2].rows) <= set(range(3, 40))
+    named = sheet_rows(labels, 0, 8, sources=["a"] * 30 + ["b"] * (len(labels) - 30))
+    assert [(row.title, row.num_images) for row in named[1:3]] == [("From a", 30), ("From b", len(labels) - 30)]
+    assert (named[1].rows < 30).all() and (named[2].rows >= 30).all() and len(named) == len(rows) + 2
     again, other = sheet_rows(labels, 0, 8), sheet_rows(labels, 1, 8)
     assert again[2].rows.tolist() == rows[2].rows.tolist() != other[2].rows.tolist()
     only = sheet_rows(labels, 0, 8, among=np.arange(41) >= 30)

@@ -102,6 +102,21 @@ def test_asked_to_stop(command, here, whole, threads, number):
     go_on(command, whole)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_while_the_data_are_read(here, number):
+    words = ["+exp=inspect_data", "data.num_images=3000", "data.image_size=64", "output_dir=out"]
+    process = start_process(*words, cwd=here)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(here.glob("cache/*/*.building")):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert "interrupted: go on with the same command and resume=auto" in err and "Traceback" not in err
+    assert list(here.glob("cache/*/*.building"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_stopped_while_the_autoencoder_trains(command, here, whole, threads, number):
