@@ -143,7 +143,10 @@ def _among(found: Sequence[Duplicate], rows: np.ndarray, together: np.ndarray, n
 
 def pairs_of(duplicates: Iterable[Duplicate], manifest: Manifest) -> list[Pair]:
     """The pairs with where they lie: first those across splits, then those across patients, then by row."""
-    splits, patients, labels = manifest.splits, manifest.patients, manifest.labels
+    duplicates = list(duplicates)
+    splits, patients = manifest.splits, manifest.patients
+    rows = sorted({row for d in duplicates for row in (d.first, d.second)})
+    labels = dict(zip(rows, manifest.take(rows).labels, strict=True))
     pairs = [
         Pair(d.first, d.second, d.kind, d.similarity,
              splits[d.first] != splits[d.second], patients[d.first] != patients[d.second],

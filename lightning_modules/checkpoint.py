@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import torch
@@ -49,10 +50,12 @@ def check_targets(config: Mapping[str, Any], trusted: Sequence[str], origin: str
     Raises:
         ValueError: another one is named.
     """
-    allowed = ("lightning_modules", *trusted)
+    allowed = tuple(f"{module}." for module in ("lightning_modules", *trusted))
     for key, value in _flatten({part: config.get(part) or {} for part in ("model", "autoencoder")}).items():
-        name = key.rpartition(".")[2]
-        if name == "_target_" and not (isinstance(value, str) and value.startswith(tuple(f"{m}." for m in allowed))):
+        if key.rpartition(".")[2] != "_target_":
+            continue
+        known = isinstance(value, str) and value.startswith(allowed)
+        if not known or not f"{getattr(locate(value), '__module__', '')}.".startswith(allowed):  # ours.torch.hub.load
             raise ValueError(
                 f"{origin}: its configuration names {value!r} ({key}), which is not of this package, and would be "
                 f"called. Remedy: if you trust that file and that module, name the module: "

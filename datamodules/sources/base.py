@@ -11,6 +11,7 @@ import numpy as np
 from datamodules.images import VERSION, detect_field_of_view, read_image, square_crop
 from datamodules.manifest import Manifest, ManifestError
 
+MOST_NAMED = 5  # files that are not there
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm")
 
 
@@ -80,7 +81,8 @@ class FileSource:
         home = os.path.realpath(self.root)
         folders: dict[str, bool] = {}
         digest = hashlib.blake2b(digest_size=16)
-        absent: list[str] = []
+        absent: list[str] = []  # the first of them
+        num_absent = 0
         files = list(enumerate(manifest.paths))
         if "mask" in manifest.table.column_names:
             masks = enumerate(manifest.table.column("mask").to_pylist())
@@ -97,8 +99,10 @@ class FileSource:
                     inside = inside and _below(os.path.realpath(full), home)
                     state = os.stat(full)
             except OSError as error:
-                absent.append(f"{self._where(row, path)}: there is no such file below {home!r} ({error.strerror})")
-                if len(absent) == 1:
+                num_absent += 1
+                if num_absent <= MOST_NAMED:
+                    absent.append(f"{self._where(row, path)}: there is no such file below {home!r} ({error.strerror})")
+                if num_absent == 1:
                     absent[0] += _nearly(full, path)
                 continue
             if not inside:
@@ -110,7 +114,7 @@ class FileSource:
         if absent:
             raise ManifestError(
                 f"{absent[0]}. Remedy: correct the path, add the file, or point data.root at the folder that holds it."
-                f"{_others(absent[1:], len(files))}"
+                f"{_others(absent[1:], num_absent, len(files))}"
             )
         return digest.hexdigest()
 
@@ -133,12 +137,12 @@ def _nearly(full: str, path: str) -> str:
     return f"; perhaps {same[0]!r} is meant" if same else ""
 
 
-def _others(absent: list[str], num_files: int) -> str:
+def _others(absent: list[str], num_absent: int, num_files: int) -> str:
     """That more files are not there, and the first of them."""
     if not absent:
         return ""
-    first = "".join(f"\n  {where}" for where in absent[:4])
-    return f" In all {len(absent) + 1} of {num_files} files are not there; the next are:{first}"
+    first = "".join(f"\n  {where}" for where in absent)
+    return f" In all {num_absent} of {num_files} files are not there; the next are:{first}"
 
 
 def _below(path: str, home: str) -> bool:

@@ -132,7 +132,8 @@ def read_table(path: Path) -> pa.Table:
     if magic == b"\xd0\xcf\x11\xe0":
         raise ManifestError(f"{path} is a workbook of Excel before 2007. Remedy: save it as .xlsx or as CSV.")
     try:
-        table = pq.read_table(path) if magic == b"PAR1" else _read_csv(path)
+        is_parquet = magic == b"PAR1" or path.suffix.lower() in (".parquet", ".pq")
+        table = pq.read_table(path) if is_parquet else _read_csv(path)
         columns = [_as_text(table.column(i)) for i in range(table.num_columns)]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path} cannot be read as a table: {error}.") from None

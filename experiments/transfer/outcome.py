@@ -47,7 +47,7 @@ def outcomes(fine_tunings: Sequence[FineTuning], unavailable: Mapping[str, str],
         if each.cell.status == "finished" and path.is_file():
             scores = json.loads(path.read_text(encoding="utf-8")).get(split, {})
             interval = scores.get(finding, {}).get(name) or {}
-            told.setdefault(tuple(sorted(key for key, value in scores.items() if key != MACRO)), each.cell.name)
+            told.setdefault(tuple(sorted(key for key in scores if key != MACRO)), each.cell.name)
         numbers = (math.nan if interval.get(key) is None else interval[key] for key in ("value", "low", "high"))
         found.append(Outcome(*_place(each), each.cell.status, *numbers))
     if finding == MACRO and len(told) > 1:

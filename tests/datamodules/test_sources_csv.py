@@ -181,7 +181,7 @@ def test_all_files_that_are_not_there_are_counted_and_the_first_named(table_root
     said = str(refused.value)
     assert "row 2, column 'path': 'A.png'" in said and "perhaps 'a.png' is meant" in said
     assert "In all 12 of 13 files are not there" in said and "row 3, column 'path': 'a.jpg'" in said
-    assert "row 6" in said and "row 7" not in said and "row 4" not in said, "four more are named; d.png is there"
+    assert "row 7" in said and "row 8" not in said and "row 4" not in said, "four more are named; d.png is there"
 
 
 @pytest.mark.parametrize(("path", "hint"), [("a.jpg", "perhaps 'a.png' is meant"), ("b\\c.png", "parted by /")])

@@ -93,7 +93,10 @@ def test_a_checkpoint_rebuilds_its_classifier_and_starts_no_other(command, here)
     assert not (weights == 1).all(), "they are those of this run's data"
 
 
-@pytest.mark.parametrize("target", ["torch.hub.load", "os.system", "lightning_modulesque.Evil", 3])
+@pytest.mark.parametrize(
+    "target",
+    ["torch.hub.load", "os.system", "lightning_modulesque.Evil", "lightning_modules.checkpoint.torch.hub.load", 3],
+)
 def test_a_checkpoint_that_names_something_else_to_call_is_refused(command, here, target):
     state = {CONFIG_KEY: {"model": {"classifier": {}, "backbone": {"_target_": target}}}, "state_dict": {}}
     torch.save(state, "evil.ckpt")
