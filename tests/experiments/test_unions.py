@@ -1,10 +1,9 @@
 """What a union is made of: options by name, sets of one's own by any other, and words that name neither."""
 
-import csv
-
 import pytest
 from mistaken_commands import camera
 
+from datamodules.manifest import Manifest
 from experiments.unions import union_sources
 
 
@@ -25,7 +24,7 @@ def test_options_and_sets_of_ones_own():
     ("names", "roots", "own", "said"),
     [
         (["idrid", "drive"], {}, {}, r"idrid, drive: give data.root, or \+data.roots.idrid=FOLDER \+data.roots.drive="),
-        (["csv"], {"csv": "x"}, {}, r"'csv', no dataset. Tables and folders of your own join by '\+data.own.NAME"),
+        (["csv"], {"csv": "x"}, {}, r"no dataset. Tables and folders of your own join by '\+data.own.NAME"),
         (["idird"], {"idird": "x"}, {}, "did you mean 'idrid'"),
         ([], {}, {"idrid": {"root": "x"}}, "data.own.idrid: choose another name"),
         ([], {}, {"a/b": {"root": "x"}}, "data.own.a/b: choose another name"),
@@ -51,5 +50,8 @@ def test_a_table_and_a_folder_are_trained_as_one(command, here):
     result = command(*words, "+data.own.ours={root: a, table: t.csv}", "+data.own.theirs={root: b}", "output_dir=out")
     assert result.code == 0, result.err
     assert "12 of 12 patients" in result.out
-    with open(here / "out" / "counts.csv", newline="") as file:
-        assert {"ours", "theirs"} <= {cell for row in csv.reader(file) for cell in row}
+    manifest = Manifest.read(here / "out" / "manifest.parquet")
+    assert manifest.table.column("source").to_pylist() == ["ours"] * 6 + ["theirs"] * 6
+    assert (
+        manifest.patients[0] == "ours::p0" and manifest.patients[6] == "theirs::p0" and manifest.labels[6].max() == -1
+    )
