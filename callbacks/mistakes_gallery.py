@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from callbacks.gathered import Gathered
+from callbacks.metrics.decisions import median_level
 from callbacks.saliency import Explained, can_be_explained, grad_cam, overlaid
 
 NUM_SHOWN = 6  # mistakes of each kind
@@ -43,7 +44,7 @@ def gallery(
         pictures = np.stack([image_of(found.ids[row]) for row in chosen])
         blank = np.full((NUM_SHOWN - len(chosen), *pictures.shape[1:]), 255, dtype=np.uint8)
         rows.append(np.concatenate([pictures, blank]))
-        captions.append(f"{name} {kind}")
+        captions.append(f"{name} {kind}{_levels(found, columns[name], name, chosen)}")
         if can_be_explained(network):
             device = next(iter(network.parameters())).device
             images = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device).float() / 255
@@ -54,3 +55,12 @@ def gallery(
             rows.append(np.concatenate([seen, blank]))
             captions.append("where it looked")
     return (np.stack(rows), captions) if rows else None
+
+
+def _levels(found: Gathered, column: int, name: str, chosen: np.ndarray) -> str:
+    """Of a grade the true level of each image and the median one that it was taken for, from left to right."""
+    if found.probabilities[name].shape[1] == 2:
+        return ""
+    taken = median_level(found.probabilities[name][chosen])
+    pairs = zip(found.labels[chosen, column].tolist(), taken.tolist(), strict=True)
+    return ": " + ", ".join(f"{level} as {other}" for level, other in pairs)

@@ -127,6 +127,14 @@ def test_the_gallery_shows_photographs_and_where_was_looked():
     assert gallery(Network().eval(), pictures.__getitem__, right, {"is_gc": 0}, 0, "is_gc") is None
 
 
+def test_of_a_grade_the_gallery_says_what_was_taken_for_what():
+    chances = np.array([[0.9, 0.1, 0, 0, 0], [0, 0, 0, 0.4, 0.6], [0.6, 0, 0, 0, 0.4]])
+    found = Gathered({"dr_grade": chances}, np.array([[2], [0], [3]]), np.array(["a", "b", "c"], object))
+    picture = np.full((32, 32, 3), 90, np.uint8)
+    _, captions = gallery(Network().eval(), lambda name: picture, found, {"dr_grade": 0}, 0, "dr_grade")
+    assert captions[0] == "dr_grade missed: 2 as 0, 3 as 0" and captions[-2] == "dr_grade false alarm: 0 as 4"
+
+
 def test_an_overlay_is_the_photograph_where_the_map_is_0():
     image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     heat = np.zeros((4, 4), np.float32)
