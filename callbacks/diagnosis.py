@@ -139,7 +139,9 @@ class Diagnosis(Callback):
         """The figures for people: a line a finding, with its intervals."""
         lines = []
         for split, evaluation in self.evaluations.items():
-            lines.append(f"  {split + ' (95 % interval over patients)':<36}{'images':>8}{'AUROC':>22}{'kappa':>22}")
+            lines.append(
+                f"  {split + ' (95 % interval over patients)':<36}{'images':>8}{'AUROC':>22}{'kappa (grades: QWK)':>22}"
+            )
             for name, scores in evaluation.items():
                 kappa = scores.metrics.get("qwk") or scores.metrics.get("kappa")
                 cells = (scores.metrics.get("auroc"), kappa)

@@ -53,7 +53,7 @@ def gallery(
                 continue
             seen = np.stack([overlaid(picture, each) for picture, each in zip(pictures, heat, strict=True)])
             rows.append(np.concatenate([seen, blank]))
-            captions.append("where it looked")
+            captions.append("where it looked" if heat.any() else "where it looked: nothing spoke for it")
     return (np.stack(rows), captions) if rows else None
 
 

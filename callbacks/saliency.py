@@ -25,7 +25,7 @@ def can_be_explained(network: nn.Module) -> bool:
 def grad_cam(network: Explained, images: Tensor, thresholds: Tensor) -> np.ndarray | None:
     """Maps float32 [B, S, S] in [0, 1] of what speaks for being above a threshold, 1 the most in each image.
 
-    None where the features are no grid of cells, and where none of them moves the threshold.
+    0 in an image of which nothing speaks for it. None where the features are no grid of cells.
 
     Args:
         network: in eval mode; its gradients are not kept.
@@ -37,8 +37,6 @@ def grad_cam(network: Explained, images: Tensor, thresholds: Tensor) -> np.ndarr
         with torch.enable_grad():
             maps = LayerGradCam(through, through.grid).attribute(images, target=thresholds, relu_attributions=True)
     except _NoGrid:
-        return None
-    if not maps.any():
         return None
     maps = functional.interpolate(maps.detach().float(), images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     largest = maps.flatten(1).amax(dim=1).clamp_min(1e-12)

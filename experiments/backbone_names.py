@@ -1,8 +1,11 @@
 """`model/backbone=<any network of timm>`: names that are no option file, turned into the option that takes a name."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from importlib import resources
+from itertools import pairwise
+from pathlib import Path
 
 from experiments.composition import CONFIG_MODULE, CommandError
 
@@ -16,10 +19,10 @@ def spelt_out(words: Iterable[str]) -> list[str]:
     Raises:
         CommandError: X is neither; names the nearest of both.
     """
-    found = []
+    found, words = [], list(words)
     for word in words:
         group, equals, name = word.partition("=")
-        if group != GROUP or not equals or "," in name or name in _options():
+        if group != GROUP or not equals or "," in name or name in _options() or _is_elsewhere(name, words):
             found.append(word)
             continue
         import timm  # slow to import, and seldom needed
@@ -34,6 +37,14 @@ def spelt_out(words: Iterable[str]) -> list[str]:
             )
         found += [f"{GROUP}={GENERAL}", f"model.backbone.name={name}"]
     return found
+
+
+def _is_elsewhere(name: str, words: Sequence[str]) -> bool:
+    """Whether a folder of one's own, by hydra.searchpath or --config-dir, has an option file of that name."""
+    folders = [folder for word in words for folder in re.findall(r"file://([^,\]'\"]+)", word)]
+    folders += [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
+    folders += [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    return any((Path(folder) / GROUP / f"{name}.yaml").is_file() for folder in folders)
 
 
 def _options() -> list[str]:

@@ -12,9 +12,10 @@ from torch import nn
 
 from callbacks.diagnosis import Diagnosis
 from callbacks.image_sheet import compose, publish
+from callbacks.metrics.evaluation import MACRO_METRICS
 from callbacks.mistakes_gallery import gallery
 from callbacks.run_record import RunRecord
-from datamodules.findings import FINDINGS, NAMES, check_name
+from datamodules.findings import FINDINGS, NAMES, NUM_LEVELS, check_name, nearest
 from datamodules.fundus import FundusDataModule
 from datamodules.splits import split_by_patient
 from experiments.assembly import build_callbacks, build_trainer, final_metrics, plain, world_size
@@ -29,6 +30,7 @@ def classifier_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     """Train, take the best epoch, and measure it on the validation and the test split; returns the final metrics."""
     start, output_dir = time.monotonic(), Path(cfg.output_dir)
     callbacks = build_callbacks(cfg)
+    check_job(cfg)
     announce(cfg, checkpoint)
     datamodule = prepare_data(cfg, output_dir)
     datamodule.setup("fit")
@@ -36,7 +38,11 @@ def classifier_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     asked, cfg = cfg, OmegaConf.merge(cfg, {"model": {"findings": chosen_findings(cfg, datamodule)}})
     say(heading("classifier"))
     say(f"findings: {', '.join(cfg.model.findings)}")
+    check_monitor(cfg.job.monitor, cfg.model.findings)
     module = build_classifier(cfg)
+    if module.num_frozen:
+        learnt = sum(p.numel() for p in module.network.parameters() if p.requires_grad)
+        say(f"frozen: {module.num_frozen} layers; {learnt:,} parameters are learnt")
     if not checkpoint:
         say(begin(cfg, module))
     module.weigh(datamodule.labels("train"))
@@ -53,6 +59,33 @@ def classifier_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     record.finish_after(trainer, metrics)
     say(ending_text(output_dir, metrics, time.monotonic() - start))
     return metrics
+
+
+def check_job(cfg: DictConfig) -> None:
+    """See that the settings of the job mean something, before anything is read.
+
+    Raises:
+        ValueError: an empty list of findings, a negative number of replicates.
+    """
+    if cfg.model.findings is not None and not len(cfg.model.findings):
+        raise ValueError("model.findings is empty: name one finding at least, or give null for all that vary.")
+    if cfg.job.num_replicates < 0:
+        raise ValueError(f"job.num_replicates={cfg.job.num_replicates} must be at least 0; 0 gives no intervals.")
+
+
+def check_monitor(monitor: str, findings: Sequence[str]) -> None:
+    """See that the figure that picks the best epoch is one that is logged.
+
+    Raises:
+        ValueError: it is not; names the nearest.
+    """
+    graded = [name for name in findings if NUM_LEVELS[name] > 2]
+    known = ["val/loss", *(f"val/{name}" for name in MACRO_METRICS), *(f"val/auroc_{name}" for name in findings)]
+    known += [f"val/qwk_{name}" for name in graded] + [f"val/auroc_{name}_referable" for name in graded]
+    if monitor not in known:
+        near = nearest(monitor, known)
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise ValueError(f"job.monitor={monitor} is not logged.{hint} Known: {', '.join(known)}.")
 
 
 def announce(cfg: DictConfig, checkpoint: str) -> None:
@@ -130,7 +163,7 @@ def begin(cfg: DictConfig, module: Classifier) -> str:
 
 
 def load_classifier(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Classifier:
-    """Rebuild a classifier from its checkpoint alone.
+    """Rebuild a classifier from its checkpoint alone, or from the best one in the folder of a run.
 
     Args:
         trusted: modules besides ours whose classes the checkpoint's configuration may name and so call.
@@ -139,6 +172,8 @@ def load_classifier(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Clas
         FileNotFoundError: no such checkpoint.
         ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
     """
+    if Path(checkpoint).is_dir():
+        checkpoint = Path(checkpoint) / "checkpoints" / "best.ckpt"
     state = load_state(checkpoint)
     if CONFIG_KEY not in state or "classifier" not in state[CONFIG_KEY].get("model", {}):
         raise ValueError(f"ckpt={checkpoint}: it was not written by classifier_train; give one of a classifier.")

@@ -31,7 +31,10 @@ OPEN_KEYS = (
     "job.init_paths",
 )  # mappings whose keys a user chooses
 OPEN_NODES = ("callbacks",)  # nodes to which a user may add members that have a _target_
-OF_ANY_KIND = ("trainer.devices",)  # a number, a list of devices, or auto
+OF_ANY_KIND = (
+    "trainer.devices",
+    "model.classifier.num_frozen",
+)  # a number, a list of devices, or auto; a number or all
 INSTANTIATE_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 
 

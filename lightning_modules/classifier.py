@@ -84,6 +84,7 @@ class Classifier(L.LightningModule):
         self.network = ClassifierNetwork(backbone, FindingHeads(backbone.num_features, columns, num_levels, dropout))
         self._layers = layers_of(backbone)
         num_frozen = max(self._layers.values()) + 1 if num_frozen == ALL else int(num_frozen)
+        self.num_frozen = num_frozen
         self._frozen = freeze_layers(backbone, self._layers, num_frozen)
         self.ema = AveragedNetwork(self.network, ema_decay) if ema_decay else None
         self.learning_rate, self.betas, self.weight_decay = learning_rate, tuple(betas), weight_decay
@@ -178,7 +179,18 @@ class Classifier(L.LightningModule):
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> dict[str, Tensor]:
-        """P(level) of each finding, float32 [B, K], of images float32 [B, 3, H, W] in [0, 1]; in eval mode."""
+        """P(level) of each finding, float32 [B, K], of images float32 [B, 3, H, W] in [0, 1]; in eval mode.
+
+        Raises:
+            ValueError: images of another shape, type or range.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype} {list(images.shape)}: float [B, 3, H, W] in [0, 1] is needed.")
+        if images.numel() and not (float(images.min()) >= 0 and float(images.max()) <= 1):
+            raise ValueError(
+                f"images are in [{float(images.min()):.3g}, {float(images.max()):.3g}], and must be in [0, 1]: neither "
+                "0 to 255 nor normalised."
+            )
         network = self.measured.eval()
         return network.heads.probabilities(network(images))
 

@@ -20,6 +20,7 @@ from lightning_modules.networks.backbone import TimmBackbone
 
 LEAST_LOADED = 0.5  # of a backbone's weights: a file that gives fewer is of something else
 SHOWN = 6
+EXPECTED = "Give a file of weights, as torch.save writes a state_dict, or the folder of a run of classifier_train."
 BUNDLED = "tf_efficientnet_lite0"  # the network whose ImageNet weights come with a package, so that no hub is needed
 PREFIXES = ("ema.network.backbone.network.", "network.backbone.network.", "ema.network.backbone.", "network.backbone.",
             "module.", "model.", "encoder.", "backbone.")  # fmt: skip
@@ -123,12 +124,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         if not path.is_file():
-            raise FileNotFoundError(f"model.init.path={str(path)!r} does not exist.")
+            raise FileNotFoundError(f"model.init.path={str(path)!r} does not exist. {EXPECTED}")
         return load_file(path)
     if path.suffix == ".ckpt":
         return dict(load_state(path)["state_dict"])
     if not path.is_file():
-        raise FileNotFoundError(f"model.init.path={str(path)!r} does not exist.")
+        raise FileNotFoundError(f"model.init.path={str(path)!r} does not exist. {EXPECTED}")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # MAE's files hold their arguments
             found = torch.load(path, map_location="cpu", weights_only=True)
@@ -136,8 +137,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # of what kind depends on where the file is cut, or on what it is instead
         raise ValueError(
-            f"model.init.path={str(path)!r} is no whole file of tensors and plain containers "
-            f"({str(error).splitlines()[0][:120]}). Give a file of weights, as torch.save writes a state_dict."
+            f"model.init.path={str(path)!r} is no whole file of tensors and plain containers. {EXPECTED}"
         ) from error
     for key in KEYS:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):

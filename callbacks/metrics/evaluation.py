@@ -95,8 +95,9 @@ def replicates(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Every metric [R] of every finding by name, then of `macro`, in every replicate: what `evaluate` measures.
 
-    For paired differences: measure two classifiers with the same weights [R, N] and subtract. `macro` is, in each
-    replicate, the mean over the findings in which the metric has a value; the `_referable` ones are not counted twice.
+    For paired differences: measure two classifiers with the same weights [R, N] and subtract. `macro` is the mean over
+    the findings in which the metric has a value in any replicate, and NaN in a replicate that lacks one of them; the
+    `_referable` ones are not counted twice.
 
     Raises:
         ValueError: as for `evaluate`.
@@ -161,12 +162,13 @@ def _graded(levels: np.ndarray, chances: np.ndarray, weights: np.ndarray) -> dic
 
 
 def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean [R] over those that have a value in the replicate, NaN where none has."""
+    """Mean [R] over those that have a value in any replicate; NaN in a replicate that lacks one of them.
+
+    Over whatever has a value there, every replicate would be the mean of something else.
+    """
     stacked = np.stack(values)
-    defined = ~np.isnan(stacked)
-    number = defined.sum(axis=0)
-    total = np.where(defined, stacked, 0).sum(axis=0)
-    return np.divide(total, number, out=np.full(len(total), np.nan), where=number > 0)
+    stacked = stacked[~np.isnan(stacked).all(axis=1)]
+    return stacked.mean(axis=0) if len(stacked) else np.full(stacked.shape[1], np.nan)
 
 
 def _threshold(thresholds: Mapping[str, float] | float, name: str) -> float:

@@ -55,6 +55,11 @@ def to_heed(found: Comparison) -> list[str]:
     notes = []
     if unfinished:
         notes.append(f"Not finished: {', '.join(unfinished)}. Final is their latest value; they count all the same.")
+    if all(len(run.curve.values) == 1 for run in runs):
+        notes.append(
+            f"{found.metric} was logged once in each run: it has no learning curve, and steps and epochs say when it "
+            "was measured, not with which weights."
+        )
     endings = [result.run.name for result in found.runs if not np.isfinite(result.final)]
     if endings:
         notes.append(f"The last value is no finite number: {', '.join(endings)}. What it enters is {UNDEFINED}.")

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from callbacks.metrics.evaluation import MACRO
+from experiments.comparison.inference import paired
 from experiments.transfer.cells import FineTuning
 
 COLOURS = {"random": "#999999", "imagenet": "#0072B2", "synthetic": "#D55E00", "checkpoint": "#009E73"}
@@ -94,20 +95,28 @@ def _said(found: Sequence[Outcome]) -> str:
 
 
 def differences(found: Sequence[Outcome], init: str) -> str:
-    """Markdown: how much better a start is than each other, by pairs of equal backbone, budget and seed."""
+    """Markdown: how much better a start is than each other, by pairs of equal backbone, budget and seed.
+
+    With the 95 % t-interval over seeds and the p-value of the paired t-test, not corrected for the number of lines.
+    """
     values = {(o.backbone, o.budget, o.seed, o.init): o.value for o in found}
     others = [other for other in dict.fromkeys(outcome.init for outcome in found) if other != init]
-    lines = ["| backbone | labels | against | mean difference | of each seed |", "|---|---:|---|---:|---|"]
+    lines = ["| backbone | labels | against | mean difference | 95 % interval | p | of each seed |",
+             "|---|---:|---|---:|---|---:|---|"]  # fmt: skip
     for backbone, budget in dict.fromkeys((outcome.backbone, outcome.budget) for outcome in found):
         for other in others:
             seeds = sorted({outcome.seed for outcome in found})
-            pairs = [[values.get((backbone, budget, seed, name), math.nan) for name in (init, other)] for seed in seeds]
-            gaps = [mine - theirs for mine, theirs in pairs]
-            known = [gap for gap in gaps if not math.isnan(gap)]
-            mean = f"{np.mean(known):+.3f}" if known else "undefined"
-            each = ", ".join(f"{gap:+.3f}" if not math.isnan(gap) else "-" for gap in gaps)
-            lines.append(f"| {backbone} | {budget:.0%} | {other} | {mean} | {each} |")
-    return f"{init} against the other starts.\n\n" + "\n".join(lines)
+            mine, theirs = (
+                {seed: values.get((backbone, budget, seed, name), math.nan) for seed in seeds} for name in (init, other)
+            )
+            both = [seed for seed in seeds if not math.isnan(mine[seed] - theirs[seed])]
+            test = paired({seed: mine[seed] for seed in both}, {seed: theirs[seed] for seed in both})
+            mean = f"{test.difference:+.3f}" if both else "undefined"
+            bounds = "undefined" if math.isnan(test.low) else f"{test.low:+.3f} to {test.high:+.3f}"
+            p_value = "undefined" if math.isnan(test.p) else f"{test.p:.2g}"
+            each = ", ".join(f"{mine[seed] - theirs[seed]:+.3f}" if seed in both else "-" for seed in seeds)
+            lines.append(f"| {backbone} | {budget:.0%} | {other} | {mean} | {bounds} | {p_value} | {each} |")
+    return f"{init} less the other starts, by pairs of equal seeds; p is not corrected.\n\n" + "\n".join(lines)
 
 
 def figure(found: Sequence[Outcome], metric: str) -> np.ndarray:

@@ -215,6 +215,22 @@ def test_an_absent_class_has_no_value_and_is_left_out_of_the_mean():
     assert found["macro"]["accuracy"] == pytest.approx(np.mean([found[name]["accuracy"] for name in FINDINGS]))
 
 
+def test_a_mean_over_levels_or_findings_is_of_the_same_ones_in_every_replicate():
+    """A level that one patient has is absent from every third replicate: such a mean would be of something else."""
+    labels = np.array([[0], [0], [1], [1], [4]] * 2)
+    patients = ["a", "b", "c", "d", "e"] * 2
+    stream = np.random.default_rng(0)
+    chances = {"dr_grade": stream.dirichlet(np.ones(5), size=10)}
+    weights = patient_weights(patients, 200, seed=0)
+    found = replicates(labels, chances, {"dr_grade": 5}, weights)
+    whole = np.array([all(row[labels[:, 0] == level].any() for level in (0, 1, 4)) for row in weights])
+    assert 0.1 < whole.mean() < 0.9
+    for name in ("dr_grade", "macro"):
+        assert (~np.isnan(found[name]["auroc"]) == whole).all()
+    result = evaluate(labels, chances, {"dr_grade": 5}, patients, 200)
+    assert np.isfinite(result["macro"].metrics["auroc"].value) and np.isnan(result["macro"].metrics["auroc"].low)
+
+
 def test_what_is_unknown_everywhere_or_was_not_predicted_is_left_out():
     labels, probabilities, patients = case(8)
     labels[:, 0] = -1

@@ -22,3 +22,13 @@ def test_a_misspelt_name_suggests_the_nearest():
 def test_the_command_takes_it(command, here):
     result = command("+exp=classifier_train", "model/backbone=resnet5O")
     assert result.code == 2 and "did you mean resnet50" in result.err
+
+
+@pytest.mark.parametrize("where", [["hydra.searchpath=[file://mine]"], ["--config-dir", "mine"], ["--config-dir=mine"]])
+def test_an_option_file_of_ones_own_folder_is_found(here, where):
+    (here / "mine" / "model" / "backbone").mkdir(parents=True)
+    (here / "mine" / "model" / "backbone" / "small.yaml").write_text("_target_: my_backbones.Small\n")
+    words = ["+exp=classifier_train", *where, "model/backbone=small"]
+    assert spelt_out(words) == words
+    with pytest.raises(CommandError, match="no option 'smal'"):
+        spelt_out([*words[:-1], "model/backbone=smal"])

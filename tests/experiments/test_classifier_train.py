@@ -106,3 +106,30 @@ def test_a_checkpoint_that_names_something_else_to_call_is_refused(command, here
     torch.save(state, "evil.ckpt")
     with pytest.raises(ValueError, match="names 'torch.hub.load'"):
         load_classifier("evil.ckpt", trusted=["my_backbones"])
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("model.findings=[]", "model.findings is empty"),
+        ("job.num_replicates=-5", "job.num_replicates=-5 must be at least 0"),
+        ("job.monitor=val/aurok", "job.monitor=val/aurok is not logged. Did you mean 'val/auroc'?"),
+        ("job.monitor=val/qwk_eye_side", "is not logged"),
+    ],
+)
+def test_settings_that_mean_nothing_are_said_before_the_training(command, here, word, said):
+    result = command(*SMALL, word, "output_dir=out")
+    assert result.code == 1 and said in result.err, result.err
+    assert not list(here.glob("out/checkpoints/*"))
+
+
+def test_a_linear_probe_says_what_it_learns(command, here):
+    result = command(*SMALL, GRADES, "model.classifier.num_frozen=all", "output_dir=out")
+    assert result.code == 0, result.err
+    assert "frozen: 5 layers; 516 parameters are learnt" in result.out  # 512 directions, 4 offsets
+    module = load_classifier("out")
+    with pytest.raises(ValueError, match=r"images are in \[0, 255\], and must be in \[0, 1\]"):
+        module.probabilities(torch.tensor([0.0, 255.0]).repeat(1, 3, 32, 16))
+    for images in (torch.zeros(3, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, 1, 32, 32)):
+        with pytest.raises(ValueError, match=r"float \[B, 3, H, W\] in \[0, 1\] is needed"):
+            module.probabilities(images)

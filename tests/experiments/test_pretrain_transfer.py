@@ -3,7 +3,9 @@
 import json
 import math
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
@@ -12,7 +14,7 @@ from experiments.pretrain_transfer import check_lists, starts_that_cannot_be_had
 from experiments.report import config_text
 from experiments.transfer import cells
 from experiments.transfer.cells import Cell, check, fine_tunings, pretraining, run
-from experiments.transfer.outcome import check_metric, differences, figure, outcomes, rows, table
+from experiments.transfer.outcome import Outcome, check_metric, differences, figure, outcomes, rows, table
 
 JOB = {
     "pretrain": ["data=phantom"], "finetune": ["data=phantom", "model.findings=[dr_grade]"],
@@ -117,10 +119,22 @@ def test_the_table_has_every_cell(tmp_path):
     assert "| resnet10t | 100% | 0.520 (1) | 0.570 ± 0.057 (2) |" in text
     assert "| efficientnet_lite0 | 25% | unavailable |" in text
     text = differences(seen, "synthetic")
-    assert "| resnet10t | 25% | random | +0.010 | +0.010, +0.010 |" in text
-    assert "| resnet10t | 100% | random | +0.010 | +0.010, - |" in text
-    assert "| efficientnet_lite0 | 100% | random | undefined | -, - |" in text
+    assert "| resnet10t | 25% | random | +0.010 | undefined | undefined | +0.010, +0.010 |" in text
+    assert "| resnet10t | 100% | random | +0.010 | undefined | undefined | +0.010, - |" in text
+    assert "| efficientnet_lite0 | 100% | random | undefined | undefined | undefined | -, - |" in text
     assert len(rows(seen)) == 17 and figure(seen, "test/macro/auroc").shape[2] == 3
+
+
+def test_differences_are_those_of_a_paired_test():
+    first, second = (0.8, 0.7, 0.9), (0.6, 0.65, 0.72)
+    starts = {"synthetic": first, "random": second}
+    found = [Outcome("resnet10t", init, 0.5, seed, "finished", value, 0, 1)
+             for init, values in starts.items() for seed, value in enumerate(values)]  # fmt: skip
+    gaps = np.subtract(first, second)
+    half = stats.t.ppf(0.975, 2) * gaps.std(ddof=1) / np.sqrt(3)
+    low, high, p_value = gaps.mean() - half, gaps.mean() + half, stats.ttest_rel(first, second).pvalue
+    said = f"{gaps.mean():+.3f} | {low:+.3f} to {high:+.3f} | {p_value:.2g}"
+    assert f"| resnet10t | 50% | random | {said} | +0.200, +0.050, +0.180 |" in differences(found, "synthetic")
 
 
 def test_undefined_figures_are_said_to_be(tmp_path):
