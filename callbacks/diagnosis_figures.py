@@ -35,7 +35,7 @@ def figures_of(labels: np.ndarray, probabilities: Mapping[str, np.ndarray]) -> d
 def _panels(known: Mapping[str, tuple[np.ndarray, np.ndarray]], draw: Callable[..., None]) -> np.ndarray:
     columns = min(COLUMNS, len(known))
     rows = -(-len(known) // columns)
-    figure = Figure(figsize=(columns * SIDE, rows * SIDE), dpi=110, layout="constrained")
+    figure = Figure(figsize=(columns * SIDE, rows * SIDE), dpi=200, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(known) :]:
@@ -59,7 +59,7 @@ def _confusion(axis: Axes, levels: np.ndarray, values: np.ndarray) -> None:
         axis.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", fontsize=8, color=colour)
     axis.set_xticks(range(num_levels))
     axis.set_yticks(range(num_levels))
-    axis.set_xlabel("predicted level", fontsize=8)
+    axis.set_xlabel("predicted level (shade: share of the row)", fontsize=8)
     axis.set_ylabel("labelled level", fontsize=8)
 
 
@@ -92,5 +92,5 @@ def _reliability(axis: Axes, levels: np.ndarray, values: np.ndarray) -> None:
     axis.scatter(bins.confidence[filled], bins.accuracy[filled], s=sizes, color=BLUE, alpha=0.8)
     axis.set_xlim(0, 1.02)
     axis.set_ylim(0, 1.02)
-    axis.set_xlabel("confidence", fontsize=8)
+    axis.set_xlabel("confidence in the most probable level", fontsize=8)
     axis.set_ylabel("accuracy", fontsize=8)

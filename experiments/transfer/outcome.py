@@ -138,14 +138,18 @@ def figure(found: Sequence[Outcome], metric: str) -> np.ndarray:
         axis.set_xscale("log")
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
+        lacking = [o.init for o in found if o.backbone == backbone and o.status == "unavailable"]
+        if lacking:
+            said = f"not available: {', '.join(dict.fromkeys(lacking))}"
+            axis.text(0.98, 0.02, said, transform=axis.transAxes, ha="right", va="bottom", fontsize=7)
         axis.set_title(backbone, fontsize=9)
         axis.set_xlabel("labelled training patients (%)", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25)
-    axes[0].set_ylabel(metric, fontsize=8)
+    axes[0].set_ylabel(f"{metric}, mean over seeds", fontsize=8)
     handles, names = axes[0].get_legend_handles_labels()
     if handles:
-        axes[0].legend(handles, names, fontsize=7, title="start", title_fontsize=7)
+        axes[0].legend(handles, names, fontsize=7, title="start (dots: seeds)", title_fontsize=7)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
