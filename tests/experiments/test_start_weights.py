@@ -120,7 +120,7 @@ def test_an_autoencoder_class_of_ones_own_trains_and_is_found_again(command, her
     assert first.code == 0, first.err
     again = command(*words, "output_dir=second", *options)
     assert again.code == 0 and "training one first" in first.out and "training one first" not in again.out
-    generator = load_generator(here / "second/checkpoints/last.ckpt")
+    generator = load_generator(here / "second/checkpoints/last.ckpt", trusted=["third_party_ae"])
     assert generator.latent_shape[0] == 3
     trained = weights(here / "first/checkpoints/last.ckpt")
     assert torch.equal(generator.autoencoder.network.down.weight, trained["autoencoder.network.down.weight"])

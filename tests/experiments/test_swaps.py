@@ -85,7 +85,10 @@ def test_a_class_of_ones_own_by_its_dotted_path(command, here, monkeypatch):
     result = command(*words)
     assert result.code == 0, result.err
     assert "third_party.Mine" in (here / "out/config.yaml").read_text()
-    assert load_generator("out/checkpoints/last.ckpt").network.denoiser.conv.weight.shape == (4, 4, 3, 3)
+    with pytest.raises(ValueError, match=r"names 'third_party.Mine'.*trusted=\['third_party'\]"):
+        load_generator("out/checkpoints/last.ckpt")
+    generator = load_generator("out/checkpoints/last.ckpt", trusted=["third_party"])
+    assert generator.network.denoiser.conv.weight.shape == (4, 4, 3, 3)
     wrong = command(*words[:-1], "+model.denoiser.widht=8")
     assert wrong.code == 2 and "unknown key 'model.denoiser.widht': did you mean width?" in wrong.err
     monkeypatch.delitem(sys.modules, "third_party")
