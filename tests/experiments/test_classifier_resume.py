@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 import torch
 from tiny_runs import DATA, TRAINER, column
 
@@ -18,6 +19,7 @@ WORDS = [
 STEPS_PER_EPOCH = 4
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch(command, here, monkeypatch):
     assert command(*WORDS, "output_dir=whole").code == 0
     step = Classifier.training_step

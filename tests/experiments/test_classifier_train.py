@@ -64,6 +64,7 @@ def test_what_is_better_is_told_by_the_name(command, here, monkeypatch, monitor,
     assert f"mode={mode}" in command(*SMALL, f"job.monitor={monitor}").err
 
 
+@pytest.mark.slow
 def test_fewer_labels_learn_the_same_findings(command, here):
     whole = command(*SMALL, "data.num_images=200", "output_dir=whole")
     part = command(*SMALL, "data.num_images=200", "data.train_fraction=0.1", "output_dir=part")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_runs import DDPM_TRAIN, VAE_TRAIN, column, run_process
 
+pytestmark = pytest.mark.slow
 TWO = ["trainer.devices=2", "strategy=ddp"]
 # A rate of 0 keeps the weights as they are at the start, so that both ways measure the same generator.
 STILL = [
@@ -64,7 +65,6 @@ def test_one_process_and_two_measure_the_same(folder):
             assert torch.equal(tensor, weights[1]["state_dict"][name]), name
 
 
-@pytest.mark.slow
 def test_two_processes_train_the_autoencoder_first(here):
     """Both stages in one command, with a discriminator, and latents encoded by both at once."""
     gan = ["autoencoder=gan", "autoencoder.module.discriminator.channels=16", "autoencoder.module.disc_start=1",
@@ -78,7 +78,6 @@ def test_two_processes_train_the_autoencoder_first(here):
     assert (run / "autoencoder/checkpoints/last.ckpt").is_file() and column(run, "val/loss")
 
 
-@pytest.mark.slow
 def test_a_signal_to_two_processes_is_resumed(here):
     """As a terminal sends Ctrl-C: to both."""
     import os
