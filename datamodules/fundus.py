@@ -26,7 +26,7 @@ from datamodules.masks import to_levels
 from datamodules.rejected import check_rejected, write_rejected
 from datamodules.selection import select
 from datamodules.sources.base import Source
-from datamodules.splits import split_by_patient
+from datamodules.splits import split_by_patient, split_fingerprint
 from datamodules.squares import Squares
 from datamodules.transforms import Augmentation
 
@@ -149,11 +149,8 @@ class FundusDataModule(lightning.LightningDataModule):
 
     @property
     def split_fingerprint(self) -> str:
-        """32 hexadecimal digits over who is on which side, whatever the order of the rows."""
-        manifest = self._ready()
-        pairs = sorted(set(zip(manifest.patients, manifest.splits, strict=True)))
-        text = "".join(f"{len(patient)}:{patient}{split}\n" for patient, split in pairs)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        """That of splits.py, of the rows in use."""
+        return split_fingerprint(self._ready())
 
     # -- what callbacks and jobs ask for
 
@@ -186,24 +183,15 @@ class FundusDataModule(lightning.LightningDataModule):
         dropped = len(self.copies.dropped) if self.copies is not None and self.duplicates == "drop" else 0
         return f", and {dropped} images were left out as duplicates (data.duplicates=drop)" if dropped else ""
 
-    @property
-    def train_dataset(self) -> FundusDataset:
-        """The training images."""
-        return self.dataset("train")
-
-    @property
-    def val_dataset(self) -> FundusDataset:
-        """The validation images."""
-        return self.dataset("val")
-
-    @property
-    def test_dataset(self) -> FundusDataset:
-        """The test images."""
-        return self.dataset("test")
-
     def labels(self, split: str) -> LongTensor:
         """Labels of a split, int64 [N, F], in the order of `images(split)`."""
         return self.dataset(split).labels
+
+    def labels_of_all_training_patients(self) -> LongTensor:
+        """Labels int64 [N, F] of the training split, with those that `train_fraction` leaves out."""
+        if self.train_fraction == 1:
+            return self.labels("train")
+        return torch.from_numpy(self._indexed().select("train").labels)
 
     def images(self, split: str) -> RowsOf:
         """Images of a split, an array-like uint8 [N, S, S, 3] that reads from the cache what is indexed."""
@@ -225,14 +213,7 @@ class FundusDataModule(lightning.LightningDataModule):
         """
         if cache is not None:
             self.check_latents()
-            here = {"images": self.fingerprint, "split": self.split_fingerprint}
-            there = {"images": cache.depends_on.get("images"), "split": cache.depends_on.get("split", here["split"])}
-            num_train = len(self.train_dataset)
-            if len(cache) != num_train or there != here:
-                raise ValueError(
-                    f"the latent cache {str(cache.folder)!r} is of {len(cache)} images with fingerprints {there}, but "
-                    f"the training set has {num_train} with {here}. Remedy: build it again from these images."
-                )
+            cache.check_is_of(len(self.dataset("train")), self.fingerprint, self.split_fingerprint)
         self._latents = cache
 
     def write_index(self, folder: str | Path) -> None:
@@ -253,8 +234,11 @@ class FundusDataModule(lightning.LightningDataModule):
 
     def preview(self) -> dict[str, Any]:
         """As `describe`, by the index alone: no image has been read yet, so none is rejected."""
-        index = self.source.index()
-        return self._counts(split_by_patient(index, self.fractions, self.seed))
+        return self._counts(self._indexed())
+
+    def _indexed(self) -> Manifest:
+        """The whole index with its splits, nothing rejected or left out."""
+        return split_by_patient(self.source.index(), self.fractions, self.seed)
 
     def describe(self) -> dict[str, Any]:
         """Counts for people: images and patients per split, and for each finding how many of each level."""
@@ -290,7 +274,7 @@ class FundusDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of equal size; of latents when they are attached."""
-        train = self.train_dataset
+        train = self.dataset("train")
         self._train_loader = self._loader(
             train if self._latents is None else LatentDataset(self._latents, train), training=True
         )
@@ -318,11 +302,11 @@ class FundusDataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> ResumableLoader:
         """Every validation image once, in order."""
-        return self._loader(self.val_dataset, training=False)
+        return self._loader(self.dataset("val"), training=False)
 
     def test_dataloader(self) -> ResumableLoader:
         """Every test image once, in order."""
-        return self._loader(self.test_dataset, training=False)
+        return self._loader(self.dataset("test"), training=False)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """On the device: mirror what is to be mirrored, turn uint8 into float32 [0, 1], and augment."""

@@ -56,6 +56,16 @@ class LatentCache:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def check_is_of(self, num_images: int, fingerprint: str, split_fingerprint: str) -> None:
+        """Raise ValueError unless it is of so many images of these fingerprints; one that tells no split is of any."""
+        here = {"images": fingerprint, "split": split_fingerprint}
+        there = {"images": self.depends_on.get("images"), "split": self.depends_on.get("split", split_fingerprint)}
+        if len(self) != num_images or there != here:
+            raise ValueError(
+                f"the latent cache {str(self.folder)!r} is of {len(self)} images with fingerprints {there}, but the "
+                f"training set has {num_images} with {here}. Remedy: build it again from these images."
+            )
+
     @classmethod
     def build(
         cls,

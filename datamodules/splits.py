@@ -34,6 +34,13 @@ def split_by_patient(manifest: Manifest, fractions: Mapping[str, float], seed: i
     return Manifest(manifest.table.set_column(column, "split", codes))
 
 
+def split_fingerprint(manifest: Manifest) -> str:
+    """32 hexadecimal digits over who is on which side, whatever the order of the rows."""
+    pairs = sorted(set(zip(manifest.patients, manifest.splits, strict=True)))
+    text = "".join(f"{len(patient)}:{patient}{split}\n" for patient, split in pairs)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def assign_splits(
     patients: Sequence[str], fractions: Mapping[str, float], seed: int, official: Sequence[str] | None = None
 ) -> list[str]:

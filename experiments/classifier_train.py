@@ -17,7 +17,6 @@ from callbacks.mistakes_gallery import gallery
 from callbacks.run_record import RunRecord
 from datamodules.findings import FINDINGS, NAMES, NUM_LEVELS, check_name, nearest
 from datamodules.fundus import FundusDataModule
-from datamodules.splits import split_by_patient
 from experiments.assembly import build_callbacks, build_trainer, final_metrics, plain, world_size
 from experiments.comparison.curves import mode_by_name
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
@@ -109,10 +108,7 @@ def chosen_findings(cfg: DictConfig, datamodule: FundusDataModule) -> list[str]:
     Raises:
         ValueError: one that is named is unknown or the same in all training images; or none varies.
     """
-    labels = datamodule.labels("train").numpy()
-    if getattr(datamodule, "train_fraction", 1.0) < 1:
-        index = split_by_patient(datamodule.source.index(), datamodule.fractions, datamodule.seed)
-        labels = index.select("train").labels
+    labels = datamodule.labels_of_all_training_patients().numpy()
     levels = {finding.name: sorted(set(labels[:, place].tolist()) - {-1}) for place, finding in enumerate(FINDINGS)}
     named = list(cfg.model.findings or ())
     for name in named:

@@ -85,8 +85,8 @@ def test_a_batch_is_what_was_promised(make, tmp_path):
 
 def test_pixels_and_eye_side_are_mirrored_together(make, tmp_path):
     data = make()
-    stored = dict(zip(data.train_dataset.ids, np.asarray(data.images("train")), strict=True))
-    sides = dict(zip(data.train_dataset.ids, data.labels("train")[:, EYE_SIDE].tolist(), strict=True))
+    stored = dict(zip(data.dataset("train").ids, np.asarray(data.images("train")), strict=True))
+    sides = dict(zip(data.dataset("train").ids, data.labels("train")[:, EYE_SIDE].tolist(), strict=True))
     mirrored = 0
     for batch in fit(data, tmp_path, max_epochs=4).batches:
         for name, image, labels in zip(batch["id"], batch["image"], batch["labels"], strict=True):
@@ -100,12 +100,12 @@ def test_pixels_and_eye_side_are_mirrored_together(make, tmp_path):
 
 def test_no_flip_and_no_shuffle_where_none_is_wanted(make, tmp_path):
     data = make(flip=False)
-    stored = dict(zip(data.train_dataset.ids, np.asarray(data.images("train")), strict=True))
+    stored = dict(zip(data.dataset("train").ids, np.asarray(data.images("train")), strict=True))
     for batch in fit(data, tmp_path, max_epochs=1).batches:
         for name, image in zip(batch["id"], batch["image"], strict=True):
             assert torch.equal(image, torch.from_numpy(stored[name]).permute(2, 0, 1) / 255)
     first, second = fit(make(), tmp_path, max_epochs=2, overfit_batches=1).batches
-    assert first["id"] == second["id"] == make().train_dataset.ids[:4]
+    assert first["id"] == second["id"] == make().dataset("train").ids[:4]
     assert torch.equal(first["image"], second["image"])
 
 
@@ -232,7 +232,7 @@ def test_an_official_split_holds_its_patient_even_if_its_image_is_rejected(make,
 
 def test_an_empty_split_is_refused_only_when_it_is_used(make):
     data = make(fractions={"train": 1.0})
-    assert len(data.train_dataset) == 24
+    assert len(data.dataset("train")) == 24
     with pytest.raises(ValueError, match="the val split is empty: 12 patients.*'train': 1.0.*Remedy"):
         data.val_dataloader()
 
@@ -300,15 +300,15 @@ def test_epochs_from_the_cache_are_fast():
 
 
 def test_a_single_sample_is_a_sample(make):
-    sample = make().train_dataset[3]
+    sample = make().dataset("train")[3]
     assert sample["image"].shape == (3, 16, 16) and sample["image"].dtype == torch.uint8
-    assert sample["labels"].shape == (len(NAMES),) and sample["id"] == make().train_dataset.ids[3]
+    assert sample["labels"].shape == (len(NAMES),) and sample["id"] == make().dataset("train").ids[3]
 
 
 def test_a_share_of_the_training_patients(make):
     whole, part = make(), make(train_fraction=0.5)
     assert set(part.manifest.select("train").patients) < set(whole.manifest.select("train").patients)
-    assert part.val_dataset.ids == whole.val_dataset.ids and part.fingerprint != whole.fingerprint
+    assert part.dataset("val").ids == whole.dataset("val").ids and part.fingerprint != whole.fingerprint
     for row, path in enumerate(part.manifest.select("train").paths):
         assert (part.images("train")[row] == part.source.read(path, 16)).all()
     with pytest.raises(ValueError, match=r"data.train_fraction is 0, and must be in \(0, 1\]"):

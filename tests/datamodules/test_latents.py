@@ -194,10 +194,10 @@ def test_latents_of_other_images_are_not_attached(data, tmp_path):
 
 def test_a_mirrored_row_has_its_eye_changed_and_a_plain_one_not(data, tmp_path):
     cache = LatentCache.build(Encoder(), data.images("train"), "f", tmp_path)
-    dataset = LatentDataset(cache, data.train_dataset)
+    dataset = LatentDataset(cache, data.dataset("train"))
     flips = np.array([True, False])
     batch = dataset[Picks(np.array([1, 1]), flips)]
     plain = data.labels("train")[1, EYE_SIDE].item()
     assert batch["labels"][:, EYE_SIDE].tolist() == [1 - plain, plain]
     sample = dataset[1]
-    assert torch.equal(sample["latent_mean"], batch["latent_mean"][1]) and len(dataset) == len(data.train_dataset)
+    assert torch.equal(sample["latent_mean"], batch["latent_mean"][1]) and len(dataset) == len(data.dataset("train"))

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from stopping import Stop
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.dataset import FundusDataset
@@ -56,18 +57,6 @@ class Recorder(L.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class Stop(Callback):
-    """Ends the process's part of the run after a number of training batches, as a kill would: without any saving."""
-
-    def __init__(self, after: int) -> None:
-        self.after, self.count = after, 0
-
-    def on_train_batch_end(self, *args):
-        self.count += 1
-        if self.count == self.after:
-            raise KeyboardInterrupt
 
 
 class SaveAt(Callback):

@@ -10,8 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from shard_files import NUM_PHANTOMS, SIDE, encode, table_of, write
+from stopping import Stop
 
 from datamodules.findings import EYE_SIDE, NAMES
 from datamodules.shard_stream import StreamBatches, StreamOrder
@@ -235,18 +236,6 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-class Kill(Callback):
-    """Ends the run after a number of training batches without any saving."""
-
-    def __init__(self, after: int) -> None:
-        self.after, self.count = after, 0
-
-    def on_train_batch_end(self, *args):
-        self.count += 1
-        if self.count == self.after:
-            raise KeyboardInterrupt
-
-
 def fit(data, folder, seen, callbacks=(), checkpoint=None):
     trainer = L.Trainer(
         default_root_dir=folder, accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False,
@@ -265,7 +254,7 @@ def test_a_checkpoint_of_lightning_resumes_within_an_epoch(open_shards, tmp_path
     steps = len(whole) // 2 + 4
     save = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=steps, save_top_k=-1)
     with pytest.raises(SystemExit):
-        fit(open_shards(num_workers=num_workers), tmp_path, [], [save, Kill(steps + 3)])
+        fit(open_shards(num_workers=num_workers), tmp_path, [], [save, Stop(steps + 3)])
     fit(open_shards(num_workers=num_workers), tmp_path, resumed, checkpoint=tmp_path / f"step={steps}.ckpt")
     assert resumed == whole[steps:]
 
