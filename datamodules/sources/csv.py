@@ -153,7 +153,7 @@ def row_numbers(path: Path, num_rows: int) -> list[int]:
     with open(path, "rb") as file:
         if file.read(4) in (b"PAR1", b"PK\x03\x04"):
             return plain
-    delimiter, encoding = _dialect(path)
+    delimiter, encoding = dialect(path)
     begins, before = [], 0
     with open(path, newline="", encoding=encoding, errors="replace") as file:
         lines = csv.reader(file, delimiter=delimiter)
@@ -174,13 +174,13 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _read_csv(path: Path) -> pa.Table:
-    delimiter, encoding = _dialect(path)
+    delimiter, encoding = dialect(path)
     names = pa.csv.open_csv(path, pa.csv.ReadOptions(encoding=encoding), _parse(delimiter)).schema.names
     text = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     return pa.csv.read_csv(path, pa.csv.ReadOptions(encoding=encoding), _parse(delimiter), text)
 
 
-def _dialect(path: Path) -> tuple[str, str]:
+def dialect(path: Path) -> tuple[str, str]:
     """The separator and the encoding of a CSV file; raises ManifestError for an empty one."""
     with open(path, "rb") as file:
         head = file.readline()
@@ -215,7 +215,7 @@ def _check_unique(paths: pa.ChunkedArray, origin: str) -> None:
         )
 
 
-def finding_levels(column: pa.ChunkedArray, name: str, origin: str) -> pa.Array:
+def finding_levels(column: pa.ChunkedArray, name: str, origin: str, first_row: int = FIRST_ROW) -> pa.Array:
     """A text column of levels as int8, blank cells as -1; each different cell is parsed once.
 
     Raises ManifestError naming row, column, value and remedy.
@@ -232,7 +232,7 @@ def finding_levels(column: pa.ChunkedArray, name: str, origin: str) -> pa.Array:
         except ValueError:
             value = np.nan
         if not (value.is_integer() if isinstance(value, float) else False) or not 0 <= value < NUM_LEVELS[name]:
-            row = int(np.argmax(codes == code)) + FIRST_ROW
+            row = int(np.argmax(codes == code)) + first_row
             raise ManifestError(
                 f"{origin}, row {row}, column {name!r}: {cell!r} is not a level of {name}. Remedy: use "
                 f"{describe_levels(name)}, or leave the cell blank where nobody annotated it."

@@ -1,0 +1,155 @@
+"""The plan of a synthetic set: a row an image, its seed and what it is to show; written first and never changed.
+
+Columns: `index` int64, 0 to N - 1; `seed` int64 in [0, 2**32), another for each image; then the findings int8, -1 where
+the generator is not told. Read and written in chunks: ten million rows take a few tens of MB of memory.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels
+
+CHUNK = 1 << 16  # rows of a row group, and of what is held in memory
+SEED_LIMIT = 2**32
+SCHEMA = pa.schema(
+    [("index", pa.int64()), ("seed", pa.int64()), *((name, pa.int8()) for name in NAMES)]
+)  # of plan.parquet
+
+
+class PlanError(ValueError):
+    """A plan that cannot be carried out; the message names the file, the row, the column, the value and the remedy."""
+
+
+class PlanRows(NamedTuple):
+    """Rows of a plan: index int64 [n], seed int64 [n], labels int8 [n, F] with -1 where the generator is not told."""
+
+    index: np.ndarray
+    seed: np.ndarray
+    labels: np.ndarray
+
+
+def write_plan(path: str | Path, chunks: Iterable[tuple[np.ndarray, np.ndarray | None]], seed: int) -> int:
+    """Write a plan, all or nothing; returns its number of images.
+
+    Args:
+        chunks: labels int8 [n, F], and seeds int64 [n] or None, which gives the images seeds that follow one another
+            from a hash of `seed` on, so that no two are alike.
+
+    Raises:
+        PlanError: no rows, more rows than there are seeds.
+        OSError: what the disk says; there is no plan then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, count, first_seed = path.with_name(f".{path.name}.part"), 0, _first_seed(seed)
+    try:
+        with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+            for labels, seeds in chunks:
+                for start in range(0, len(labels), CHUNK):
+                    some = np.ascontiguousarray(labels[start : start + CHUNK], dtype=np.int8)
+                    index = np.arange(count, count + len(some), dtype=np.int64)
+                    drawn = (first_seed + index) % SEED_LIMIT if seeds is None else seeds[start : start + CHUNK]
+                    columns = [index, drawn.astype(np.int64), *some.T]
+                    writer.write_table(pa.table([pa.array(column) for column in columns], SCHEMA), CHUNK)
+                    count += len(some)
+                if count > SEED_LIMIT:
+                    raise PlanError(f"{path}: a plan has at most 2**32 images, one for each seed.")
+        if count == 0:
+            raise PlanError(f"{path}: the plan has no rows. Remedy: num_images of at least 1, or a table with rows.")
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+class Plan:
+    """A plan on disk.
+
+    Args:
+        path: of `plan.parquet`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        PlanError: it is no plan, or not a whole one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"there is no plan {str(self.path)!r}.")
+        try:
+            self._file = pq.ParquetFile(self.path)
+        except pa.ArrowException as error:
+            raise PlanError(f"{self.path} is no whole Parquet file ({str(error).splitlines()[0]}).") from error
+        if not self._file.schema_arrow.equals(SCHEMA):
+            raise PlanError(
+                f"{self.path} is no plan of this kind: its columns are {', '.join(self._file.schema_arrow.names)}. "
+                f"Remedy: a table of your own is given by plan=table plan.path={self.path}."
+            )
+        sizes = [self._file.metadata.row_group(n).num_rows for n in range(self._file.metadata.num_row_groups)]
+        self._ends = np.cumsum(sizes, dtype=np.int64)
+        self.num_images = int(self._ends[-1]) if sizes else 0
+
+    def rows(self, start: int, stop: int) -> PlanRows:
+        """The rows start to stop - 1; reads the row groups that they lie in."""
+        first = int(np.searchsorted(self._ends, start, side="right"))
+        last = int(np.searchsorted(self._ends, stop - 1, side="right"))
+        table = self._file.read_row_groups(list(range(first, last + 1)), use_threads=False)
+        before = int(self._ends[first - 1]) if first else 0
+        return _rows_of(table.slice(start - before, stop - start))
+
+    def chunks(self) -> Iterator[PlanRows]:
+        """All rows, row group by row group."""
+        for group in range(len(self._ends)):
+            yield _rows_of(self._file.read_row_group(group, use_threads=False))
+
+    def check(self) -> str:
+        """Look at every row; returns the plan's fingerprint, 32 hexadecimal digits over all cells.
+
+        Raises:
+            PlanError: an index that is out of turn, a seed or a level that there is not; names the row.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for number, rows in enumerate(self.chunks()):
+            before = int(self._ends[number]) - len(rows.index)
+            expected = np.arange(before, before + len(rows.index))
+            self._all(rows.index == expected, before, "index", rows.index, "rows are numbered from 0 on")
+            self._all((rows.seed >= 0) & (rows.seed < SEED_LIMIT), before, "seed", rows.seed, "0 to 2**32 - 1")
+            for column, name in enumerate(NAMES):
+                levels = rows.labels[:, column]
+                fits = (levels >= UNKNOWN) & (levels < NUM_LEVELS[name])
+                self._all(fits, before, name, levels, f"use {describe_levels(name)}")
+            digest.update(rows.seed.tobytes() + rows.labels.tobytes())
+        return digest.hexdigest()
+
+    def _all(self, fits: np.ndarray, before: int, column: str, values: np.ndarray, remedy: str) -> None:
+        if not fits.all():
+            row = int(np.argmin(fits))
+            raise PlanError(f"{self.path}, row {before + row}, column {column!r}: {values[row]}. Remedy: {remedy}.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file, for the workers of a loader."""
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"])
+
+
+def _rows_of(table: pa.Table) -> PlanRows:
+    labels = np.empty((table.num_rows, len(NAMES)), dtype=np.int8)
+    for column, name in enumerate(NAMES):
+        labels[:, column] = table.column(name).to_numpy()
+    return PlanRows(table.column("index").to_numpy(), table.column("seed").to_numpy(), labels)
+
+
+def _first_seed(seed: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"plan/{seed}".encode(), digest_size=4).digest(), "little")
