@@ -144,6 +144,21 @@ class GracefulShutdown(Callback):
             raise KeyboardInterrupt
 
 
+class PredictionShutdown(Callback):
+    """On SIGTERM leave `Trainer.predict` before the next batch: Lightning notes the signal and goes on.
+
+    Raises:
+        KeyboardInterrupt: as Ctrl-C does at once.
+    """
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """See whether the signal has come."""
+        if trainer.received_sigterm:
+            raise KeyboardInterrupt
+
+
 def _pass_on(handler: Any, number: int, frame: FrameType | None) -> None:
     if callable(handler):
         handler(number, frame)

@@ -187,6 +187,10 @@ class FundusDataModule(lightning.LightningDataModule):
         """Labels of a split, int64 [N, F], in the order of `images(split)`."""
         return self.dataset(split).labels
 
+    def training_labels(self) -> LongTensor:
+        """Labels int64 [N, F] as often as training shows them."""
+        return self.labels("train")
+
     def labels_of_all_training_patients(self) -> LongTensor:
         """Labels int64 [N, F] of the training split, with those that `train_fraction` leaves out."""
         if self.train_fraction == 1:
@@ -239,6 +243,10 @@ class FundusDataModule(lightning.LightningDataModule):
     def _indexed(self) -> Manifest:
         """The whole index with its splits, nothing rejected or left out."""
         return split_by_patient(self.source.index(), self.fractions, self.seed)
+
+    def parts(self) -> list[tuple[Source, Manifest]]:
+        """Each source that is read, with its manifest and splits: of the images in use, before setup of all."""
+        return [(self.source, self._indexed() if self.manifest is None else self.manifest)]
 
     def describe(self) -> dict[str, Any]:
         """Counts for people: images and patients per split, and for each finding how many of each level."""

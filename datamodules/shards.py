@@ -117,10 +117,7 @@ class ShardSource:
 
     def _index_of(self, file: Path) -> pa.Table:
         """Columns id, path and findings of one shard, checked."""
-        try:
-            table = pq.read_table(file, columns=[name for name in self.footers.columns if name != PIXELS])
-        except (pa.ArrowException, OSError) as error:
-            raise _unreadable(file, error) from error
+        table = self._columns(file)
         place = pa.scalar(f"{file.relative_to(self.root).as_posix()}#")
         rows = pc.cast(pa.array(np.arange(table.num_rows)), pa.string())
         table = table.append_column("path", pc.binary_join_element_wise(place, rows, ""))
@@ -131,6 +128,13 @@ class ShardSource:
             table = table.append_column("split", pa.repeat(pa.scalar(split), table.num_rows))
         checked = Manifest.from_table(table, origin=str(file)).table
         return checked if "patient" in table.column_names else checked.drop_columns("patient")
+
+    def _columns(self, file: Path) -> pa.Table:
+        """What there is of one shard besides images."""
+        try:
+            return pq.read_table(file, columns=[name for name in self.footers.columns if name != PIXELS])
+        except (pa.ArrowException, OSError) as error:
+            raise unreadable(file, error) from error
 
     def identity(self) -> str:
         """A hash of the names, sizes and times of change of the files, and of the version of the reading code."""
@@ -159,7 +163,7 @@ class ShardSource:
             with pq.ParquetFile(file, pre_buffer=False) as parquet:
                 table = parquet.read_row_group(number, columns=list(footers.columns), use_threads=False)
         except (pa.ArrowException, OSError) as error:
-            raise _unreadable(file, error) from error
+            raise unreadable(file, error) from error
         if table.num_rows != footers.groups.num_rows[group]:
             raise ShardError(f"{str(file)!r} has changed since it was opened. Remedy: start again, resume=auto.")
         place = table.column_names.index("id")
@@ -245,7 +249,7 @@ def read_footers(files: Sequence[Path]) -> Footers:
             with pq.ParquetFile(file) as parquet:
                 metadata, schema = parquet.metadata, parquet.schema_arrow
         except (pa.ArrowException, OSError) as error:
-            raise _unreadable(file, error) from error
+            raise unreadable(file, error) from error
         columns = _check_columns(file, schema, files[0], columns)
         digest.update(f"{file.name}\0{metadata.num_rows}\0{_footer(file, state.st_size)}\n".encode())
         parts = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
@@ -266,7 +270,7 @@ def _footer(file: Path, num_bytes: int) -> str:
         return hashlib.blake2b(opened.read(length), digest_size=16).hexdigest()
 
 
-def _unreadable(file: Path, error: Exception) -> Exception:
+def unreadable(file: Path, error: Exception) -> Exception:
     """What to raise for a file that Arrow does not read; one that is out of reach is no fault of its own."""
     if isinstance(error, OSError) and error.errno is not None:
         return error

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 FRACTIONS: Mapping[str, float] = {"train": 0.99, "val": 0.01, "test": 0.0}
 NO_LATENTS = (
-    "data=shards streams its images, and latents of a stream cannot be cached. Remedy: job.cache_latents=false, which "
+    "images are streamed from shards, and latents of a stream cannot be cached. Remedy: job.cache_latents=false, which "
     "encodes every batch."
 )
 MOST_BYTES = 2**31 - 1  # of a row group: Arrow numbers the bytes of a column of images with 32 bits
@@ -109,6 +109,9 @@ class ShardDataModule(FundusDataModule):
         """All rows of all shards, with their splits."""
         return split_by_patient(self.source.index(), self.fractions, self.seed)
 
+    def _indexed(self) -> Manifest:
+        return self._index
+
     def _sampled(self) -> Manifest:
         """The rows that are decoded: those of the train split, then val, then test."""
         if not self._samples:
@@ -186,10 +189,6 @@ class ShardDataModule(FundusDataModule):
         """Raises ValueError: latents of all images would be the unpacking that streaming avoids."""
         raise ValueError(NO_LATENTS)
 
-    def preview(self) -> dict[str, Any]:
-        """As `describe`, by the columns without images."""
-        return self._counts(self._index)
-
     # -- loaders
 
     def _loader(self, dataset: Dataset, training: bool) -> ResumableLoader:
@@ -198,6 +197,12 @@ class ShardDataModule(FundusDataModule):
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         vary = not (trainer is not None and trainer.overfit_batches > 0)
+        stream = self.stream(rank, world_size, vary)
+        batches = StreamBatches(stream.order, self.epoch_size, vary)
+        return stream_loader(stream, batches, self.num_workers, self.training_images)
+
+    def stream(self, rank: int, world_size: int, vary: bool) -> StreamDataset:
+        """The training batches of a rank, by their numbers; without `vary` none is mirrored or transformed."""
         is_train = np.zeros(len(self._ready()), dtype=bool)
         is_train[self.manifest.rows("train")] = True
         order = StreamOrder(
@@ -205,12 +210,10 @@ class ShardDataModule(FundusDataModule):
             seed=self.seed, rank=rank, world_size=world_size,
             num_lanes=self.num_lanes, window_groups=self.window_groups,
         )  # fmt: skip
-        stream = StreamDataset(self.source, order, is_train, self.image_size, flip=vary and self.flip,
-                               draw=vary and bool(self.augmentation))  # fmt: skip
         if self.num_workers and order.num_lanes % self.num_workers:
             log.warning(
                 "data.num_workers is %d, which does not divide the %d lanes that there are: every worker reads all row "
                 "groups. A divisor shares them out.", self.num_workers, order.num_lanes,
             )  # fmt: skip
-        batches = StreamBatches(order, self.epoch_size, vary)
-        return stream_loader(stream, batches, self.num_workers, self.training_images)
+        return StreamDataset(self.source, order, is_train, self.image_size, flip=vary and self.flip,
+                             draw=vary and bool(self.augmentation))  # fmt: skip

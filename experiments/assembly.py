@@ -22,7 +22,7 @@ from callbacks.step_checkpoint import StepCheckpoint
 from callbacks.whole_files import WholeFiles
 from datamodules.fundus import FundusDataModule
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.checkpoint import CONFIG_KEY, check_targets, load_state, load_weights
+from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY, check_targets, load_state, load_weights
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.networks.kl import pretrained
 
@@ -134,6 +134,7 @@ def load_generator(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Laten
     cfg = OmegaConf.create(state[CONFIG_KEY])
     module = build_diffusion(cfg, build_autoencoder(cfg, with_judges=False, start=str(checkpoint)))
     load_weights(module, state)
+    module.trained_on = state.get(TRAINED_ON_KEY)
     return module.eval()
 
 

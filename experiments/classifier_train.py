@@ -19,6 +19,7 @@ from datamodules.findings import FINDINGS, NAMES, NUM_LEVELS, check_name, neares
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_callbacks, build_trainer, final_metrics, plain, world_size
 from experiments.comparison.curves import mode_by_name
+from experiments.lineage import trained_on
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
 from experiments.training import describe_data, fit, prepare_data
 from lightning_modules.checkpoint import CONFIG_KEY, check_targets, load_state, load_weights
@@ -31,7 +32,8 @@ def classifier_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     callbacks = build_callbacks(cfg)
     check_job(cfg)
     announce(cfg, checkpoint)
-    datamodule = prepare_data(cfg, output_dir)
+    weights = beginning(cfg, checkpoint)
+    datamodule = prepare_data(cfg, output_dir, weights)
     datamodule.setup("fit")
     describe_data(datamodule, output_dir)
     asked, cfg = cfg, OmegaConf.merge(cfg, {"model": {"findings": chosen_findings(cfg, datamodule)}})
@@ -44,7 +46,8 @@ def classifier_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         say(f"frozen: {module.num_frozen} layers; {learnt:,} parameters are learnt")
     if not checkpoint:
         say(begin(cfg, module))
-    module.weigh(datamodule.labels("train"))
+    module.trained_on = trained_on(datamodule, weights)
+    module.weigh(datamodule.training_labels())
     diagnosis = Diagnosis(str(output_dir), columns_of(cfg), num_replicates=cfg.job.num_replicates, seed=cfg.seed)
     monitor = cfg.job.monitor
     trainer = build_trainer(
@@ -136,6 +139,13 @@ def build_classifier(cfg: DictConfig) -> Classifier:
     module = instantiate(cfg.model.classifier, backbone=backbone, columns=columns_of(cfg), _convert_="all")
     module.config = plain(cfg)
     return module
+
+
+def beginning(cfg: DictConfig, checkpoint: str) -> str | None:
+    """Where the weights lie that training begins with; None for those at random or of ImageNet: they know no fundus."""
+    if checkpoint or cfg.ckpt:
+        return checkpoint or cfg.ckpt
+    return None if cfg.model.init._target_.endswith(".ImageNetStart") else cfg.model.init.get("path")
 
 
 def begin(cfg: DictConfig, module: Classifier) -> str:

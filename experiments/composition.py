@@ -29,12 +29,14 @@ OPEN_KEYS = (
     "data.own",
     "job.groups",
     "job.init_paths",
+    "job.thresholds",
 )  # mappings whose keys a user chooses
 OPEN_NODES = ("callbacks",)  # nodes to which a user may add members that have a _target_
 OF_ANY_KIND = (
     "trainer.devices",
     "model.classifier.num_frozen",
-)  # a number, a list of devices, or auto; a number or all
+    "job.thresholds",
+)  # a number, a list of devices, or auto; a number or all; a number or a mapping
 INSTANTIATE_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 
 

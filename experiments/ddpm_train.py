@@ -1,6 +1,5 @@
 """`+exp=ddpm_train`: a latent diffusion model that paints labelled fundus photographs."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import lightning as L
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
 from callbacks.sample_grid import SampleGrid
 from datamodules.fundus import FundusDataModule
@@ -24,10 +22,12 @@ from experiments.assembly import (
     start_from,
     world_size,
 )
+from experiments.lineage import trained_on
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
 from experiments.training import describe_data, fit, prepare_data
 from experiments.vae_train import existing_autoencoder, find_or_train_autoencoder
 from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.checkpoint import weights_fingerprint
 
 
 def ddpm_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
@@ -52,6 +52,7 @@ def ddpm_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     )  # fmt: skip
     datamodule.setup("fit")
     describe_data(datamodule, output_dir)
+    module.trained_on = trained_on(datamodule, checkpoint or existing_autoencoder(cfg))
     if cfg.job.cache_latents:
         datamodule.attach_latents(cache_latents(cfg, datamodule, module.autoencoder.to(trainer.strategy.root_device)))
     fit(trainer, module, datamodule, output_dir, checkpoint)
@@ -95,15 +96,6 @@ def cache_latents(cfg: DictConfig, datamodule: FundusDataModule, autoencoder: Au
     fingerprint = {"images": datamodule.fingerprint, "split": datamodule.split_fingerprint,
                    "autoencoder": weights_fingerprint(autoencoder.network)}  # fmt: skip
     return LatentCache.build(encode, datamodule.images("train"), fingerprint, cfg.cache_dir)
-
-
-def weights_fingerprint(network: nn.Module) -> str:
-    """16 hexadecimal digits over the names and values of a network's weights."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def hparams(cfg: DictConfig) -> dict[str, object]:

@@ -12,6 +12,7 @@ from experiments.mistakes import explained, heard
 from experiments.quiet import silence
 from experiments.report import config_text, heading, say
 from experiments.runs import settle
+from experiments.synthesis.words import plan_spelt_out
 
 
 def start(cfg: DictConfig) -> None:
@@ -49,8 +50,8 @@ def main() -> int:
 
 
 def _check() -> None:
-    """See that the words mean something, and put a network's name where Hydra looks for it."""
-    sys.argv[1:] = spelt_out(sys.argv[1:])
+    """See that the words mean something, and put a network's name and a plan's file where Hydra looks for them."""
+    sys.argv[1:] = plan_spelt_out(spelt_out(sys.argv[1:]))
     check_command(sys.argv[1:])
 
 

@@ -88,7 +88,7 @@ def _go_on(folder: Path, config: Mapping[str, Any]) -> RunFolder:
     changed = f" (changed since: {', '.join(differences)})" if differences else ""
     if last.is_file():
         return RunFolder(folder, str(last), f"going on from {last}{changed}")
-    return RunFolder(folder, "", f"{folder} has no checkpoint yet, starting from its beginning{changed}")
+    return RunFolder(folder, "", f"going on in {folder}, which has no checkpoint, with what is finished there{changed}")
 
 
 def _unused(folder: Path) -> Path:

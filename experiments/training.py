@@ -12,22 +12,29 @@ from callbacks.atomic import write_text
 from callbacks.run_record import RunRecord
 from datamodules.fundus import FundusDataModule
 from datamodules.manifest import SPLITS
+from datamodules.mixed import SYNTHETIC
 from experiments.assembly import build_datamodule, plain, world_size
+from experiments.lineage import check_test_patients
 from experiments.report import config_text, data_text, heading, say
 from lightning_modules.checkpoint import load_state
 
 
-def prepare_data(cfg: DictConfig, output_dir: Path) -> FundusDataModule:
+def prepare_data(cfg: DictConfig, output_dir: Path, weights: str | None = None) -> FundusDataModule:
     """Index the data, say what there is, read every image once, and list what is rejected.
 
+    Args:
+        weights: where the weights that the training begins with lie, if they must not know its test patients.
+
     Raises:
-        ValueError: rejected images beyond data.max_rejected; they are in `rejected.csv` all the same.
+        ValueError: rejected images beyond data.max_rejected; they are in `rejected.csv` all the same. Test patients
+            who trained the generator of a synthetic set in the data, or `weights`.
     """
     datamodule = build_datamodule(cfg)
     say(heading("data, by the index"))
     summary = datamodule.preview()
     say(data_text(summary))
-    check_batch_size(cfg, summary["splits"]["train"]["num_images"])
+    check_batch_size(cfg, sum(summary["splits"].get(name, {}).get("num_images", 0) for name in ("train", SYNTHETIC)))
+    check_test_patients(datamodule, weights)
     if rank_zero_only.rank == 0:
         output_dir.mkdir(parents=True, exist_ok=True)
         write_text(output_dir / "config.yaml", config_text(plain(cfg)) + "\n")

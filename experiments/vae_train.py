@@ -29,6 +29,7 @@ from experiments.assembly import (
     root_device,
     world_size,
 )
+from experiments.lineage import trained_on
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
 from experiments.runs import named_checkpoint
 from experiments.training import describe_data, fit, prepare_data
@@ -175,6 +176,7 @@ def train_autoencoder(
     )  # fmt: skip
     datamodule.setup("fit")
     describe_data(datamodule, output_dir)
+    module.trained_on = trained_on(datamodule, checkpoint or cfg.ckpt)
     fit(trainer, module, datamodule, output_dir, checkpoint)
     module.to(trainer.strategy.root_device)
     measure(module, datamodule)

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.checkpoint import CONFIG_KEY, check_architecture
+from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.latent_statistics import LatentStatistics
 from lightning_modules.losses.adversarial import discriminator_hinge, generator_hinge
 from lightning_modules.names import check_name
@@ -94,6 +94,7 @@ class Autoencoder(L.LightningModule):
         self.gradient_clip, self.seed = gradient_clip, seed
         self.automatic_optimization = discriminator is None
         self.config: dict[str, Any] | None = None  # resolved configuration, plain containers; goes into checkpoints
+        self.trained_on: dict[str, Tensor] | None = None  # as write_facts has it; goes into checkpoints
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.register_buffer("latent_shift", torch.zeros(self.latent_channels))
@@ -312,10 +313,9 @@ class Autoencoder(L.LightningModule):
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the configuration, and the network's own, so that the checkpoint suffices to rebuild it."""
+        """Add whose photographs trained it, and both configurations: the checkpoint suffices to rebuild the module."""
         checkpoint[NETWORK_KEY] = network_config(self.network)
-        if self.config is not None:
-            checkpoint[CONFIG_KEY] = self.config
+        write_facts(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture with an error that says what differs."""

@@ -1,5 +1,6 @@
 """Checkpoints: read them safely, and say what differs when one does not fit the module."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 CONFIG_KEY = "synfundus_config"  # of a checkpoint: the resolved configuration of the run that wrote it
+TRAINED_ON_KEY = "synfundus_trained_on"  # of a checkpoint: `trained_on` of its module
 SHOWN = 4
 
 
@@ -61,6 +63,30 @@ def check_targets(config: Mapping[str, Any], trusted: Sequence[str], origin: str
                 f"called. Remedy: if you trust that file and that module, name the module: "
                 f"trusted=[{str(value).partition('.')[0]!r}]."
             )
+
+
+def write_facts(module: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Add to a checkpoint what its module was made by and trained on, as far as that is known.
+
+    `module.config` is the resolved configuration. `module.trained_on` says whose photographs trained it, directly or
+    through the weights that it began with: `patients`, codes as int64 [P] (the bits of the uint64 that
+    datamodules/lineage.py makes); and what its training images show: `labels` int8 [K, F], rows that differ, -1
+    unknown, and `counts` int64 [K], how many images have each. What the training began with and does not say whose
+    photographs it saw, `unknown` lists in words.
+    """
+    for key, facts in ((CONFIG_KEY, module.config), (TRAINED_ON_KEY, module.trained_on)):
+        if facts is not None:
+            checkpoint[key] = facts
+
+
+def weights_fingerprint(*networks: nn.Module) -> str:
+    """16 hexadecimal digits over the names and values of the networks' weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for network in networks:
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_weights(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from lightning_modules.checkpoint import CONFIG_KEY, check_architecture
+from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.ema import AveragedNetwork
 from lightning_modules.layerwise import freeze_layers, layer_groups
 from lightning_modules.losses.thresholds import threshold_loss
@@ -96,6 +96,7 @@ class Classifier(L.LightningModule):
         self.register_buffer("level_weights", torch.ones(len(columns), levels))
         self.seed = seed
         self.config: dict[str, Any] | None = None  # resolved configuration, plain containers; goes into checkpoints
+        self.trained_on: dict[str, Tensor] | None = None  # as write_facts has it; goes into checkpoints
         self.train()  # the Trainer takes modes as they are
 
     @property
@@ -215,9 +216,8 @@ class Classifier(L.LightningModule):
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the configuration, so that the checkpoint suffices to rebuild the module."""
-        if self.config is not None:
-            checkpoint[CONFIG_KEY] = self.config
+        """Add whose photographs trained it, and the configuration: the checkpoint suffices to rebuild the module."""
+        write_facts(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture with an error that says what differs."""

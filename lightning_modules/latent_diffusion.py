@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.checkpoint import CONFIG_KEY, check_architecture
+from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.conditioning import LabelConditioning
 from lightning_modules.diffusion.objective import Objective
 from lightning_modules.diffusion.sampling import SCHEDULERS, build_scheduler, check_sampling, draw_noise, sample
@@ -111,6 +111,7 @@ class LatentDiffusion(L.LightningModule):
         }
         self.seed = seed
         self.config: dict[str, Any] | None = None  # resolved configuration, plain containers; goes into checkpoints
+        self.trained_on: dict[str, Tensor] | None = None  # as write_facts has it; goes into checkpoints
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
         """Set the mode of what is learnt; the autoencoder stays in eval mode."""
@@ -195,6 +196,21 @@ class LatentDiffusion(L.LightningModule):
         denoiser = self.network.denoiser
         return denoiser.latent_channels, denoiser.latent_size, denoiser.latent_size
 
+    def sample_by(self, **settings: Any) -> None:
+        """Change how `sample` samples unless told otherwise: any of the keys of `sampling`.
+
+        Raises:
+            ValueError: unknown names, or a sampling that means nothing.
+        """
+        sampling = {**self.sampling, **settings}
+        for name in settings:
+            check_name("sampling", name, self.sampling)
+        check_name("scheduler", sampling["scheduler"], SCHEDULERS)
+        check_name("sampling_precision", sampling["precision"], SAMPLING_PRECISIONS)
+        num_timesteps = self.objective.schedule.num_timesteps
+        check_sampling(sampling["num_steps"], sampling["guidance"], sampling["guidance_interval"], num_timesteps)
+        self.sampling = sampling
+
     @torch.no_grad()
     def sample(
         self,
@@ -236,10 +252,9 @@ class LatentDiffusion(L.LightningModule):
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the configuration, and the autoencoder network's, so that the checkpoint suffices to rebuild both."""
+        """Add whose photographs trained it, and both configurations: the checkpoint suffices to rebuild the module."""
         checkpoint[NETWORK_KEY] = network_config(self.autoencoder.network)
-        if self.config is not None:
-            checkpoint[CONFIG_KEY] = self.config
+        write_facts(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture with an error that says what differs."""

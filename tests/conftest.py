@@ -1,12 +1,14 @@
-"""What every test may use: the folder of real photographs, no network, one thread count."""
+"""What every test may use: real photographs, no network, one thread count; makes synthetic_sets.py importable."""
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 from omegaconf import DictConfig

@@ -5,14 +5,44 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from synthetic_sets import write_set
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_runs import Result
+from annotators import write_run
+from tiny_runs import DATA, DDPM_TRAIN, TRAINER, Result, run_process
 
 from datamodules import phantom
 from experiments.run import main
 from experiments.runs import FOLDER_VARIABLE, RESUME_VARIABLE
+
+
+@pytest.fixture(scope="session")
+def generator(tmp_path_factory) -> Path:
+    """The checkpoint of a generator of 16 pixels, hardly trained."""
+    folder = tmp_path_factory.mktemp("generator")
+    words = [*DDPM_TRAIN, "trainer.max_epochs=1", "~callbacks.frechet", "~callbacks.sample_grid"]
+    result = run_process(*words, "output_dir=out", cwd=folder)
+    assert result.code == 0, result.err
+    return folder / "out/checkpoints/last.ckpt"
+
+
+@pytest.fixture(scope="session")
+def annotator(tmp_path_factory) -> Path:
+    """The folder of a run of classifier_train that tells eye side and glaucoma of 16 pixels, hardly trained."""
+    folder = tmp_path_factory.mktemp("annotator")
+    words = ["+exp=classifier_train", *DATA, *TRAINER, "trainer.max_epochs=1", "model/backbone=resnet10t",
+             "model/init=random", "model.findings=[eye_side,is_gc]", "job.num_replicates=20",
+             "model.classifier.warmup_steps=1", "job.monitor=val/loss"]  # fmt: skip
+    result = run_process(*words, "output_dir=out", cwd=folder)
+    assert result.code == 0, result.err
+    return folder / "out"
+
+
+@pytest.fixture(scope="session")
+def command_once(tmp_path_factory):
+    """As `command`, for fixtures that outlive a test: in a process of its own."""
+    return lambda *words: run_process(*words, cwd=tmp_path_factory.mktemp("command"))
 
 
 @pytest.fixture
@@ -46,6 +76,20 @@ def finished_runs(tmp_path_factory) -> list[str]:
         config = f"seed: {seed}\nmodel: {{init: {name}}}\ndata: {{batch_size: 8}}\ntrainer: {{devices: 1}}\n"
         (folder / "config.yaml").write_text(config)
     return [f"job.runs=[{root}/*]"]
+
+
+@pytest.fixture(scope="session")
+def synthetic_set(tmp_path_factory) -> list[str]:
+    """Words that name a whole set of twelve phantoms."""
+    return [f"job.dataset={write_set(tmp_path_factory.mktemp('sets') / 'set')}"]
+
+
+@pytest.fixture(scope="session")
+def unseen_set(tmp_path_factory) -> list[str]:
+    """Words that name a whole set of twelve phantoms that nobody has annotated, and a classifier."""
+    folder = tmp_path_factory.mktemp("unseen")
+    run = write_run(folder / "run", ["is_gc", "dr_grade"])
+    return [f"job.dataset={write_set(folder / 'set')}", f"job.annotators=[{run}]"]
 
 
 @pytest.fixture

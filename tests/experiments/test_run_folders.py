@@ -72,7 +72,7 @@ def test_resume_of_a_run_that_had_no_checkpoint_yet(here):
     leave_run(here / "runs/x/1", checkpoint=False)
     found = resumed()
     assert (str(found.output_dir), found.checkpoint) == ("runs/x/1", "")
-    assert "no checkpoint yet, starting from its beginning" in found.note
+    assert "which has no checkpoint, with what is finished there" in found.note
 
 
 def test_resume_of_a_run_killed_before_it_had_a_record(here):

@@ -32,6 +32,7 @@ SMALL_NETWORK = [  # instead of the presets' large ones, in the precision that t
 ]
 LATENT_DIFFUSION = [*DATA, *AUTOENCODER, *UNET, *DIFFUSION]
 SMALL = {
+    "annotate": ["trainer.accelerator=cpu", "job.num_replicates=20"],
     "benchmark": [*LATENT_DIFFUSION, "trainer.accelerator=cpu", "job.num_steps=3", "job.num_turns=2"],
     "benchmark_data": ["data.image_size=32", "job.num_turns=1", "job.num_epochs=2"],
     "classifier_train": [*DATA, *CLASSIFIER, *TRAINER],
@@ -50,12 +51,16 @@ SMALL = {
     "ddpm_train": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER],
     "ddpm_train_256": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
     "ddpm_train_512": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
+    "dataset_card": [],
+    "dataset_export": [],
     "inspect_data": DATA,
+    "synthesize": ["num_images=12", "job.images_per_shard=5", "trainer.accelerator=cpu"],
     "vae_train": [*DATA, *AUTOENCODER, *TRAINER],
 }
 CLASSIFIER_FILES = ["checkpoints/best.ckpt", "predictions.parquet", "evaluation.json", "samples/val_confusion.png",
                     "tensorboard", "metrics.csv"]  # fmt: skip
 FILES = {
+    "annotate": [],  # those in the set are looked at by test_annotate.py
     "benchmark": ["benchmark.json"],
     "benchmark_data": ["benchmark_data.json"],
     "classifier_train": CLASSIFIER_FILES,
@@ -63,10 +68,27 @@ FILES = {
     "classifier_train_retfound": CLASSIFIER_FILES,
     "compare_runs": ["comparison.csv", "groups.csv", "tests.csv", "comparison.md", "comparison.png", "tensorboard"],
     "pretrain_transfer": ["transfer.csv", "transfer.md", "transfer.png", "comparison/comparison.md", "tensorboard"],
+    "dataset_card": [],
+    "dataset_export": ["export.json", "labels.csv", "images"],
     "inspect_data": ["report.html", "counts.csv", "contact_sheet.png", "cooccurrence.png", "tensorboard"],
+    "synthesize": [
+        "plan.parquet",
+        "data/shard-00002-of-00003.parquet",
+        "checksums",
+        "manifest.json",
+        "trained_on.parquet",
+    ],
     "vae_train": ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "samples", "tensorboard", "metrics.csv"],
 }
-WITHOUT_DATA = ("benchmark", "compare_runs", "pretrain_transfer")  # experiments that leave no index of images
+WITHOUT_DATA = (
+    "annotate",
+    "benchmark",
+    "compare_runs",
+    "dataset_card",
+    "dataset_export",
+    "pretrain_transfer",
+    "synthesize",
+)  # experiments that leave no index of images
 NOISE = ("Tip:", "GPU available", "TPU", "litlogger", "treespec", "weights_only", "eval mode", "Loading `train",
          "does not have many workers", "smaller than the logging interval", "Warning", "Error executing")  # fmt: skip
 DIFFUSION_FILES = [*FILES["vae_train"], "autoencoder/checkpoints/last.ckpt", "frechet.csv", "rejected.csv"]
@@ -74,9 +96,16 @@ DIFFUSION_FILES = [*FILES["vae_train"], "autoencoder/checkpoints/last.ckpt", "fr
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", experiments())
-def test_every_experiment_runs(name, command, here, photographs, finished_runs):
+def test_every_experiment_runs(name, command, here, photographs, finished_runs, synthetic_set, generator, unseen_set):
     assert name in SMALL, f"give {name} a size that runs in seconds: SMALL[{name!r}] in {__file__}"
-    given = {"benchmark_data": photographs, "compare_runs": finished_runs}.get(name, [])
+    of_a_set = dict.fromkeys(("dataset_card", "dataset_export"), synthetic_set)
+    given = {
+        "benchmark_data": photographs,
+        "compare_runs": finished_runs,
+        "synthesize": [f"ckpt={generator}"],
+        "annotate": unseen_set,
+        **of_a_set,
+    }.get(name, [])
     result = command(f"+exp={name}", "output_dir=out", *SMALL[name], *given)
     assert result.code == 0, result.err
     record = json.loads((here / "out" / "record.json").read_text())

@@ -1,0 +1,177 @@
+"""The folder of a set's annotations: whose they are, which shards are there, and what is wrong with them.
+
+recipe.json           which annotators, thresholds, versions; written before the first shard
+shard-00000-of-00008.parquet …   what is said of the images of the data shard of that name
+checksums/            shard-00000-of-00008.json …, written before the shard appears
+annotation.json       the recipe and all checksums, written when every shard is there
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from callbacks.atomic import write_text
+
+RECIPE, FINISHED = "recipe.json", "annotation.json"
+TOLD_APART_BY = ("annotators", "thresholds", "precision", "advice", "data")
+OF_ANNOTATORS = ("weights", "findings", "image_size")
+
+
+class AnnotationFolder:
+    """`<set>/annotations`, for annotations by one recipe.
+
+    Two recipes are of the same annotations if `TOLD_APART_BY` are equal; of an annotator `OF_ANNOTATORS` count, not
+    where it lies.
+
+    Args:
+        root: the folder.
+        recipe: in plain containers: `annotators` (a list, each with `weights`, `findings`, `image_size`, and for people
+            `run`), `thresholds`, `precision`, `advice` (version of the texts), `data` (sha256 of every data shard by
+            its name without ending); what else is kept is for people.
+    """
+
+    def __init__(self, root: str | Path, recipe: Mapping[str, Any]) -> None:
+        self.root = Path(root)
+        self.recipe = dict(recipe)
+        self.identity = _identity(self.recipe)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all shards, without ending, in order."""
+        return list(self.recipe["data"])
+
+    def shard(self, name: str) -> Path:
+        """Where a shard of annotations lies."""
+        return self.root / f"{name}.parquet"
+
+    def check(self, overwrite: bool) -> None:
+        """See that what lies there is of this recipe, or nothing.
+
+        Raises:
+            ValueError: it is of another, and `overwrite` is False; says what differs, and the remedy.
+        """
+        if overwrite or not self.root.is_dir() or not any(self.root.iterdir()):
+            return
+        theirs = _read(self.root / RECIPE)
+        if theirs is None:
+            raise ValueError(
+                f"{self.root} is not empty, and there is no {RECIPE} that says whose annotations these are. Remedy: "
+                "job.overwrite=true to replace them, or move them away."
+            )
+        if _identity(theirs) != self.identity:
+            lines = "; ".join(_differences(theirs, self.recipe))
+            raise ValueError(
+                f"{self.root} holds other annotations: {lines}. Remedy: job.overwrite=true replaces them; or give what "
+                "they were made with, and they are gone on with."
+            )
+
+    def begin(self, overwrite: bool) -> None:
+        """Make the folder ready: with `overwrite` remove what is of another recipe; write ours.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        self.check(overwrite)
+        theirs = _read(self.root / RECIPE)
+        if self.root.is_dir() and (theirs is None or _identity(theirs) != self.identity):
+            shutil.rmtree(self.root)
+        (self.root / FINISHED).unlink(missing_ok=True)
+        for left in self.root.glob(".*.part.*"):  # of a process that was killed
+            left.unlink()
+        if not (self.root / RECIPE).is_file():
+            _write(self.root / RECIPE, self.recipe)
+
+    def wrong_with(self, name: str) -> str | None:
+        """Why a shard has to be made: missing, or how it differs from what was written; None for a good one."""
+        path, written = self.shard(name), _read(self.root / "checksums" / f"{name}.json")
+        if not path.is_file():
+            return "missing"
+        if written is None or written.get("identity") != self.identity:
+            return "there is no checksum of it"
+        return None if _sha256(path) == written["sha256"] else "its bytes are not those that were written"
+
+    def pending(self) -> list[str]:
+        """Names of the shards that are not there, or not whole, in order; reads every byte of the others."""
+        return [name for name in self.names if self.wrong_with(name) is not None]
+
+    def write_checksum(self, name: str, path: Path, num_rows: int) -> None:
+        """Note what a shard will be that lies at `path` for now."""
+        told = {
+            "file": f"{self.root.name}/{name}.parquet",
+            "sha256": _sha256(path),
+            "num_rows": num_rows,
+            "num_bytes": path.stat().st_size,
+            "identity": self.identity,
+        }
+        _write(self.root / "checksums" / f"{name}.json", told)
+
+    def finish(self) -> dict[str, Any]:
+        """Write annotation.json, and return it.
+
+        Raises:
+            ValueError: a shard that is missing or not whole.
+        """
+        faults = {name: fault for name in self.names if (fault := self.wrong_with(name)) is not None}
+        if faults:
+            name, fault = next(iter(faults.items()))
+            raise ValueError(
+                f"{len(faults)} of {len(self.names)} shards of {self.root} are not there: {name}: {fault}. Remedy: the "
+                "same command again."
+            )
+        files = [_read(self.root / "checksums" / f"{name}.json") for name in self.names]
+        whole = self.recipe | {
+            "identity": self.identity,
+            "files": [{key: value for key, value in file.items() if key != "identity"} for file in files],
+            "num_images": sum(file["num_rows"] for file in files),
+        }
+        _write(self.root / FINISHED, whole)
+        return whole
+
+
+def _identity(recipe: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits of what tells annotations apart."""
+    told = {key: recipe.get(key) for key in TOLD_APART_BY} | {"annotators": _who(recipe)}
+    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _who(recipe: Mapping[str, Any]) -> list[str]:
+    """What tells the annotators of a recipe apart, whatever their order."""
+    return sorted(json.dumps([one.get(key) for key in OF_ANNOTATORS]) for one in recipe.get("annotators", ()))
+
+
+def _named(recipe: Mapping[str, Any]) -> str:
+    """The annotators of a recipe for people: their runs, and the first digits of their weights."""
+    return ", ".join(f"{one.get('run')} ({one.get('weights', '')[:8]})" for one in recipe.get("annotators", ()))
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """What tells two recipes apart, in words."""
+    lines = []
+    if _who(theirs) != _who(ours):
+        lines.append(f"by annotators {_named(theirs)}, and these are {_named(ours)}")
+    for key in ("thresholds", "precision", "advice"):
+        if theirs.get(key) != ours.get(key):
+            lines.append(f"{key} {theirs.get(key)} there, {ours.get(key)} here")
+    if theirs.get("data") != ours.get("data"):
+        lines.append("of other images, which have changed since")
+    return lines
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON file; None where there is none, or not a whole one."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

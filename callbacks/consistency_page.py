@@ -1,0 +1,103 @@
+"""What was found of a set's consistency, as JSON and as a page for people."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from callbacks.metrics.bootstrap import Interval
+from callbacks.metrics.consistency import Agreement
+
+COLUMNS = {"accuracy": "agreement", "precision": "precision", "recall": "recall", "kappa": "kappa", "auroc": "AUROC"}
+
+
+def plain(found: Mapping[str, Agreement]) -> dict[str, Any]:
+    """What JSON can hold: a figure is value, low and high; an undefined one is null and says `why`."""
+    return {name: _plain(agreement) for name, agreement in found.items()}
+
+
+def _plain(found: Agreement) -> dict[str, Any]:
+    counts = {name: getattr(found, name) for name in ("num_images", "num_patients", "num_positive")}
+    figures = {}
+    for metric, interval in found.metrics.items():
+        bounds = {key: _number(getattr(interval, key)) for key in ("value", "low", "high")}
+        figures[metric] = bounds | ({"why": found.undefined[metric]} if metric in found.undefined else {})
+    return counts | figures
+
+
+def page(
+    synthetic: Mapping[str, Agreement], real: Mapping[str, Agreement], facts: Mapping[str, str],
+    notes: Sequence[str], not_told: Sequence[str], ceiling: str,
+) -> str:  # fmt: skip
+    """The page, Markdown: facts, a table of the synthetic images, one of the real ones, and what is undefined.
+
+    Args:
+        facts: lines at the top, name -> text.
+        notes: what a reader has to heed.
+        not_told: findings that no annotator tells.
+        ceiling: where the real images are from, or why there are none.
+    """
+    lines = ["# Consistency", "", ABOUT, ""]
+    lines += [f"- {name}: {text}" for name, text in facts.items()]
+    lines += ["", "![AUROC of every finding](consistency.png)", "", "## Synthetic images, against their condition", ""]
+    lines += table(synthetic, ceiling=real)
+    lines += ["", "## Real images, against their label: the ceiling", "", ceiling, ""]
+    lines += table(real) if real else []
+    lines += ["", "## How to read it", ""]
+    lines += [f"- {note}" for note in [*notes, *STANDING]]
+    if not_told:
+        lines.append(f"- Not told by any annotator, and so not measured: {', '.join(not_told)}.")
+    whys = [*_whys("synthetic", synthetic), *_whys("real", real)]
+    lines += ["", "## Undefined figures", "", *(whys or ["None."])]
+    return "\n".join(lines) + "\n"
+
+
+ABOUT = "Condition against annotation: how far a classifier sees in the synthetic images what they were to show."
+STANDING = (
+    "Square brackets hold 95 % intervals of a bootstrap over patients; every synthetic image counts as one.",
+    "Images whose condition is unknown are left out, finding by finding.",
+    "Kappa of a grade is quadratic weighted; its precision, recall and AUROC are means over the levels that occur. "
+    "`dr_grade>=2` is grade 2 or more against less.",
+    "The annotator is no truth: what it cannot tell on real images it cannot confirm on synthetic ones. Compare a "
+    "finding's AUROC with the ceiling, not with 1.",
+    "Agreement, precision and kappa depend on how frequent a finding is, and the AUROC of a grade on the mix of "
+    "grades: the two sets have their own.",
+    "A high figure says that the condition is visible to this classifier, not that the image looks like an eye that "
+    "has the disease. One that was trained on photographs of the generator's own training set may know its habits.",
+)
+
+
+def table(found: Mapping[str, Agreement], ceiling: Mapping[str, Agreement] | None = None) -> list[str]:
+    """A row a finding; with `ceiling` a last column has its AUROC."""
+    headings = ["finding", "images", "positive", *COLUMNS.values(), *(["AUROC, real"] if ceiling is not None else [])]
+    lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
+    for name, agreement in found.items():
+        cells = [f"`{name}`", f"{agreement.num_images:,}", f"{agreement.num_positive:,}"]
+        cells += [said(agreement.metrics.get(metric)) for metric in COLUMNS]
+        if ceiling is not None:
+            cells.append(said(ceiling[name].metrics["auroc"]) if name in ceiling else "no real image")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def said(interval: Interval | None) -> str:
+    """A figure and its interval in a cell; empty where it is not measured."""
+    if interval is None:
+        return ""
+    if math.isnan(interval.value):
+        return "undefined"
+    return f"{interval.value:.3f}" + ("" if math.isnan(interval.low) else f" [{interval.low:.3f}, {interval.high:.3f}]")
+
+
+def _whys(title: str, found: Mapping[str, Agreement]) -> list[str]:
+    """Why figures are undefined: a line a finding and reason."""
+    lines = []
+    for name, agreement in found.items():
+        reasons: dict[str, list[str]] = {}
+        for metric, why in agreement.undefined.items():
+            reasons.setdefault(why, []).append(COLUMNS[metric])
+        lines += [f"- {title}, `{name}`: {', '.join(metrics)}: {why}" for why, metrics in reasons.items()]
+    return lines
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

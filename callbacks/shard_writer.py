@@ -1,0 +1,221 @@
+"""Write generated images as Parquet shards that are whole or not there, each with its checksum."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+
+from callbacks.atomic import write_text
+
+FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+GB = 1e9
+
+
+class ImageEncoder:
+    """Images uint8 [H, W, 3] to the bytes of a file.
+
+    Args:
+        format: png (lossless), jpeg, or webp (lossless without a quality).
+        quality: 1 to 100, of jpeg and webp; None gives jpeg 95.
+
+    Raises:
+        ValueError: a format that there is not, a quality out of range, or one for png.
+    """
+
+    def __init__(self, format: str = "png", quality: int | None = None) -> None:
+        if format not in FORMATS:
+            raise ValueError(f"format={format!r} must be one of: {', '.join(FORMATS)}.")
+        if quality is not None and (format == "png" or not 1 <= quality <= 100):
+            said = "png is lossless and has none" if format == "png" else "it must be in 1..100"
+            raise ValueError(f"quality={quality} with format={format}: {said}.")
+        self.format, self.quality = format, quality
+        self.ending = "jpg" if format == "jpeg" else format
+        lossy = {} if quality is None else {"quality": quality}
+        self._options: dict[str, Any] = {
+            "png": {"compress_level": 6},
+            "jpeg": {"quality": 95, "subsampling": 0, **lossy},
+            "webp": {"lossless": quality is None, **lossy},
+        }[format]
+
+    def __call__(self, image: np.ndarray) -> bytes:
+        """The file's bytes."""
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, FORMATS[self.format], **self._options)
+        return file.getvalue()
+
+
+class ShardWriter(Callback):
+    """Of what `predict_step` gives writes `data/<name>.parquet` and before it `checksums/<name>.json`.
+
+    A batch has `index`, `labels` [B, F], `shard` (its number) and `is_last` (of its shard); what comes of it `image`
+    uint8 [B, 3, H, W], `seed`, `attempts` and perhaps `accepted`. A shard is written into a hidden file, whose name
+    depends on the shard alone so that a later run writes over it, flushed to the disk, and moved into its place.
+
+    Args:
+        root: the set's folder.
+        names: of all shards, by number.
+        findings: the columns of the labels.
+        encoder: of images.
+        id_prefix: what ids begin with; the image's number follows.
+        rows_per_group: images of a row group, the least that can be read.
+        num_threads: that encode images.
+
+    Raises:
+        OSError: what the disk says; when it is full, with how much is wanted.
+    """
+
+    def __init__(
+        self, root: str | Path, names: Sequence[str], findings: Sequence[str], encoder: ImageEncoder, id_prefix: str,
+        rows_per_group: int = 100, num_threads: int = 4,
+    ) -> None:  # fmt: skip
+        self.root, self.names, self.findings = Path(root), list(names), list(findings)
+        self.encoder, self.id_prefix, self.rows_per_group = encoder, id_prefix, rows_per_group
+        self.num_threads = num_threads
+        self.num_images = self.num_bytes = self.num_shards = 0  # written by this process
+        self.seconds = 0.0  # spent on writing
+        self._shard: _Shard | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._threads: ThreadPoolExecutor | None = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the folders."""
+        for name in ("data", "checksums"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        self._threads = ThreadPoolExecutor(self.num_threads)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Mapping[str, Any], batch: Mapping[str, Any],
+        batch_idx: int, dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Take a batch in; with the last of a shard the shard appears."""
+        start = time.perf_counter()
+        name = self.names[batch["shard"]]
+        try:
+            if self._shard is None:
+                self._shard = _Shard(self.root, name, _schema(self.findings, "accepted" in outputs))
+            self._rows += self._encoded(outputs, batch)
+            while len(self._rows) >= self.rows_per_group or (batch["is_last"] and self._rows):
+                group, self._rows = self._rows[: self.rows_per_group], self._rows[self.rows_per_group :]
+                self._shard.write(group)
+            if batch["is_last"]:
+                self.num_bytes += self._shard.finish()
+                self.num_shards += 1
+                self._shard = None
+        except OSError as error:
+            self._abandon()
+            raise self._explained(error, name) from error
+        self.num_images += len(batch["index"])
+        self.seconds += time.perf_counter() - start
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the threads go."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave nothing half made."""
+        self._abandon()
+        self._stop()
+
+    def _encoded(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """A row an image."""
+        images = outputs["image"].permute(0, 2, 3, 1).contiguous().numpy()
+        files = list(self._threads.map(self.encoder, images))
+        columns = {
+            "index": batch["index"].tolist(),
+            "seed": outputs["seed"].tolist(),
+            "attempts": outputs["attempts"].tolist(),
+        }
+        if "accepted" in outputs:
+            columns["accepted"] = outputs["accepted"].tolist()
+        labels = batch["labels"].cpu().numpy()
+        columns |= {name: labels[:, place].tolist() for place, name in enumerate(self.findings)}
+        rows = []
+        for place, file in enumerate(files):
+            own = {name: values[place] for name, values in columns.items()}
+            name = f"{self.id_prefix}{own['index']:08d}"
+            rows.append({"image": {"bytes": file, "path": f"{name}.{self.encoder.ending}"}, "id": name, **own})
+        return rows
+
+    def _explained(self, error: OSError, name: str) -> OSError:
+        """What the disk said, and when it is full, how much is wanted."""
+        if error.errno not in DISK_FULL:
+            return error
+        left = [other for other in self.names if not (self.root / "data" / f"{other}.parquet").is_file()]
+        wanted = "how much they take is not known yet"
+        if self.num_shards:
+            wanted = f"they take about {len(left) * self.num_bytes / self.num_shards / GB:.2g} GB"
+        text = (
+            f"no space left to write {name}.parquet. {len(left)} of {len(self.names)} shards are still to be made, "
+            f"{wanted}, and {shutil.disk_usage(self.root).free / GB:.2g} GB are free for {str(self.root)!r}"
+        )
+        return OSError(error.errno, text)
+
+    def _abandon(self) -> None:
+        if self._shard is not None:
+            self._shard.abandon()
+        self._shard, self._rows = None, []
+
+    def _stop(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown()
+            self._threads = None
+
+
+class _Shard:
+    """A shard in the making."""
+
+    def __init__(self, root: Path, name: str, schema: pa.Schema) -> None:
+        self.path = root / "data" / f"{name}.parquet"
+        self.checksum = root / "checksums" / f"{name}.json"
+        self.partial = self.path.with_name(f".{name}.part")
+        self.schema, self.num_rows = schema, 0
+        self._writer = pq.ParquetWriter(self.partial, schema, compression="none")  # images are compressed already
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A row group."""
+        self._writer.write_table(pa.Table.from_pylist(list(rows), self.schema))
+        self.num_rows += len(rows)
+
+    def finish(self) -> int:
+        """Its checksum, then the shard itself, appear; returns its bytes."""
+        self._writer.close()
+        with open(self.partial, "rb") as file:
+            os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+        written = {"file": f"data/{self.path.name}", "sha256": digest, "num_rows": self.num_rows, "num_bytes": size}
+        write_text(self.checksum, json.dumps(written, indent=2) + "\n")
+        os.replace(self.partial, self.path)
+        return size
+
+    def abandon(self) -> None:
+        """Take away what there is of it."""
+        with suppress(OSError):  # the footer that Arrow writes finds no room either
+            self._writer.close()
+        self.partial.unlink(missing_ok=True)
+
+
+def _schema(findings: Sequence[str], filtered: bool) -> pa.Schema:
+    """Columns of a shard, with the features that Hugging Face datasets reads them by."""
+    fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("id", pa.string()),
+              ("index", pa.int64()), ("seed", pa.int64()), ("attempts", pa.int8())]  # fmt: skip
+    fields += [("accepted", pa.bool_())] if filtered else []
+    fields += [(name, pa.int8()) for name in findings]
+    features = {name: {"dtype": str(kind), "_type": "Value"} for name, kind in fields}
+    features["image"] = {"_type": "Image"}
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})

@@ -1,0 +1,167 @@
+"""SyntheticSource: the shards of a set made by `+exp=synthesize`, with its conditions or its annotations as labels.
+
+Annotations lie beside the conditions, as `annotations/shard-00000-of-00008.parquet` …, with the same rows in the same
+row groups as the shards in `data`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datamodules.findings import NAMES, nearest
+from datamodules.shards import Footers, ShardError, ShardSource, unreadable
+from datamodules.synthetic import SyntheticSet, SyntheticSetError
+
+LABELS = ("condition", "annotation")
+FOLDER = "annotations"
+
+
+class SyntheticSource(ShardSource):
+    """A synthetic set below `root`, which must be whole unless `partial`.
+
+    Args:
+        labels: `condition`, what the generator was told; or `annotation`, what the classifiers of `+exp=annotate` saw,
+            unknown where they do not tell.
+
+    Raises:
+        ValueError: other labels.
+    """
+
+    name = "synthetic"
+
+    def __init__(self, root: str | Path, partial: bool = False, labels: str = "condition") -> None:
+        super().__init__(root, partial)
+        if labels not in LABELS:
+            near = nearest(str(labels), LABELS)
+            hint = f" Did you mean {near!r}?" if near else ""
+            raise ValueError(f"data.labels is {labels!r}, and must be one of: {', '.join(LABELS)}.{hint}")
+        self.labels = labels
+
+    @property
+    def footers(self) -> Footers:
+        """The ends of the data shards, checked against the manifest and, where labels are annotations, against those.
+
+        Raises ShardError, SyntheticSetError or FileNotFoundError for a set that is not whole, or not annotated.
+        """
+        if self._footers is None:
+            manifest = self._manifest_of_set()
+            footers = super().footers
+            self._footers = None  # until it is checked
+            _check_files(footers, manifest)
+            if self.labels == "annotation":
+                self._check_annotations(footers)
+                footers = replace(footers, columns=tuple(name for name in footers.columns if name not in NAMES))
+            self._footers = footers
+        return self._footers
+
+    def _manifest_of_set(self) -> Mapping[str, Any] | None:
+        """`manifest.json`; None for a set of which a part will do."""
+        if self.partial:
+            return None
+        try:
+            return SyntheticSet(self.root).manifest
+        except SyntheticSetError as error:
+            raise SyntheticSetError(f"{error} Or train on what is there: data.partial=true.") from error
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"data.root: {error} Shards of another maker are read by data=shards.") from error
+
+    def _check_annotations(self, footers: Footers) -> None:
+        """See that every shard has its annotations, row group by row group."""
+        missing = [file.name for file in footers.files if not self._annotations(file).is_file()]
+        command = f"python -m experiments.run +exp=annotate job.dataset={self.root} job.annotators=[RUN]"
+        if missing:
+            raise ShardError(
+                f"data.labels=annotation, and {len(missing)} of {len(footers.files)} shards in {str(self.root)!r} are "
+                f"not annotated ({', '.join(missing[:3])}{', …' if missing[3:] else ''}). Remedy: {command}, with the "
+                "folder of a run of classifier_train; or data.labels=condition."
+            )
+        for place, file in enumerate(footers.files):
+            metadata = _opened(self._annotations(file), lambda parquet: parquet.metadata)
+            mine = footers.groups.shard == place
+            theirs = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+            ours = np.zeros(len(theirs), dtype=np.int64)
+            numbers = footers.groups.number[mine]
+            if len(numbers) and numbers.max() < len(theirs):
+                ours[numbers] = footers.groups.num_rows[mine]
+            if ours.tolist() != theirs:
+                raise ShardError(
+                    f"{str(self._annotations(file))!r} has other row groups ({metadata.num_rows} rows) than its shard "
+                    f"{file.name} ({footers.groups.num_rows[mine].sum()} rows): it is of another set. Remedy: delete "
+                    f"the folder {FOLDER}, and annotate again: {command}."
+                )
+
+    def _annotations(self, file: Path) -> Path:
+        """Where the annotations of a data shard lie."""
+        return self.root / FOLDER / file.name
+
+    def _columns(self, file: Path) -> pa.Table:
+        table = super()._columns(file)
+        if self.labels == "condition":
+            return table
+        return self._annotated(
+            file, table, _opened(self._annotations(file), lambda parquet: parquet.read(_wanted(parquet)))
+        )
+
+    def read_group(self, group: int) -> pa.Table:
+        """As ShardSource reads it, with the labels that are asked for."""
+        table = super().read_group(group)
+        if self.labels == "condition":
+            return table
+        footers = self.footers
+        file, number = footers.files[footers.groups.shard[group]], int(footers.groups.number[group])
+
+        def read(parquet: pq.ParquetFile) -> pa.Table:
+            return parquet.read_row_group(number, _wanted(parquet), use_threads=False)
+
+        return self._annotated(file, table, _opened(self._annotations(file), read)).combine_chunks()
+
+    def _annotated(self, file: Path, table: pa.Table, annotations: pa.Table) -> pa.Table:
+        """The table with the findings of the annotations, int8, null where they do not tell."""
+        ids, theirs = (each.column("id").cast(pa.string()).combine_chunks() for each in (table, annotations))
+        if not ids.equals(theirs):
+            raise ShardError(
+                f"{str(self._annotations(file))!r} has other ids than its shard {file.name}: it is of another set. "
+                f"Remedy: delete the folder {FOLDER}, and annotate again with +exp=annotate."
+            )
+        for name in (name for name in NAMES if name in annotations.column_names):
+            table = table.append_column(name, pc.cast(annotations.column(name), pa.int8()))
+        return table
+
+
+def _wanted(parquet: pq.ParquetFile) -> list[str]:
+    """The columns of annotations that are labels."""
+    return [name for name in ("id", *NAMES) if name in parquet.schema_arrow.names]
+
+
+def _opened(path: Path, read: Callable[[pq.ParquetFile], Any]) -> Any:
+    """What `read` finds in a Parquet file; raises ShardError for one that is not whole."""
+    try:
+        with pq.ParquetFile(path) as parquet:
+            return read(parquet)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def _check_files(footers: Footers, manifest: Mapping[str, Any] | None) -> None:
+    """See that the shards are those of the manifest, by name, rows and size."""
+    if manifest is None:
+        return
+    found = {
+        f"data/{file.name}": (int(footers.groups.num_rows[footers.groups.shard == place].sum()), file.stat().st_size)
+        for place, file in enumerate(footers.files)
+    }
+    written = {each["file"]: (each["num_rows"], each["num_bytes"]) for each in manifest["files"]}
+    for name in (*written, *found):
+        if found.get(name) != written.get(name):
+            said = [f"{rows} rows in {size} bytes" if rows else "nothing" for rows, size in
+                    (each.get(name, (0, 0)) for each in (found, written))]  # fmt: skip
+            raise ShardError(
+                f"{name} of {footers.files[0].parent.parent} is {said[0]}, and manifest.json has {said[1]}. Remedy: "
+                "take that shard from a whole copy, or make it again by the same command with resume=auto."
+            )

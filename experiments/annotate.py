@@ -1,0 +1,178 @@
+"""`+exp=annotate`: what classifiers see in a synthetic set, beside its conditions; and how far the two agree."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from callbacks.advice import advice_of
+from callbacks.annotation_folder import AnnotationFolder
+from callbacks.annotation_writer import AnnotationProgress, AnnotationWriter
+from callbacks.consistency_page import said
+from callbacks.run_record import RunRecord
+from callbacks.shutdown import PredictionShutdown
+from datamodules.findings import NAMES, NUM_LEVELS
+from datamodules.shard_batches import ShardBatches
+from datamodules.shards import ShardSource
+from datamodules.synthetic import SyntheticSet
+from experiments.annotation.ceiling import real_images
+from experiments.annotation.measuring import FILES, Found, measure, numbers, write
+from experiments.annotation.members import Member, load_members, recipe_of, thresholds_of
+from experiments.assembly import plain, world_size
+from experiments.report import ending_text, heading, say
+from experiments.synthesis.recipe import alone
+from experiments.synthesize import predict, trainer_of
+from experiments.training import recorded
+from lightning_modules.annotator import Annotator
+
+FOLDER = "annotations"  # in the folder of the set
+
+
+def annotate(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+    """Annotate the shards that are not annotated yet, then measure the agreement with the conditions.
+
+    Raises:
+        ValueError: weights that are to be trained, a set that is not whole, annotators that are none, annotations of
+            others.
+    """
+    start, output_dir = time.monotonic(), Path(cfg.output_dir)
+    job = check_job(cfg, checkpoint)
+    num_processes = world_size(cfg)
+    data = whole_set(job["dataset"], output_dir)
+    members = load_members(job["annotators"], job["trusted"])
+    annotator = Annotator([member.classifier for member in members], NAMES)
+    thresholds = thresholds_of(job["thresholds"], annotator.findings)
+    recipe = recipe_of(members, annotator, thresholds, str(cfg.trainer.precision), data)
+    folder = AnnotationFolder(data.root / FOLDER, recipe)
+    folder.check(job["overwrite"])
+    announce(data, members, annotator)
+    with session(cfg, data, recipe, num_processes) as record:
+        metrics = speed = see(cfg, data, annotator, folder, num_processes)
+        if record is not None:
+            metrics = speed | sum_up(data, members, annotator, folder, job["num_replicates"], cfg.seed)
+            record.finish("finished", metrics)
+    say(ending_text(output_dir, speed, time.monotonic() - start))
+    say(f"consistency:  {data.root / FILES[1]}, {data.root / FILES[2]}")
+    return metrics
+
+
+def check_job(cfg: DictConfig, checkpoint: str) -> dict[str, Any]:
+    """The settings of the job in plain containers.
+
+    Raises:
+        ValueError: one that means nothing.
+    """
+    if checkpoint or cfg.ckpt:
+        raise ValueError("annotate trains nothing: leave ckpt out, name classifiers by job.annotators=[<run>].")
+    job = plain(cfg)["job"]
+    for name, least in (("batch_size", 1), ("num_workers", 0), ("num_replicates", 0)):
+        if job[name] < least:
+            raise ValueError(f"job.{name}={job[name]} must be at least {least}.")
+    return job
+
+
+def whole_set(dataset: str, output_dir: Path) -> SyntheticSet:
+    """The set, all shards of which have the size that was written.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not complete, or a shard is cut short; the run's folder is that of the set.
+    """
+    data = SyntheticSet(Path(dataset).expanduser())
+    names = [Path(file["file"]).stem for file in data.manifest["files"]]
+    if output_dir.resolve().is_relative_to(data.root.resolve()):
+        raise ValueError(
+            f"output_dir={output_dir} is the folder of the set, or in it: that keeps the record of its own making. "
+            "Leave output_dir out; the annotations are written into job.dataset all the same."
+        )
+    for name in names:
+        fault = data.wrong_with(name, thorough=False)
+        if fault is not None:
+            raise ValueError(f"{data.shard(name)}: {fault}. Remedy: make it again, by +exp=synthesize resume=auto.")
+    return data
+
+
+def announce(data: SyntheticSet, members: list[Member], annotator: Annotator) -> None:
+    """Say what annotates what."""
+    say(heading("annotators"))
+    for member, size in zip(members, annotator.image_sizes, strict=True):
+        say(f"{member.checkpoint}, {size} px: {', '.join(member.classifier.findings)}")
+    silent = [name for name in NAMES if name not in annotator.findings]
+    if silent:
+        say(f"told by none, and left empty: {', '.join(silent)}")
+    say(f"{data.root}: {data.num_images:,} images of {data.recipe['image']['size']} px in {len(data.names)} shards")
+
+
+@contextmanager
+def session(
+    cfg: DictConfig, data: SyntheticSet, recipe: dict[str, Any], num_processes: int
+) -> Iterator[RunRecord | None]:
+    """On the first process: hold the set, and keep the record of the run; on the others nothing."""
+    if rank_zero_only.rank != 0:
+        yield None
+        return
+    weights = ",".join(one["weights"] for one in recipe["annotators"])
+    prints = {"data": data.id_prefix.rstrip("-"), "annotators": weights}
+    with alone(data.root), recorded(RunRecord(cfg.output_dir, plain(cfg), prints)) as record:
+        record.record["num_processes"] = num_processes
+        yield record
+
+
+def see(
+    cfg: DictConfig, data: SyntheticSet, annotator: Annotator, folder: AnnotationFolder, num_processes: int
+) -> dict[str, float]:
+    """Annotate what is missing, whole shards on each process; returns how fast."""
+    job = cfg.job
+    if rank_zero_only.rank == 0:
+        folder.begin(job.overwrite)
+    wanted = folder.pending()
+    say(heading(f"annotation: {len(wanted)} of {len(folder.names)} shards are to be annotated"))
+    if not wanted:
+        return {}
+    if rank_zero_only.rank == 0:
+        for name in FILES:  # of what was there before
+            (data.root / name).unlink(missing_ok=True)
+    files = [data.shard(name).name for name in wanted]
+    batches = ShardBatches(ShardSource(data.root), data.recipe["image"]["size"], files, job.batch_size, job.num_workers)
+    of_first = batches.of_rank(0, num_processes)
+    callbacks = [AnnotationWriter(folder, NUM_LEVELS, advice_of), AnnotationProgress(of_first.num_images),
+                 PredictionShutdown()]  # fmt: skip
+    trainer, begun = trainer_of(cfg, callbacks), time.monotonic()
+    predict(trainer, annotator, batches)
+    trainer.strategy.barrier("every shard is annotated")
+    num_images = batches.of_rank(0, 1).num_images
+    return {"images_annotated": num_images, "images_per_second": num_images / (time.monotonic() - begun)}
+
+
+def sum_up(
+    data: SyntheticSet, members: list[Member], annotator: Annotator, folder: AnnotationFolder,
+    num_replicates: int, seed: int,
+) -> dict[str, float]:  # fmt: skip
+    """Write annotation.json and the consistency of the set; returns the figures."""
+    whole = folder.finish()
+    say(heading("consistency"))
+    real = real_images(members, annotator.findings)
+    paths = [folder.shard(name) for name in folder.names]
+    found = measure(data, paths, annotator.findings, real, whole["thresholds"], num_replicates, seed)
+    write(found, data, whole, real, num_replicates, seed)
+    say(table(found))
+    return {"num_images": whole["num_images"], **numbers(found)}
+
+
+def table(found: Found) -> str:
+    """AUROC of every finding for the terminal: of synthetic images, and the ceiling."""
+    lines = [f"  {'AUROC (95 % interval)':<30}{'images':>9}{'synthetic':>24}{'real, the ceiling':>24}"]
+    for name, one in found.synthetic.items():
+        real = found.real.get(name)
+        ceiling = said(None if real is None else real.metrics["auroc"])
+        lines.append(f"  {name:<30}{one.num_images:>9,}{said(one.metrics['auroc']):>24}{ceiling:>24}")
+    undefined = [name for name, one in found.synthetic.items() if math.isnan(one.metrics["auroc"].value)]
+    if undefined:
+        whys = (f"{name}: {found.synthetic[name].undefined['auroc']}" for name in undefined)
+        lines.append(f"  undefined: {'; '.join(whys)}")
+    return "\n".join(lines)

@@ -1,0 +1,75 @@
+"""How many images of a set are told, annotated and accepted as what; read in pieces, and no image is."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN
+from datamodules.plan.written import CHUNK, Plan
+
+Counts = Mapping[str, np.ndarray]  # finding -> images of each level, int64 [levels + 1], unknown last
+
+
+class Acceptance(NamedTuple):
+    """What a filter made of the images: how many it accepted in the end and at once, how many were drawn for that."""
+
+    num_images: int
+    num_accepted: int
+    num_at_once: int
+    num_drawn: int
+
+
+def condition_counts(plan: Plan) -> Counts:
+    """Of what the generator was told."""
+    found = _none()
+    for rows in plan.chunks():
+        for column, name in enumerate(NAMES):
+            _add(found[name], rows.labels[:, column])
+    return found
+
+
+def annotation_counts(files: Iterable[Path]) -> Counts:
+    """Of what the annotators saw; a finding that a file lacks is unknown in all its rows."""
+    found = _none()
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            there = [name for name in NAMES if name in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(CHUNK, columns=there, use_threads=False):
+                for name in there:
+                    _add(found[name], levels_of(batch.column(name)))
+            for name in set(NAMES) - set(there):
+                found[name][-1] += parquet.metadata.num_rows
+    return found
+
+
+def acceptance(shards: Sequence[Path]) -> Acceptance | None:
+    """What the filter made of the images; None where there was none."""
+    totals = np.zeros(4, dtype=np.int64)
+    for file in shards:
+        with pq.ParquetFile(file) as parquet:
+            if "accepted" not in parquet.schema_arrow.names:
+                return None
+            for batch in parquet.iter_batches(CHUNK, columns=["attempts", "accepted"], use_threads=False):
+                attempts = batch.column("attempts").to_numpy().astype(np.int64)
+                accepted = pc.fill_null(batch.column("accepted"), False).to_numpy(zero_copy_only=False)
+                totals += len(attempts), accepted.sum(), (accepted & (attempts == 1)).sum(), attempts.sum()
+    return Acceptance(*totals.tolist())
+
+
+def levels_of(column: pa.Array) -> np.ndarray:
+    """Levels int8 of a column of labels, boolean or int8; null is unknown (-1)."""
+    return pc.fill_null(pc.cast(column, pa.int8()), UNKNOWN).to_numpy(zero_copy_only=False)
+
+
+def _none() -> dict[str, np.ndarray]:
+    return {name: np.zeros(NUM_LEVELS[name] + 1, dtype=np.int64) for name in NAMES}
+
+
+def _add(counts: np.ndarray, levels: np.ndarray) -> None:
+    """Count levels -1 … L - 1; unknown, -1, is the last."""
+    counts += np.bincount(levels.astype(np.int64) % len(counts), minlength=len(counts))

@@ -1,0 +1,106 @@
+"""All that a card says of a set, read from the set's folder; nothing here comes from anywhere else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.plan.written import Plan
+from datamodules.synthetic import MANIFEST, PLAN, SyntheticSet, sha256
+from experiments.card.annotations import FOLDER, Annotations, annotations_of, read_json
+from experiments.card.counts import Acceptance, Counts, acceptance, annotation_counts, condition_counts
+from experiments.card.origin import generator_facts, sampling_facts
+
+CONSISTENCY, PRIVACY, RECORD = "consistency.json", "privacy.json", "record.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What there is of a set.
+
+    Attributes:
+        annotations, annotated: the annotations and what they count; None where there are none.
+        half_annotated: a folder of annotations is there, but they are not finished.
+        acceptance: None without a filter.
+        consistency, privacy: what the files of these names tell; None where they are not there.
+        made: the day on which the set was finished, as 2026-01-31; "" where no record tells it.
+        manifest_sha256: of manifest.json, which holds the checksums of all shards.
+    """
+
+    recipe: Mapping[str, Any]
+    num_images: int
+    num_bytes: int
+    num_shards: int
+    id_prefix: str
+    conditions: Counts
+    annotations: Annotations | None
+    annotated: Counts | None
+    half_annotated: bool
+    acceptance: Acceptance | None
+    consistency: Mapping[str, Any] | None
+    privacy: Mapping[str, Any] | None
+    generator: Mapping[str, str]
+    sampling: Mapping[str, str]
+    made: str
+    code: str
+    manifest_sha256: str
+    has_consistency_figure: bool
+    has_consistency_page: bool
+    has_patients: bool
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along a side."""
+        return int(self.recipe["image"]["size"])
+
+
+def gather(dataset: SyntheticSet) -> Facts:
+    """Read what there is of a whole set; of its shards only the columns of the filter.
+
+    Raises:
+        SyntheticSetError: the set is not complete, or a file of it cannot be read.
+    """
+    root, manifest = dataset.root, dataset.manifest
+    annotations = annotations_of(dataset)
+    record = _optional(root / RECORD) or {}
+    return Facts(
+        recipe=dataset.recipe,
+        num_images=manifest["num_images"],
+        num_bytes=manifest["num_bytes"],
+        num_shards=len(manifest["files"]),
+        id_prefix=dataset.id_prefix.rstrip("-"),
+        conditions=condition_counts(Plan(root / PLAN)),
+        annotations=annotations,
+        annotated=None if annotations is None else annotation_counts(annotations.files),
+        half_annotated=annotations is None and any((root / FOLDER).glob("*.parquet")),
+        acceptance=acceptance(dataset.shards) if dataset.recipe.get("filter") else None,
+        consistency=_optional(root / CONSISTENCY),
+        privacy=_optional(root / PRIVACY),
+        generator=generator_facts(dataset.recipe, root),
+        sampling=sampling_facts(dataset.recipe),
+        made=_day(record),
+        code=_code(record),
+        manifest_sha256=sha256(root / MANIFEST),
+        has_consistency_figure=(root / "consistency.png").is_file(),
+        has_consistency_page=(root / "consistency.md").is_file(),
+        has_patients=(root / "trained_on.parquet").is_file(),
+    )
+
+
+def _optional(path: Path) -> dict[str, Any] | None:
+    return read_json(path) if path.is_file() else None
+
+
+def _day(record: Mapping[str, Any]) -> str:
+    """When the run that made the set last stopped, or where it is still going when it began."""
+    sessions = record.get("sessions") or [{}]
+    return str(sessions[-1].get("end") or sessions[-1].get("start") or "")[:10]
+
+
+def _code(record: Mapping[str, Any]) -> str:
+    """Version of the package and revision of the code."""
+    version = (record.get("versions") or {}).get("synfundus")
+    code = record.get("code") or {}
+    changed = ", with changes" if code.get("changed") else ""
+    revision = f"revision {str(code['commit'])[:12]}{changed}" if code.get("commit") else ""
+    return ", ".join(text for text in (f"synfundus {version}" if version else "", revision) if text)

@@ -1,0 +1,131 @@
+"""Images out of shards as files: their bytes as they are, or as PNG with the same pixels; whole or not there."""
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from tqdm import tqdm
+
+from callbacks.atomic import write_atomically
+from datamodules.synthetic import SyntheticSet, SyntheticSetError
+from experiments.export.layouts import Layout
+
+BEGINNINGS = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF"}  # of a file, by its format
+FORMATS = {".png": "png", ".jpg": "jpeg", ".webp": "webp"}
+END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
+END_OF_JPEG = b"\xff\xd9"
+
+
+class Written(NamedTuple):
+    """Images that were written, and that were there already."""
+
+    num_new: int
+    num_there: int
+
+
+class Rows(NamedTuple):
+    """What the rows of a table of a shard are of: lists of one length, with paths below the root of the layout."""
+
+    indices: list[int]
+    ids: list[str]
+    paths: list[str]
+    kept: list[int]  # their places among the rows of the table
+
+
+def rows_of(table: pa.Table, layout: Layout, format: str, only_accepted: bool) -> Rows:
+    """The rows of a table of `columns(…)` that are written, and where to."""
+    indices, ids = table.column("index").to_pylist(), table.column("id").to_pylist()
+    kept = list(range(table.num_rows))
+    if only_accepted:
+        accepted = table.column("accepted").to_pylist()
+        kept = [row for row in kept if accepted[row]]
+    indices, ids = [indices[row] for row in kept], [ids[row] for row in kept]
+    ending = layout.endings[format]
+    return Rows(indices, ids, [layout.place(i, name) + ending for i, name in zip(indices, ids, strict=True)], kept)
+
+
+def columns(only_accepted: bool) -> list[str]:
+    """What `rows_of` reads."""
+    return ["index", "id", *(["accepted"] if only_accepted else [])]
+
+
+def write_pictures(
+    dataset: SyntheticSet, layout: Layout, root: Path, only_accepted: bool, num_workers: int | None
+) -> Written:
+    """Write every image that is not there whole; in memory is one row group.
+
+    Raises:
+        SyntheticSetError: bytes that are no image of the format that the recipe names; names the file and the image.
+        OSError: what the disk says.
+    """
+    format = dataset.recipe["image"]["format"]
+    num_new = num_there = 0
+    bar = tqdm(total=dataset.num_images, desc="writing images", unit="image", mininterval=0.5, dynamic_ncols=True)
+    with ThreadPoolExecutor(num_workers) as threads, bar:
+        for file in dataset.shards:
+            for group, table in _groups(file, columns(only_accepted)):
+                rows = rows_of(table, layout, format, only_accepted)
+                whole = list(threads.map(lambda path: is_whole(root / path), rows.paths))
+                absent = [place for place, there in enumerate(whole) if not there]
+                if absent:
+                    pixels = _pixels(file, group)
+                    work = [(root / rows.paths[n], pixels[rows.kept[n]], f"{file}, id {rows.ids[n]!r}") for n in absent]
+                    list(threads.map(lambda one: write_picture(*one, format=format), work))
+                num_new, num_there = num_new + len(absent), num_there + len(whole) - len(absent)
+                bar.update(table.num_rows)
+    return Written(num_new, num_there)
+
+
+def _groups(file: Path, names: list[str]) -> Iterator[tuple[int, pa.Table]]:
+    with pq.ParquetFile(file) as parquet:
+        for group in range(parquet.metadata.num_row_groups):
+            yield group, parquet.read_row_group(group, columns=names, use_threads=False)
+
+
+def _pixels(file: Path, group: int) -> pa.Array:
+    """The bytes of every image of a row group."""
+    with pq.ParquetFile(file) as parquet:
+        table = parquet.read_row_group(group, columns=["image.bytes"], use_threads=False)
+    return table.column("image").combine_chunks().field("bytes")
+
+
+def write_picture(path: Path, pixels: pa.Scalar, origin: str, format: str) -> None:
+    """Write an image; `format` is that of its bytes, and the path's ending says what the file is to be.
+
+    Raises:
+        SyntheticSetError: the bytes are of another format, or cannot be decoded; says where they are from.
+    """
+    content = pixels.as_buffer() if pixels.is_valid else b""
+    if not bytes(memoryview(content)[:8]).startswith(BEGINNINGS[format]):
+        raise SyntheticSetError(
+            f"{origin}: the bytes are no {format}, which the recipe says they are. Remedy: SyntheticSet.verify tells "
+            "which shards are damaged; take them from a whole copy."
+        )
+    if FORMATS[path.suffix] == format:
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+        return
+    try:
+        image = Image.open(io.BytesIO(content)).convert("RGB")
+    except OSError as error:
+        raise SyntheticSetError(f"{origin}: cannot be decoded ({error}). Remedy: take it from a whole copy.") from error
+    write_atomically(path, image.save)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there and ends as its format does."""
+    try:
+        with open(path, "rb") as file:
+            if path.suffix == ".webp":
+                head = file.read(8)
+                return head[:4] == b"RIFF" and int.from_bytes(head[4:], "little") + 8 == path.stat().st_size
+            end = END_OF_PNG if path.suffix == ".png" else END_OF_JPEG
+            size = file.seek(0, io.SEEK_END)
+            file.seek(max(0, size - len(end)))
+            return file.read() == end
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,1 @@
+"""What making a synthetic set takes besides the job itself."""

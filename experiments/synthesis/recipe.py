@@ -1,0 +1,174 @@
+"""The recipe of a synthetic set: everything that its images follow from, written down before the first."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from callbacks.atomic import write_text
+from datamodules.plan.written import Plan
+from datamodules.synthetic import FORMAT, MANIFEST, PLAN, RECIPE, SyntheticSet
+from experiments.runs import differing_keys
+from lightning_modules.checkpoint import weights_fingerprint
+from lightning_modules.latent_diffusion import LatentDiffusion
+
+LEAST_SHARDS, MOST_IMAGES = 8, 2500  # by default: so that processes can share the work, and little is lost by a kill
+
+
+def generator_facts(generator: LatentDiffusion, checkpoint: str) -> dict[str, Any]:
+    """What is written down of a generator; of paths only their last parts, for a set is given away."""
+    return {
+        "checkpoint": Path(checkpoint).name,
+        "weights": weights_fingerprint(generator.ema.network, generator.autoencoder.network),
+        "fingerprints": _fingerprints(Path(checkpoint)),
+        "image_size": image_size_of(generator),
+        "config": without_paths(generator.config or {}),
+    }
+
+
+def image_size_of(generator: LatentDiffusion) -> int:
+    """Pixels along a side of what it makes."""
+    return generator.latent_shape[-1] * generator.autoencoder.downsampling
+
+
+def _fingerprints(checkpoint: Path) -> dict[str, str]:
+    """Of the generator's training data and its split, where the record of its run lies by its checkpoint."""
+    path = checkpoint.resolve().parent.parent / "record.json"
+    try:
+        return dict(json.loads(path.read_text("utf-8")).get("fingerprints") or {})
+    except (OSError, ValueError):
+        return {}
+
+
+def without_paths(tree: Any) -> Any:
+    """A configuration with the last part of every path alone."""
+    if isinstance(tree, Mapping):
+        return {str(key): without_paths(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [without_paths(value) for value in tree]
+    return Path(tree).name if isinstance(tree, str) and os.sep in tree else tree
+
+
+def shards_of(num_images: int, images_per_shard: int | None, images_per_row_group: int) -> dict[str, int]:
+    """How images are parted into shards.
+
+    Raises:
+        ValueError: fewer than one image in a shard or in a row group.
+    """
+    for name, value in (("images_per_shard", images_per_shard), ("images_per_row_group", images_per_row_group)):
+        if value is not None and value < 1:
+            raise ValueError(f"job.{name}={value} must be at least 1.")
+    size = images_per_shard or max(1, min(MOST_IMAGES, -(-num_images // LEAST_SHARDS)))
+    return {
+        "num_shards": -(-num_images // size),
+        "images_per_shard": size,
+        "images_per_row_group": images_per_row_group,
+    }
+
+
+def make_recipe(
+    generator: Mapping[str, Any], plan: Plan, made_by: Mapping[str, Any], sampling: Mapping[str, Any],
+    image: Mapping[str, Any], shards: Mapping[str, int], agreement: Mapping[str, Any] | None, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The recipe, of plain containers; looks at every row of the plan."""
+    recipe = {
+        "format": FORMAT,
+        "generator": dict(generator),
+        "plan": {"fingerprint": plan.check(), "num_images": plan.num_images, "made_by": without_paths(made_by)},
+        "sampling": dict(sampling),
+        "image": dict(image),
+        "shards": dict(shards),
+        "filter": None if agreement is None else dict(agreement),
+        "seed": seed,
+    }
+    return json.loads(json.dumps(recipe))
+
+
+def keep_to(root: Path, recipe: Mapping[str, Any]) -> SyntheticSet:
+    """The set in this folder, which is begun by this recipe, or was.
+
+    Raises:
+        ValueError: what is there was begun by another recipe; names what differs.
+    """
+    if not (root / RECIPE).is_file():
+        write_text(root / RECIPE, json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
+    found = SyntheticSet(root)
+    differing = differing_keys(recipe, found.recipe)
+    if differing:
+        raise ValueError(
+            f"{str(root)!r} was begun by another recipe, and its shards are not of this one: "
+            f"{', '.join(differing[:6])} differ. Remedy: give what it was begun with, or another output_dir."
+        )
+    return found
+
+
+def wait_for(root: Path, seconds: float = 3600.0) -> None:
+    """Wait until the first process has written plan and recipe.
+
+    Raises:
+        TimeoutError: it has not.
+    """
+    end = time.monotonic() + seconds
+    while not ((root / PLAN).is_file() and (root / RECIPE).is_file()):
+        if time.monotonic() > end:
+            raise TimeoutError(
+                f"the first process has written no {RECIPE} into {str(root)!r} in {seconds:.0f} seconds."
+            )
+        time.sleep(0.2)
+
+
+def complete(found: SyntheticSet) -> dict[str, Any]:
+    """Write the manifest of a set whose shards are all there; returns it.
+
+    Raises:
+        ValueError: one is missing, or of another size than was written.
+    """
+    for name in found.names:
+        fault = found.wrong_with(name, thorough=False)
+        if fault is not None:
+            raise ValueError(f"{found.shard(name)}: {fault}. Remedy: go on, by the same command with resume=auto.")
+    files = [found.checksum(name) for name in found.names]
+    totals = {"num_images": sum(f["num_rows"] for f in files), "num_bytes": sum(f["num_bytes"] for f in files)}
+    manifest = {**found.recipe, "files": files, **totals}
+    write_text(found.root / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    return manifest
+
+
+def acceptance(found: SyntheticSet) -> dict[str, float]:
+    """Of a filtered set the share of images that were accepted, in the end and at once, and attempts an image."""
+    accepted = at_once = attempts = 0
+    for shard in found.shards:
+        table = pq.read_table(shard, columns=["accepted", "attempts"])
+        good, tried = (table.column(name).to_numpy() for name in ("accepted", "attempts"))
+        accepted, at_once, attempts = (
+            accepted + good.sum(),
+            at_once + (good & (tried == 1)).sum(),
+            attempts + tried.sum(),
+        )
+    shares = {"accepted_share": accepted, "accepted_at_once": at_once, "attempts": attempts}
+    return {name: float(count / found.num_images) for name, count in shares.items()}
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold the folder against a second run of the same; a run that is killed lets go of it.
+
+    Raises:
+        ValueError: another run holds it.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is making the set in {str(root)!r}. Remedy: wait for it, or stop it; or give another "
+                "output_dir."
+            ) from None
+        yield

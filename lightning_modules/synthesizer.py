@@ -1,0 +1,125 @@
+"""The synthesizer: rows of a plan to finished images, redrawn until an annotator agrees where that is asked for."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.randomness import stable_seed
+
+
+class Annotates(Protocol):
+    """What the filter needs of an annotator."""
+
+    def annotate(self, images: Tensor) -> Mapping[str, Tensor]:
+        """P(level) of each finding, float32 [B, K], of images float32 [B, 3, H, W] in [0, 1]."""
+
+
+class Agreement:
+    """Whether what an annotator sees is what was asked for, in the findings that are named.
+
+    A finding of two levels is seen at level 1 from a probability of `threshold` on. A grade agrees when its median
+    level is at most `tolerance` from the one asked for. What the condition leaves unknown always agrees.
+
+    Args:
+        annotator: see Annotates; it must tell all of `columns`.
+        columns: column in the label matrix of each finding that has to agree.
+    """
+
+    def __init__(
+        self, annotator: Annotates, columns: Mapping[str, int], threshold: float = 0.5, tolerance: int = 0
+    ) -> None:
+        self.annotator, self.columns = annotator, dict(columns)
+        self.threshold, self.tolerance = threshold, tolerance
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Bool [B] of images float32 [B, 3, H, W] in [0, 1] and labels int64 [B, F]."""
+        agrees = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        found = self.annotator.annotate(images)
+        for name, column in self.columns.items():
+            wanted, chances = labels[:, column].to(images.device), found[name]
+            if chances.shape[1] == 2:
+                off = (chances[:, 1] >= self.threshold).long() != wanted
+            else:
+                seen = (chances.cumsum(1) < 0.5).sum(1)
+                off = (seen - wanted).abs() > self.tolerance
+            agrees &= ~off | (wanted < 0)
+        return agrees
+
+
+class Synthesizer(L.LightningModule):
+    """Makes the images of a plan; image i follows from its row alone, but for the rounding of sums in other batches.
+
+    Batches hold `labels` int64 [B, F] and `seed` int64 [B]. With `agreement` an image that does not agree is drawn
+    again, from seeds that follow from its own, up to `max_attempts` times; the last one stays, and is not accepted.
+    With `image_size` what is given is resized, antialiased; the annotator sees it before.
+
+    Raises:
+        ValueError: fewer than one attempt, or a size below 8 pixels.
+    """
+
+    def __init__(
+        self,
+        generator: LatentDiffusion,
+        agreement: Agreement | None = None,
+        max_attempts: int = 1,
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if max_attempts < 1:
+            raise ValueError(f"max_attempts={max_attempts} must be at least 1.")
+        if image_size is not None and image_size < 8:
+            raise ValueError(f"image_size={image_size} must be at least 8 pixels.")
+        self.generator, self.image_size = generator, image_size
+        self.agreement, self.max_attempts = agreement, max_attempts
+        if agreement is not None and isinstance(agreement.annotator, torch.nn.Module):
+            self.annotator = agreement.annotator  # so that it goes to the device too
+        self.eval()
+
+    @torch.no_grad()
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int = 0) -> dict[str, Tensor]:
+        """On the CPU: `image` uint8 [B, 3, H, W], `seed` int64 [B] of the image that stayed, `attempts` int64 [B].
+
+        And `accepted` bool [B], where an annotator has to agree.
+
+        Raises:
+            FloatingPointError: an image with values that are not finite.
+        """
+        labels, planned = batch["labels"], batch["seed"].cpu()
+        seeds = planned.clone()
+        images = self._draw(labels, seeds)
+        if self.agreement is None:
+            return {"image": self._to_bytes(images), "seed": seeds, "attempts": torch.ones_like(seeds)}
+        attempts, accepted = torch.ones_like(seeds), self.agreement(images, labels).cpu()
+        for attempt in range(2, self.max_attempts + 1):
+            again = torch.nonzero(~accepted).flatten()
+            if not len(again):
+                break
+            seeds[again] = torch.tensor([stable_seed("redraw", seed, attempt) for seed in planned[again].tolist()])
+            on_device = again.to(images.device)
+            redrawn = self._draw(labels[on_device], seeds[again])
+            images[on_device], attempts[again] = redrawn, attempt
+            accepted[again] = self.agreement(redrawn, labels[on_device]).cpu()
+        return {"image": self._to_bytes(images), "seed": seeds, "attempts": attempts, "accepted": accepted}
+
+    def _draw(self, labels: Tensor, seeds: Tensor) -> Tensor:
+        images = self.generator.sample(labels, seeds).float()
+        finite = images.isfinite().flatten(1).all(dim=1)
+        if not finite.all():
+            bad = int(torch.nonzero(~finite)[0])
+            raise FloatingPointError(
+                f"the generator made an image with values that are not finite, from seed {int(seeds[bad])}: it has "
+                "diverged, or sampling_precision is too low. Remedy: another checkpoint, or job.precision=32."
+            )
+        return images.clamp(0, 1)
+
+    def _to_bytes(self, images: Tensor) -> Tensor:
+        """Images float32 [B, 3, H, W] in [0, 1] as uint8 on the CPU, resized where that is asked for."""
+        if self.image_size is not None and self.image_size != images.shape[-1]:
+            size = (self.image_size, self.image_size)
+            images = interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        return (images * 255).round().to(torch.uint8).cpu()
