@@ -29,6 +29,8 @@ from datamodules.plan.rows import PlanDataModule
 from datamodules.plan.written import Plan, write_plan
 from datamodules.synthetic import PLAN, RECIPE, SyntheticSet
 from experiments.assembly import load_generator, plain, world_size
+from experiments.card.front_matter import check_licence
+from experiments.dataset_card import write_card
 from experiments.report import ending_text, heading, parameters_text, say
 from experiments.synthesis.dry_run import Rate, estimate_text, operations
 from experiments.synthesis.filtering import agreement_facts, build_agreement
@@ -53,6 +55,8 @@ PATIENCE = timedelta(days=30)  # of a process for the others: their shares diffe
 def synthesize(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     """Write the plan, make the shards that are missing, and the manifest; returns what was counted."""
     start, root = time.monotonic(), Path(cfg.output_dir)
+    if cfg.job.license is not None:
+        check_licence(cfg.job.license)
     generator, law = generator_of(cfg), instantiate(cfg.plan)
     encoder = ImageEncoder(cfg.job.image_format, cfg.job.image_quality)
     synthesizer = Synthesizer(
@@ -67,7 +71,7 @@ def synthesize(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
             wanted = missing(found, cfg.job.verify, world_size(cfg))
             metrics = make(cfg, found, synthesizer, encoder, wanted)
             if record is not None:
-                metrics |= finish(found)
+                metrics |= finish(found, cfg.job.license)
                 record.finish("finished", metrics)
     say(ending_text(root, metrics, time.monotonic() - start))
     say(f"annotate it:  python -m experiments.run +exp=annotate job.dataset={root} job.annotators=[<run>]")
@@ -232,10 +236,11 @@ def predict(trainer: L.Trainer, module: L.LightningModule, data: L.LightningData
         raise KeyboardInterrupt from leaving
 
 
-def finish(found: SyntheticSet) -> dict[str, float]:
-    """The manifest, and what the whole set has."""
+def finish(found: SyntheticSet, license: str | None) -> dict[str, float]:
+    """The manifest, the card, and what the whole set has."""
     manifest = complete(found)
     say(f"complete: {manifest['num_images']:,} images, {manifest['num_bytes'] / GB:.3g} GB")
+    say(f"card:         {write_card(found.root, license)}")
     counted = {"num_images": manifest["num_images"], "num_bytes": manifest["num_bytes"]}
     if found.recipe["filter"] is None:
         return counted

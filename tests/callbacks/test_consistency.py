@@ -173,4 +173,4 @@ def test_the_figure_has_both_and_grows_with_the_findings():
     assert has(picture, ORANGE) > has(only, ORANGE)  # that of the legend
     assert picture.shape[0] > only.shape[0]
     nothing = figure_of({"is_gc": binary([0, 0], [0.1, 0.2], num_replicates=0)}, {}, {})
-    assert has(nothing, BLUE) < has(only, BLUE)
+    assert has(figure_of({}, {}, {}), BLUE) < has(nothing, BLUE) < has(only, BLUE)  # the legend, a word, a mark

@@ -71,3 +71,10 @@ def test_a_recipe_cannot_have_modules_imported(monkeypatch):
     monkeypatch.setattr(origin.importlib, "import_module", lambda name: pytest.fail(f"{name} is imported"))
     config = {"data": {"source": {"_target_": "antigravity.Fly"}}}
     assert [source.name for source in origin.training_sources(config)] == ["Fly"]
+
+
+def test_of_a_path_on_the_makers_machine_the_last_part_alone_is_told(dataset):
+    plan = SyntheticSet(dataset).recipe["plan"] | {"made_by": MADE_BY["table"]}
+    rewrite(dataset, lambda table: table, plan=plan)
+    text = write_card(dataset).read_text("utf-8")
+    assert "| plan | law table; path table.csv |" in text and "/home/someone" not in text
