@@ -17,7 +17,7 @@ WARNED = (
     # The frozen autoencoder and the averaged weights are meant to be.
     r"Found \d+ module\(s\) in eval mode at the start of training",
     # Small cached images are read fastest in the training process: data.num_workers is the user's choice.
-    r"The '(train|val)_dataloader' does not have many workers",
+    r"The '(train|val|test|predict)_dataloader' does not have many workers",
     # One line a batch is fine for short epochs: metrics.csv keeps all of them.
     r"The number of training batches \(\d+\) is smaller than the logging interval",
     # What last.ckpt is meant to hold: the weights after the step.

@@ -145,7 +145,7 @@ def _facts(data: SyntheticSet, recipe: Mapping[str, Any], num_replicates: int, s
     return {
         "set": f"`{data.id_prefix.rstrip('-')}`, {count:,} images of {size} px",
         "annotators": ", ".join(who),
-        "decided": f"grades by their median level; others from the probability {', '.join(cuts)}",
+        "decided": "; ".join(["grades by their median level", *(f"from the probability {cut}" for cut in cuts)]),
         "intervals": f"{num_replicates:,} replicates, seed {seed}" if num_replicates else "none",
     }
 

@@ -168,7 +168,6 @@ def alone(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"another process is making the set in {str(root)!r}. Remedy: wait for it, or stop it; or give another "
-                "output_dir."
+                f"another run is at work on the set in {str(root)!r}. Remedy: wait for it, stop it, or name another."
             ) from None
         yield

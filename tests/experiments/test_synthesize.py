@@ -147,7 +147,7 @@ def test_a_second_run_in_the_same_folder_is_refused(make, here):
     with open(here / "set/.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         result = make()
-    assert result.code == 1 and "another process is making the set" in result.err
+    assert result.code == 1 and "another run is at work on the set" in result.err
 
 
 def test_a_table_is_the_plan_and_its_faults_are_named_by_row(make, here):
