@@ -17,6 +17,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())  # or a power cut leaves an empty file under the final name
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -63,8 +64,8 @@ class ShardWriter(Callback):
     """Of what `predict_step` gives writes `data/<name>.parquet` and before it `checksums/<name>.json`.
 
     A batch has `index`, `labels` [B, F], `shard` (its number) and `is_last` (of its shard); what comes of it `image`
-    uint8 [B, 3, H, W], `seed`, `attempts` and perhaps `accepted`. A shard is written into a hidden file, whose name
-    depends on the shard alone so that a later run writes over it, flushed to the disk, and moved into its place.
+    uint8 [B, 3, H, W], `seed`, `attempts` and perhaps `accepted`. A shard is written into a hidden file of
+    this process, flushed to the disk, and moved into its place.
 
     Args:
         root: the set's folder.
@@ -182,7 +183,7 @@ class _Shard:
     def __init__(self, root: Path, name: str, schema: pa.Schema) -> None:
         self.path = root / "data" / f"{name}.parquet"
         self.checksum = root / "checksums" / f"{name}.json"
-        self.partial = self.path.with_name(f".{name}.part")
+        self.partial = self.path.with_name(f".{name}.{socket.gethostname()}-{os.getpid()}.part")
         self.schema, self.num_rows = schema, 0
         self._writer = pq.ParquetWriter(self.partial, schema, compression="none")  # images are compressed already
 
@@ -194,6 +195,8 @@ class _Shard:
     def finish(self) -> int:
         """Its checksum, then the shard itself, appear; returns its bytes."""
         self._writer.close()
+        rows = pq.read_metadata(self.partial).num_rows
+        assert rows == self.num_rows, f"{self.partial} has {rows} rows, and {self.num_rows} were written"
         with open(self.partial, "rb") as file:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -94,9 +94,15 @@ class SyntheticSet:
         return _read(path)
 
     def checksum(self, name: str) -> dict[str, Any] | None:
-        """What was written of a shard: file, sha256, num_rows, num_bytes; None before it was."""
+        """What was written of a shard: file, sha256, num_rows, num_bytes; None where that is not to be read."""
         path = self.root / "checksums" / f"{name}.json"
-        return _read(path) if path.is_file() else None
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):  # it is not there, or was cut short
+            return None
+        return (
+            found if isinstance(found, dict) and found.keys() >= {"file", "sha256", "num_rows", "num_bytes"} else None
+        )
 
     def wrong_with(self, name: str, thorough: bool = True) -> str | None:
         """Why a shard has to be made: `missing`, or how it differs from what was written; None for a good one.

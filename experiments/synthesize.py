@@ -14,7 +14,7 @@ import numpy as np
 from hydra.utils import instantiate
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from tqdm import tqdm
 
 from callbacks.run_record import RunRecord
@@ -27,7 +27,7 @@ from datamodules.lineage import write_trained_on
 from datamodules.plan.laws import LabelRows, Law
 from datamodules.plan.rows import PlanDataModule
 from datamodules.plan.written import Plan, write_plan
-from datamodules.synthetic import PLAN, RECIPE, SyntheticSet
+from datamodules.synthetic import MANIFEST, PLAN, RECIPE, SyntheticSet
 from experiments.assembly import load_generator, plain, world_size
 from experiments.card.front_matter import check_licence
 from experiments.dataset_card import write_card
@@ -37,12 +37,14 @@ from experiments.synthesis.filtering import agreement_facts, build_agreement
 from experiments.synthesis.recipe import (
     acceptance,
     alone,
+    at_work,
     complete,
     generator_facts,
     image_size_of,
     keep_to,
     make_recipe,
     shards_of,
+    sweep,
     wait_for,
 )
 from experiments.training import recorded
@@ -55,6 +57,8 @@ PATIENCE = timedelta(days=30)  # of a process for the others: their shares diffe
 def synthesize(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     """Write the plan, make the shards that are missing, and the manifest; returns what was counted."""
     start, root = time.monotonic(), Path(cfg.output_dir)
+    world_size(cfg)  # a Trainer tells this process its rank, whoever started it
+    check_kinds(cfg)
     if cfg.job.license is not None:
         check_licence(cfg.job.license)
     generator, law = generator_of(cfg), instantiate(cfg.plan)
@@ -78,6 +82,23 @@ def synthesize(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     return metrics
 
 
+def check_kinds(cfg: DictConfig) -> None:
+    """See that what is null by default is of the right kind where it is given.
+
+    Raises:
+        ValueError: it is not; names the key.
+    """
+    wholes = ("num_images", "job.images_per_shard", "job.image_size", "job.image_quality", "job.num_steps")
+    for key in (*wholes, "job.guidance"):
+        value = OmegaConf.select(cfg, key)
+        fits = isinstance(value, int) or (key not in wholes and isinstance(value, float))
+        if value is not None and (isinstance(value, bool) or not fits):
+            raise ValueError(f"{key}={value} must be a {'whole ' if key in wholes else ''}number.")
+    interval = cfg.job.guidance_interval
+    if interval is not None and not (isinstance(interval, ListConfig) and len(interval) == 2):
+        raise ValueError(f"job.guidance_interval={interval} must be two fractions, as [0.0, 0.8].")
+
+
 def generator_of(cfg: DictConfig) -> LatentDiffusion:
     """The generator of `ckpt`, to sample as `job` says.
 
@@ -89,8 +110,6 @@ def generator_of(cfg: DictConfig) -> LatentDiffusion:
     generator = load_generator(cfg.ckpt, cfg.job.trusted)
     asked = {name: cfg.job[name] for name in ("scheduler", "num_steps", "guidance", "precision")}
     interval = cfg.job.guidance_interval
-    if interval is not None and len(interval) != 2:
-        raise ValueError(f"job.guidance_interval={list(interval)} must be two fractions, as [0.0, 0.8].")
     asked["guidance_interval"] = None if interval is None else tuple(interval)
     generator.sample_by(**{name: value for name, value in asked.items() if value is not None})
     return generator
@@ -107,11 +126,13 @@ def announce(cfg: DictConfig, generator: LatentDiffusion) -> None:
 
 @contextmanager
 def held(root: Path) -> Iterator[None]:
-    """On the first process: hold the folder. On the others nothing."""
+    """On the first process: hold the folder, in which nobody else is at work. On the others: be seen to be."""
     if rank_zero_only.rank != 0:
-        yield
+        with at_work(root):
+            yield
         return
     with alone(root):
+        sweep(root)
         shutil.rmtree(root / SynthesisProgress.FOLDER, ignore_errors=True)
         yield
 
@@ -132,22 +153,24 @@ def begin(cfg: DictConfig, root: Path, generator: LatentDiffusion, law: Law, syn
         wait_for(root)
         return SyntheticSet(root)
     say(heading("plan"))
-    if not (root / PLAN).is_file():
-        if (root / RECIPE).is_file():
-            raise ValueError(f"{root / PLAN} is gone, by which the set was begun. Remedy: put it back, or begin anew.")
-        write_plan(root / PLAN, law.chunks(cfg.num_images, cfg.seed, seen(generator)), cfg.seed)
-    plan = Plan(root / PLAN)
     job = cfg.job
+    shards_of(1, job.images_per_shard, job.images_per_row_group)  # what means nothing is said before a plan is written
+    if not (root / RECIPE).is_file():  # a plan without one is left of a start that came to nothing
+        write_plan(root / PLAN, law.chunks(cfg.num_images, cfg.seed, seen(generator)), cfg.seed)
+    elif not (root / PLAN).is_file():
+        raise ValueError(f"{root / PLAN} is gone, by which the set was begun. Remedy: put it back, or begin anew.")
+    plan = Plan(root / PLAN)
     image = {"format": job.image_format, "quality": job.image_quality,
              "size": job.image_size or image_size_of(generator)}  # fmt: skip
     shards = shards_of(plan.num_images, job.images_per_shard, job.images_per_row_group)
     recipe = make_recipe(
-        generator_facts(generator, cfg.ckpt), plan, law.describe(), generator.sampling, image, shards,
-        agreement_facts(synthesizer), cfg.seed,
+        generator_facts(generator, cfg.ckpt), plan, {**law.describe(), "num_images": cfg.num_images},
+        generator.sampling, image, shards, agreement_facts(synthesizer), cfg.seed,
     )  # fmt: skip
     found = keep_to(root, recipe)
     patients = (generator.trained_on or {}).get("patients")
-    if job.carry_patients and patients is not None:
+    (root / MANIFEST).unlink(missing_ok=True)  # until every shard is known to be there and whole
+    if job.carry_patients and patients is not None and not (root / TRAINED_ON_FILE).is_file():
         write_trained_on(root / TRAINED_ON_FILE, patients.numpy(), (generator.trained_on or {}).get("unknown", ()))
     say(f"{plan.num_images:,} images in {shards['num_shards']} shards: {root / PLAN}")
     return found
@@ -209,9 +232,9 @@ def make(
 def trainer_of(cfg: DictConfig, callbacks: Sequence[L.Callback], **settings: Any) -> L.Trainer:
     """A Trainer that predicts on the devices of `cfg`, and keeps nothing."""
     several = world_size(cfg) > 1
-    names = ("accelerator", "devices", "num_nodes", "precision")
     return L.Trainer(
-        **{name: cfg.trainer[name] for name in names},
+        **{name: cfg.trainer[name] for name in ("accelerator", "devices", "num_nodes")},
+        precision="32-true",  # what is made follows from the recipe, and so from job.precision alone
         strategy=DDPStrategy(timeout=PATIENCE) if several else "auto",
         callbacks=list(callbacks),
         logger=False,

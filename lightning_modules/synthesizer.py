@@ -11,6 +11,8 @@ from torch.nn.functional import interpolate
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.randomness import stable_seed
 
+MOST_ATTEMPTS = 127  # a shard keeps their number in a byte
+
 
 class Annotates(Protocol):
     """What the filter needs of an annotator."""
@@ -70,8 +72,8 @@ class Synthesizer(L.LightningModule):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        if max_attempts < 1:
-            raise ValueError(f"max_attempts={max_attempts} must be at least 1.")
+        if not 1 <= max_attempts <= MOST_ATTEMPTS:
+            raise ValueError(f"max_attempts={max_attempts} must be at least 1, and at most {MOST_ATTEMPTS}.")
         if image_size is not None and image_size < 8:
             raise ValueError(f"image_size={image_size} must be at least 8 pixels.")
         self.generator, self.image_size = generator, image_size

@@ -7,6 +7,7 @@ labels gets its share but for less than one image, in an order at random.
 Letters: K different label rows, F findings.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,8 @@ class TableLaw:
 
     def chunks(self, num_images: int | None, seed: int, seen: LabelRows | None) -> Iterator[Chunk]:
         """As a Law; `num_images` takes the first rows."""
+        if num_images is not None and num_images < 1:
+            raise PlanError(f"num_images={num_images} must be at least 1, or left out, which takes all rows.")
         left = num_images
         for labels, seeds in table_chunks(self.path):
             take = len(labels) if left is None else min(left, len(labels))
@@ -124,7 +127,8 @@ class TableLaw:
 
     def describe(self) -> dict[str, Any]:
         """As a Law."""
-        return {"law": "table", "path": str(self.path)}
+        with open(self.path, "rb") as file:
+            return {"law": "table", "path": str(self.path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def draw(labels: np.ndarray, weights: np.ndarray, num_images: int, seed: int) -> Iterator[Chunk]:

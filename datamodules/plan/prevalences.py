@@ -52,10 +52,9 @@ class PrevalencesLaw:
                 raise PlanError(f"{self.file}: unknown key {key!r}.{hint} Known: base, prevalences, together.")
         if self.wanted["base"] not in ("training", "independent"):
             raise PlanError(f"{self.file}: base is {self.wanted['base']!r}, and must be training or independent.")
-        self._shares = {
-            self._name(name): self._levels(name, s) for name, s in (self.wanted["prevalences"] or {}).items()
-        }
-        self._together = [self._pair(number, item) for number, item in enumerate(self.wanted["together"] or [])]
+        shares, together = self._of_kind("prevalences", Mapping) or {}, self._of_kind("together", list) or []
+        self._shares = {self._name(name): self._levels(name, share) for name, share in shares.items()}
+        self._together = [self._pair(number, item) for number, item in enumerate(together)]
         if not self._shares and not self._together:
             raise PlanError(f"{self.file} asks for nothing: give prevalences, or together.")
 
@@ -79,6 +78,13 @@ class PrevalencesLaw:
         labels = np.full((len(levels), len(NAMES)), UNKNOWN, dtype=np.int8)
         labels[:, [NAMES.index(name) for name in named]] = levels
         return LabelRows(labels, np.ones(len(labels), dtype=np.int64))
+
+    def _of_kind(self, key: str, kind: type) -> Any:
+        value = self.wanted[key]
+        if value is not None and not isinstance(value, kind):
+            said = "a list of mappings" if kind is list else "a mapping of findings to shares"
+            raise PlanError(f"{self.file}: {key} is {value!r}, and must be {said}.")
+        return value
 
     def _name(self, name: Any) -> str:
         try:

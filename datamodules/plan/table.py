@@ -83,6 +83,7 @@ def _csv(path: Path) -> Iterator[pa.Table]:
     delimiter, encoding = dialect(path)
     parse = pa.csv.ParseOptions(delimiter=delimiter)
     names = pa.csv.open_csv(path, pa.csv.ReadOptions(encoding=encoding), parse).schema.names
+    parse.ignore_empty_lines = len(names) > 1  # of a single column a blank line is a blank cell
     text = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     read = pa.csv.ReadOptions(encoding=encoding, block_size=1 << 18, use_threads=False)
     reader = pa.csv.open_csv(path, read, parse, text)
@@ -125,12 +126,19 @@ def _whole(column: pa.ChunkedArray, name: str, path: Path, before: int) -> np.nd
         return column.cast(pa.int64()).to_numpy()
     except pa.ArrowInvalid:
         cells = column.to_pylist()
-        row = next(number for number, cell in enumerate(cells) if not cell.isdecimal())
-        blank = " is blank" if cells[row].lower() in BLANK else f": {cells[row]!r} is no whole number"
+        row = next(number for number, cell in enumerate(cells) if not _is_int64(cell))
+        blank = " is blank" if cells[row].lower() in BLANK else f": {cells[row]!r} is no whole number of 64 bits"
         raise PlanError(
             f"{path}, row {before + row + FIRST_ROW}, column {name!r}{blank}. Remedy: give every row its own, or leave "
             "the column out."
         ) from None
+
+
+def _is_int64(cell: str) -> bool:
+    try:
+        return -(2**63) <= int(cell) < 2**63
+    except ValueError:
+        return False
 
 
 def _all(fits: np.ndarray, values: np.ndarray, name: str, path: Path, before: int, remedy: str) -> None:

@@ -18,6 +18,7 @@ from experiments.runs import differing_keys
 from lightning_modules.checkpoint import weights_fingerprint
 from lightning_modules.latent_diffusion import LatentDiffusion
 
+WORKERS = ".workers"  # held by the processes that are not the first
 LEAST_SHARDS, MOST_IMAGES = 8, 2500  # by default: so that processes can share the work, and little is lost by a kill
 
 
@@ -153,6 +154,33 @@ def acceptance(found: SyntheticSet) -> dict[str, float]:
         )
     shares = {"accepted_share": accepted, "accepted_at_once": at_once, "attempts": attempts}
     return {name: float(count / found.num_images) for name, count in shares.items()}
+
+
+@contextmanager
+def at_work(root: Path) -> Iterator[None]:
+    """On a process that is not the first: be seen to be at work, also when the first has been killed."""
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / WORKERS, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def sweep(root: Path) -> None:
+    """Take away what killed processes have left; on the first process, before the others begin.
+
+    Raises:
+        ValueError: some of them are still at work: where the first process is killed alone, the others live on.
+    """
+    with open(root / WORKERS, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"processes of an earlier run, whose first was killed, are still at work on the set in {str(root)!r}. "
+                "Remedy: stop them, as by: pkill -f exp=synthesize."
+            ) from None
+    for left in root.glob("data/.*.part"):
+        left.unlink()
 
 
 @contextmanager

@@ -49,7 +49,8 @@ def test_a_shard_appears_with_its_last_batch_and_not_before(tmp_path):
     made = writer(tmp_path, rows_per_group=5)
     feed(made, WHOLE[:2])
     assert not list(tmp_path.glob("data/*.parquet")) and not list(tmp_path.glob("checksums/*"))
-    assert [path.name for path in (tmp_path / "data").iterdir()] == [".shard-00000-of-00002.part"]
+    [partial] = (tmp_path / "data").iterdir()
+    assert partial.name.startswith(".shard-00000-of-00002.") and partial.suffix == ".part"
     feed(made, WHOLE[2:])
     [path] = (tmp_path / "data").iterdir()
     assert path.name == "shard-00000-of-00002.parquet"
@@ -88,7 +89,7 @@ def test_an_interruption_leaves_nothing_half_made(tmp_path):
     feed(made, WHOLE[:2])
     made.on_exception(None, None, KeyboardInterrupt())
     assert not list((tmp_path / "data").iterdir())
-    feed(writer(tmp_path), WHOLE)  # what a kill leaves, a later run writes over
+    feed(writer(tmp_path), WHOLE)
     assert pq.read_metadata(tmp_path / "data/shard-00000-of-00002.parquet").num_rows == 11
 
 

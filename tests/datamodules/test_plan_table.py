@@ -58,6 +58,14 @@ def test_a_table_without_seeds_gets_some_and_its_first_rows_do(tmp_path):
         planned(tmp_path, path, num_images=5)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_blank_line_of_a_single_column_is_a_blank_cell(tmp_path, end):
+    path = tmp_path / "table.csv"
+    path.write_bytes(end.join(["is_gc", "1", "", "0", ""]).encode())
+    plan = planned(tmp_path, path)
+    assert plan.rows(0, plan.num_images).labels[:, NAMES.index("is_gc")].tolist() == [1, -1, 0]
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet", "xlsx"])
 @pytest.mark.parametrize(
     ("columns", "said"),
@@ -94,6 +102,9 @@ def test_a_seed_that_is_no_number_is_refused_by_row(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("is_gc,seed\n1,5\n0,x\n")
     with pytest.raises(PlanError, match="row 3, column 'seed': 'x' is no whole number"):
+        planned(tmp_path, path)
+    path.write_text("is_gc,seed\n1,-4\n0,18446744073709551615\n")
+    with pytest.raises(PlanError, match="row 3, column 'seed': '18446744073709551615' is no whole number of 64 bits"):
         planned(tmp_path, path)
 
 

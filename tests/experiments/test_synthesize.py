@@ -137,9 +137,47 @@ def test_another_recipe_in_the_same_folder_is_refused(make, whole, here):
         result = make("resume=auto", *words)
         assert result.code == 1 and said in result.err and "another output_dir" in result.err, result.err
     assert checksums(here / "set") == before
+    for words, said in ((["num_images=24"], "plan.made_by.num_images"), (["plan=balanced"], "plan.made_by")):
+        result = make("resume=auto", *words)
+        assert result.code == 1 and said in result.err, result.err
     (here / "set/plan.parquet").unlink()
     result = make("resume=auto")
     assert result.code == 1 and "put it back" in result.err
+
+
+def test_a_plan_that_a_start_has_left_without_a_recipe_is_written_anew(make, here):
+    assert make("job.images_per_shard=0").code == 1 and not (here / "set/plan.parquet").exists()
+    (here / "set").mkdir(exist_ok=True)
+    (here / "set/plan.parquet").write_bytes(b"half a plan")
+    result = make("num_images=5", "plan=balanced")
+    assert result.code == 0, result.err
+    assert SyntheticSet(here / "set").manifest["num_images"] == 5
+
+
+def test_while_shards_are_made_again_the_set_is_not_complete(make, whole, here, monkeypatch):
+    shutil.copytree(whole, here / "set")
+    SyntheticSet(here / "set").shards[2].unlink()
+    (here / "set/checksums" / f"{SyntheticSet(here / 'set').names[1]}.json").write_text("")  # as a power cut leaves it
+    (here / "set/data/.shard-00001-of-00004.elsewhere-1.part").write_bytes(b"left by a kill")
+    step, there = Synthesizer.predict_step, []
+
+    def seen(self, batch, batch_idx=0):
+        there.append((here / "set/manifest.json").exists())
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Synthesizer, "predict_step", seen)
+    assert make("resume=auto").code == 0
+    assert there and not any(there)
+    assert checksums(here / "set") == checksums(whole) and not list((here / "set/data").glob(".*"))
+    assert not list(SyntheticSet(here / "set").verify())
+
+
+def test_processes_whose_first_was_killed_are_seen(make, here):
+    (here / "set").mkdir()
+    with open(here / "set/.workers", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        result = make()
+    assert result.code == 1 and "still at work" in result.err and "pkill" in result.err
 
 
 def test_a_second_run_in_the_same_folder_is_refused(make, here):
@@ -187,6 +225,9 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(make, here, genera
         (["job.num_steps=0"], "num_steps=0"),
         (["job.guidance_interval=[0.5]"], "must be two fractions"),
         (["job.image_quality=90"], "png is lossless"),
+        (["num_images=1e3"], "num_images=1000.0 must be a whole number"),
+        (["job.images_per_shard=2.5"], "must be a whole number"),
+        (["job.guidance_interval=5"], "must be two fractions"),
         (["job.filter.findings=[is_gc]"], "without job.filter.annotators"),
     ],
 )
