@@ -38,7 +38,7 @@ def table_chunks(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Labels int8 [n, F] and seeds int64 [n], None where the table has no seeds.
 
     Raises:
-        PlanError: a level or a seed that there is not, two rows of one seed and the same findings, an index out of
+        PlanError: a level or a seed that there is not, a seed that is there twice, an index out of
             turn; names the row as a spreadsheet numbers it.
     """
     before, runs = 0, []

@@ -23,6 +23,7 @@ def record(folder: str) -> dict:
     return json.loads(Path(folder, "record.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_while_it_is_evaluated_is_not_finished_and_goes_on(command, here, monkeypatch):
     """Without findings by name: what is learnt then depends on the data, and is no difference between two commands."""
 

@@ -76,6 +76,7 @@ def share_cache(here: Path, whole: Path) -> None:
     (here / "cache").symlink_to(whole / "cache")
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch(command, here, whole, threads):
     share_cache(here, whole)
     code, _ = stop(here, signal.SIGKILL, Path("runs/*/*/metrics.csv"), 29, threads)
@@ -90,6 +91,7 @@ def test_killed_in_mid_epoch(command, here, whole, threads):
     assert sessions[1]["first_step"] == step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_asked_to_stop(command, here, whole, threads, number):
     share_cache(here, whole)
@@ -102,6 +104,7 @@ def test_asked_to_stop(command, here, whole, threads, number):
     go_on(command, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_while_the_data_are_read(here, number):
     words = ["+exp=inspect_data", "data.num_images=3000", "data.image_size=64", "output_dir=out"]
