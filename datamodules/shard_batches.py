@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lightning as L
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.loader import as_it_is
+from datamodules.shard_stream import one_thread
 from datamodules.shards import ShardSource
 
 
@@ -70,7 +70,7 @@ class ShardBatches(L.LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=as_it_is,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
         )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
@@ -128,8 +128,3 @@ class BatchesInOrder(Dataset):
             self._held = None  # let go first
             self._held = group, self.source.read_group(group)
         return self._held[1]
-
-
-def _one_thread(worker: int) -> None:
-    """OpenCV's threads do not survive a fork."""
-    cv2.setNumThreads(0)

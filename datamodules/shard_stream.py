@@ -268,11 +268,11 @@ def stream_loader(dataset: StreamDataset, batches: StreamBatches, num_workers: i
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         collate_fn=as_it_is,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
     )
     return StreamLoader(loader, batches, images)
 
 
-def _one_thread(worker: int) -> None:
+def one_thread(worker: int) -> None:
     """OpenCV's threads do not survive a fork."""
     cv2.setNumThreads(0)

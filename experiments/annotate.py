@@ -26,7 +26,7 @@ from experiments.annotation.members import Member, load_members, recipe_of, thre
 from experiments.assembly import plain, world_size
 from experiments.report import ending_text, heading, say
 from experiments.synthesis.recipe import alone
-from experiments.synthesize import predict, trainer_of
+from experiments.synthesize import PRECISION, predict, trainer_of
 from experiments.training import recorded
 from lightning_modules.annotator import Annotator
 
@@ -47,7 +47,7 @@ def annotate(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     members = load_members(job["annotators"], job["trusted"])
     annotator = Annotator([member.classifier for member in members], NAMES)
     thresholds = thresholds_of(job["thresholds"], annotator.findings)
-    recipe = recipe_of(members, annotator, thresholds, str(cfg.trainer.precision), data)
+    recipe = recipe_of(members, annotator, thresholds, PRECISION, data)
     folder = AnnotationFolder(data.root / FOLDER, recipe)
     folder.check(job["overwrite"])
     announce(data, members, annotator)

@@ -29,13 +29,13 @@ from datamodules.plan.rows import PlanDataModule
 from datamodules.plan.written import Plan, write_plan
 from datamodules.synthetic import MANIFEST, PLAN, RECIPE, SyntheticSet
 from experiments.assembly import load_generator, plain, world_size
+from experiments.card.counts import acceptance
 from experiments.card.front_matter import check_licence
 from experiments.dataset_card import write_card
 from experiments.report import ending_text, heading, parameters_text, say
 from experiments.synthesis.dry_run import Rate, estimate_text, operations
 from experiments.synthesis.filtering import agreement_facts, build_agreement
 from experiments.synthesis.recipe import (
-    acceptance,
     alone,
     at_work,
     complete,
@@ -51,6 +51,7 @@ from experiments.training import recorded
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import Synthesizer
 
+PRECISION = "32-true"  # whatever trainer.precision says: what is made follows from the recipe alone
 PATIENCE = timedelta(days=30)  # of a process for the others: their shares differ
 
 
@@ -234,7 +235,7 @@ def trainer_of(cfg: DictConfig, callbacks: Sequence[L.Callback], **settings: Any
     several = world_size(cfg) > 1
     return L.Trainer(
         **{name: cfg.trainer[name] for name in ("accelerator", "devices", "num_nodes")},
-        precision="32-true",  # what is made follows from the recipe, and so from job.precision alone
+        precision=PRECISION,
         strategy=DDPStrategy(timeout=PATIENCE) if several else "auto",
         callbacks=list(callbacks),
         logger=False,
@@ -267,9 +268,12 @@ def finish(found: SyntheticSet, license: str | None) -> dict[str, float]:
     counted = {"num_images": manifest["num_images"], "num_bytes": manifest["num_bytes"]}
     if found.recipe["filter"] is None:
         return counted
-    accepted = acceptance(found)
-    say(f"accepted: {accepted['accepted_share']:.1%} of the images, after {accepted['attempts']:.2f} attempts an image")
-    return counted | accepted
+    filtered = acceptance(found.shards)
+    shares = {"accepted_share": filtered.num_accepted, "accepted_at_once": filtered.num_at_once,
+              "attempts": filtered.num_drawn}  # fmt: skip
+    counted |= {name: number / filtered.num_images for name, number in shares.items()}
+    say(f"accepted: {counted['accepted_share']:.1%} of the images, after {counted['attempts']:.2f} attempts an image")
+    return counted
 
 
 def dry_run(cfg: DictConfig, synthesizer: Synthesizer, law: Law, encoder: ImageEncoder) -> dict[str, float]:

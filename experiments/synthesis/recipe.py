@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from callbacks.atomic import write_text
 from datamodules.plan.written import Plan
 from datamodules.synthetic import FORMAT, MANIFEST, PLAN, RECIPE, SyntheticSet
@@ -139,21 +137,6 @@ def complete(found: SyntheticSet) -> dict[str, Any]:
     manifest = {**found.recipe, "files": files, **totals}
     write_text(found.root / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return manifest
-
-
-def acceptance(found: SyntheticSet) -> dict[str, float]:
-    """Of a filtered set the share of images that were accepted, in the end and at once, and attempts an image."""
-    accepted = at_once = attempts = 0
-    for shard in found.shards:
-        table = pq.read_table(shard, columns=["accepted", "attempts"])
-        good, tried = (table.column(name).to_numpy() for name in ("accepted", "attempts"))
-        accepted, at_once, attempts = (
-            accepted + good.sum(),
-            at_once + (good & (tried == 1)).sum(),
-            attempts + tried.sum(),
-        )
-    shares = {"accepted_share": accepted, "accepted_at_once": at_once, "attempts": attempts}
-    return {name: float(count / found.num_images) for name, count in shares.items()}
 
 
 @contextmanager
