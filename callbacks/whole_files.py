@@ -1,6 +1,5 @@
 """Checkpoints that are whole or not there, on whatever file system the run's folder is."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,5 @@ class WholeFiles(TorchCheckpointIO):
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
 
         write_atomically(path, write)

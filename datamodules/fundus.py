@@ -259,10 +259,16 @@ class FundusDataModule(lightning.LightningDataModule):
 
     # -- loaders
 
-    def _loader(self, dataset: Dataset, training: bool) -> ResumableLoader:
+    def _place(self) -> tuple[int, int, bool]:
+        """Rank, number of ranks, and whether training batches vary: not where a few are to be overfitted."""
         trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        vary = training and not (trainer is not None and trainer.overfit_batches > 0)
+        if trainer is None:
+            return 0, 1, True
+        return trainer.global_rank, trainer.world_size, not trainer.overfit_batches > 0
+
+    def _loader(self, dataset: Dataset, training: bool) -> ResumableLoader:
+        rank, world_size, vary = self._place()
+        vary = training and vary
         batches = EpochBatches(
             len(dataset), self.batch_size, seed=self.seed, rank=rank, world_size=world_size, shuffle=vary,
             flip=vary and self.flip, drop_last=training, epoch_size=self.epoch_size if training else None,

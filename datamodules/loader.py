@@ -16,7 +16,25 @@ from datamodules.augment import draw_flips, draw_numbers
 from datamodules.dataset import Picks
 
 
-class EpochBatches:
+class Epochs:
+    """Where a loader stands: the epoch, the batch that its next run begins with, and how many it has handed out."""
+
+    epoch = 0
+    start = 0
+    num_given = 0
+
+    @property
+    def sampler(self) -> "Epochs":
+        """Where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; the batch to start at is kept only when the epoch stays the same."""
+        if epoch != self.epoch:
+            self.epoch, self.start, self.num_given = epoch, 0, 0
+
+
+class EpochBatches(Epochs):
     """The batches of an epoch on one rank: an iterable of Picks, for a DataLoader with `batch_size=None`.
 
     For training (`drop_last`), batch b takes places [b·W·B, (b + 1)·W·B) of the epoch's order, and rank r the r-th
@@ -66,19 +84,6 @@ class EpochBatches:
         self.epoch_size = num_rows if epoch_size is None else epoch_size
         self.weights, self.draw = weights, draw
         self.is_endless = epoch_size is not None
-        self.epoch = 0
-        self.start = 0  # the batch that the next pass begins with
-        self.num_given = 0  # batches handed out in this epoch
-
-    @property
-    def sampler(self) -> "EpochBatches":
-        """Where Lightning looks for `set_epoch`."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; the batch to start at is kept only when the epoch stays the same."""
-        if epoch != self.epoch:
-            self.epoch, self.start, self.num_given = epoch, 0, 0
 
     def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows in the order of a pass over all of them, which are mirrored in it, and the numbers of their draws.

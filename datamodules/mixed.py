@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from datamodules.balance import balanced_weights
 from datamodules.dataset import FundusDataset, Picks
 from datamodules.fundus import FundusDataModule
-from datamodules.loader import EpochBatches, ResumableLoader
+from datamodules.loader import EpochBatches, Epochs, ResumableLoader
 from datamodules.manifest import Manifest
 from datamodules.masks import NO_MASK
 from datamodules.shard_stream import StreamBatches, StreamDataset, StreamOrder, stream_loader
@@ -143,9 +143,7 @@ class MixedDataModule(FundusDataModule):
     def _loader(self, dataset: Dataset, training: bool) -> ResumableLoader:
         if not training:
             return super()._loader(dataset, training)
-        trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        vary = not (trainer is not None and trainer.overfit_batches > 0)
+        rank, world_size, vary = self._place()
         if self.num_real * world_size > len(dataset):
             raise ValueError(
                 f"a step takes {self.num_real} real images on each of {world_size} process(es), and there are only "
@@ -173,7 +171,7 @@ class MixedDataModule(FundusDataModule):
         )  # fmt: skip
 
 
-class MixedBatches:
+class MixedBatches(Epochs):
     """The batches of an epoch on one rank: Picks of real images, each with the number of a stream's batch.
 
     For a DataLoader with `batch_size=None`, as EpochBatches and StreamBatches are, of which it is made.
@@ -184,24 +182,11 @@ class MixedBatches:
         self.batch_size = real.batch_size + synthetic.batch_size
         self.seed, self.world_size, self.num_rows = real.seed, real.world_size, real.num_rows
         self.epoch_size = len(real) * self.batch_size * self.world_size
-        self.epoch = 0
-        self.start = 0  # the batch that the next run through the loader begins with
-        self.num_given = 0  # batches handed out in this epoch
 
     @property
     def order(self) -> StreamOrder:
         """That of the stream."""
         return self.synthetic.order
-
-    @property
-    def sampler(self) -> "MixedBatches":
-        """Where Lightning looks for `set_epoch`."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; the batch to start at is kept only when the epoch stays the same."""
-        if epoch != self.epoch:
-            self.epoch, self.start, self.num_given = epoch, 0, 0
 
     def __len__(self) -> int:
         return len(self.real)

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from datamodules.augment import draw_numbers
 from datamodules.findings import NAMES
-from datamodules.loader import ResumableLoader, as_it_is
+from datamodules.loader import Epochs, ResumableLoader, as_it_is
 from datamodules.shards import ShardSource, labels_of
 
 GROUPS, ROWS, MIXING, FLIPS = range(4)  # what a random stream is for
@@ -129,7 +129,7 @@ def num_lanes_for(num_groups: int, num_lanes: int, window_groups: int) -> int:
     return num_lanes
 
 
-class StreamBatches:
+class StreamBatches(Epochs):
     """The numbers of an epoch's batches, for a DataLoader with `batch_size=None`: what EpochBatches is to a stream.
 
     Epochs of `epoch_size` images, None all training rows once, cut one endless sequence of passes. Without `vary` each
@@ -145,19 +145,6 @@ class StreamBatches:
                 f"{self.world_size} process(es)."
             )
         self.epoch_size = order.num_rows if epoch_size is None else epoch_size
-        self.epoch = 0
-        self.start = 0  # the batch that the next run through the loader begins with
-        self.num_given = 0  # batches handed out in this epoch
-
-    @property
-    def sampler(self) -> "StreamBatches":
-        """Where Lightning looks for `set_epoch`."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; the batch to start at is kept only when the epoch stays the same."""
-        if epoch != self.epoch:
-            self.epoch, self.start, self.num_given = epoch, 0, 0
 
     def __len__(self) -> int:
         return self.epoch_size // (self.batch_size * self.world_size)

@@ -194,9 +194,7 @@ class ShardDataModule(FundusDataModule):
     def _loader(self, dataset: Dataset, training: bool) -> ResumableLoader:
         if not training:
             return super()._loader(dataset, training)
-        trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        vary = not (trainer is not None and trainer.overfit_batches > 0)
+        rank, world_size, vary = self._place()
         stream = self.stream(rank, world_size, vary)
         batches = StreamBatches(stream.order, self.epoch_size, vary)
         return stream_loader(stream, batches, self.num_workers, self.training_images)
