@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tqdm import tqdm
 
 from callbacks.annotation_folder import AnnotationFolder
 from callbacks.atomic import write_atomically
@@ -83,40 +82,6 @@ class AnnotationWriter(Callback):
             self.folder.write_checksum(name, path, sum(group.num_rows for group in groups))
 
         write_atomically(self.folder.shard(name), write)
-
-
-class AnnotationProgress(Callback):
-    """A bar of the images of the first process: how many a second, and the time left.
-
-    Args:
-        num_images: that the first process is going to see.
-    """
-
-    def __init__(self, num_images: int) -> None:
-        self.num_images = num_images
-        self._bar: tqdm | None = None
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open it."""
-        self._bar = tqdm(
-            total=self.num_images, desc="annotating", unit="image", disable=not trainer.is_global_zero,
-            dynamic_ncols=True,
-        )  # fmt: skip
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
-    ) -> None:
-        """Go on by a batch."""
-        self._bar.update(len(outputs["id"]))
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close it."""
-        self._bar.close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Close it."""
-        if self._bar is not None:
-            self._bar.close()
 
 
 def schema_of(levels: Mapping[str, int]) -> pa.Schema:

@@ -9,7 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,9 @@ class ShardWriter(Callback):
     """Of what `predict_step` gives writes `data/<name>.parquet` and before it `checksums/<name>.json`.
 
     A batch has `index`, `labels` [B, F], `shard` (its number) and `is_last` (of its shard); what comes of it `image`
-    uint8 [B, 3, H, W], `seed`, `attempts` and perhaps `accepted`. A shard is written into a hidden file of
-    this process, flushed to the disk, and moved into its place.
+    uint8 [B, 3, H, W], `seed`, `attempts` and perhaps `accepted`. A batch is encoded while the next one is made, and
+    written when that is there. A shard is written into a hidden file of this process, flushed to the disk, and moved
+    into its place.
 
     Args:
         root: the set's folder.
@@ -87,9 +88,10 @@ class ShardWriter(Callback):
         self.root, self.names, self.findings = Path(root), list(names), list(findings)
         self.encoder, self.id_prefix, self.rows_per_group = encoder, id_prefix, rows_per_group
         self.num_threads = num_threads
-        self.num_images = self.num_bytes = self.num_shards = 0  # written by this process
-        self.seconds = 0.0  # spent on writing
+        self.num_images = 0  # written by this process
+        self.seconds = 0.0  # that making images has waited for writing
         self._shard: _Shard | None = None
+        self._encoding: tuple[list[Future[bytes]], Mapping[str, Any], Mapping[str, Any]] | None = None
         self._rows: list[dict[str, Any]] = []
         self._threads: ThreadPoolExecutor | None = None
 
@@ -103,39 +105,52 @@ class ShardWriter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Mapping[str, Any], batch: Mapping[str, Any],
         batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Take a batch in; with the last of a shard the shard appears."""
+        """Begin to encode a batch, and write the one before; with the last of a shard the shard appears."""
         start = time.perf_counter()
-        name = self.names[batch["shard"]]
-        try:
-            if self._shard is None:
-                self._shard = _Shard(self.root, name, _schema(self.findings, "accepted" in outputs))
-            self._rows += self._encoded(outputs, batch)
-            while len(self._rows) >= self.rows_per_group or (batch["is_last"] and self._rows):
-                group, self._rows = self._rows[: self.rows_per_group], self._rows[self.rows_per_group :]
-                self._shard.write(group)
-            if batch["is_last"]:
-                self.num_bytes += self._shard.finish()
-                self.num_shards += 1
-                self._shard = None
-        except OSError as error:
-            self._abandon()
-            raise self._explained(error, name) from error
-        self.num_images += len(batch["index"])
+        images = outputs["image"].permute(0, 2, 3, 1).contiguous().numpy()
+        begun = [self._threads.submit(self.encoder, image) for image in images]
+        before, self._encoding = self._encoding, (begun, outputs, batch)
+        self._write(before)
         self.seconds += time.perf_counter() - start
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the threads go."""
+        """Write the last batch, and let the threads go."""
+        start = time.perf_counter()
+        last, self._encoding = self._encoding, None
+        self._write(last)
         self._stop()
+        self.seconds += time.perf_counter() - start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing half made."""
         self._abandon()
         self._stop()
 
-    def _encoded(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _write(self, encoding: tuple[list[Future[bytes]], Mapping[str, Any], Mapping[str, Any]] | None) -> None:
+        """A batch that is being encoded, into its shard."""
+        if encoding is None:
+            return
+        begun, outputs, batch = encoding
+        name = self.names[batch["shard"]]
+        try:
+            if self._shard is None:
+                self._shard = _Shard(self.root, name, _schema(self.findings, "accepted" in outputs))
+            self._rows += self._rows_of([file.result() for file in begun], outputs, batch)
+            while len(self._rows) >= self.rows_per_group or (batch["is_last"] and self._rows):
+                group, self._rows = self._rows[: self.rows_per_group], self._rows[self.rows_per_group :]
+                self._shard.write(group)
+            if batch["is_last"]:
+                self._shard.finish()
+                self._shard = None
+        except OSError as error:
+            self._abandon()
+            raise self._explained(error, name) from error
+        self.num_images += len(batch["index"])
+
+    def _rows_of(
+        self, files: Sequence[bytes], outputs: Mapping[str, Any], batch: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
         """A row an image."""
-        images = outputs["image"].permute(0, 2, 3, 1).contiguous().numpy()
-        files = list(self._threads.map(self.encoder, images))
         columns = {
             "index": batch["index"].tolist(),
             "seed": outputs["seed"].tolist(),
@@ -157,9 +172,11 @@ class ShardWriter(Callback):
         if error.errno not in DISK_FULL:
             return error
         left = [other for other in self.names if not (self.root / "data" / f"{other}.parquet").is_file()]
+        # of earlier runs too
+        written = [path.stat().st_size for path in self.root.glob("data/shard-*.parquet")]
         wanted = "how much they take is not known yet"
-        if self.num_shards:
-            wanted = f"they take about {len(left) * self.num_bytes / self.num_shards / GB:.2g} GB"
+        if written:
+            wanted = f"they take about {len(left) * sum(written) / len(written) / GB:.2g} GB"
         text = (
             f"no space left to write {name}.parquet. {len(left)} of {len(self.names)} shards are still to be made, "
             f"{wanted}, and {shutil.disk_usage(self.root).free / GB:.2g} GB are free for {str(self.root)!r}"
@@ -167,13 +184,14 @@ class ShardWriter(Callback):
         return OSError(error.errno, text)
 
     def _abandon(self) -> None:
+        self._encoding = None
         if self._shard is not None:
             self._shard.abandon()
         self._shard, self._rows = None, []
 
     def _stop(self) -> None:
         if self._threads is not None:
-            self._threads.shutdown()
+            self._threads.shutdown(cancel_futures=True)
             self._threads = None
 
 
@@ -192,8 +210,8 @@ class _Shard:
         self._writer.write_table(pa.Table.from_pylist(list(rows), self.schema))
         self.num_rows += len(rows)
 
-    def finish(self) -> int:
-        """Its checksum, then the shard itself, appear; returns its bytes."""
+    def finish(self) -> None:
+        """Its checksum, then the shard itself, appear."""
         self._writer.close()
         rows = pq.read_metadata(self.partial).num_rows
         assert rows == self.num_rows, f"{self.partial} has {rows} rows, and {self.num_rows} were written"
@@ -204,7 +222,6 @@ class _Shard:
         written = {"file": f"data/{self.path.name}", "sha256": digest, "num_rows": self.num_rows, "num_bytes": size}
         write_text(self.checksum, json.dumps(written, indent=2) + "\n")
         os.replace(self.partial, self.path)
-        return size
 
     def abandon(self) -> None:
         """Take away what there is of it."""

@@ -3,7 +3,7 @@
 Letters: B images a batch, S side in pixels, W ranks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,36 +29,39 @@ class ShardBatches(L.LightningDataModule):
     Args:
         source: the shards of a set, all of them.
         image_size: S, the set's own.
-        shards: names of the files to read, in the order they are read in; None for all.
+        shards: tells the names of the files to read, in the order they are read in, the same on all processes; asked
+            when the Trainer has seen them all begin. None for all.
         num_workers: processes that decode, of each rank.
 
     Raises:
-        ValueError: a batch_size or num_workers out of range, a shard that the source does not have.
+        ValueError: a batch_size or num_workers out of range; when they are read, a shard that the source does not have.
     """
 
     def __init__(
         self,
         source: ShardSource,
         image_size: int,
-        shards: Sequence[str] | None = None,
+        shards: Callable[[], Sequence[str]] | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"batch_size={batch_size} must be at least 1, num_workers={num_workers} at least 0.")
-        there = [file.name for file in source.footers.files]
-        self.shards = there if shards is None else list(shards)
-        for name in self.shards:
-            if name not in there:
-                raise ValueError(f"there is no shard {name!r} in {source.root}; there are: {', '.join(there[:4])}, ….")
-        self.source, self.image_size = source, image_size
+        self.source, self.image_size, self.shards = source, image_size, shards
         self.batch_size, self.num_workers = batch_size, num_workers
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may have no shard
 
     def of_rank(self, rank: int, world_size: int) -> "BatchesInOrder":
         """The batches of a rank."""
-        return BatchesInOrder(self.source, self.image_size, self.shards[rank::world_size], self.batch_size)
+        there = [file.name for file in self.source.footers.files]
+        shards = there if self.shards is None else list(self.shards())
+        for name in shards:
+            if name not in there:
+                raise ValueError(
+                    f"there is no shard {name!r} in {self.source.root}; there are: {', '.join(there[:4])}, …."
+                )
+        return BatchesInOrder(self.source, self.image_size, shards[rank::world_size], self.batch_size)
 
     def predict_dataloader(self) -> DataLoader:
         """The batches of this rank."""

@@ -12,9 +12,11 @@ from omegaconf import DictConfig
 
 from callbacks.advice import advice_of
 from callbacks.annotation_folder import AnnotationFolder
-from callbacks.annotation_writer import AnnotationProgress, AnnotationWriter
+from callbacks.annotation_writer import AnnotationWriter
 from callbacks.consistency_page import said
+from callbacks.locks import alone
 from callbacks.run_record import RunRecord
+from callbacks.shared_work import SharedWork
 from callbacks.shutdown import PredictionShutdown
 from datamodules.findings import NAMES, NUM_LEVELS
 from datamodules.shard_batches import ShardBatches
@@ -24,9 +26,8 @@ from experiments.annotation.ceiling import real_images
 from experiments.annotation.measuring import FILES, Found, measure, numbers, write
 from experiments.annotation.members import Member, load_members, recipe_of, thresholds_of
 from experiments.assembly import plain, world_size
+from experiments.prediction import PRECISION, predict, trainer_of
 from experiments.report import ending_text, heading, say
-from experiments.synthesis.recipe import alone
-from experiments.synthesize import PRECISION, predict, trainer_of
 from experiments.training import recorded
 from lightning_modules.annotator import Annotator
 
@@ -128,25 +129,31 @@ def see(
 ) -> dict[str, float]:
     """Annotate what is missing, whole shards on each process; returns how fast."""
     job = cfg.job
+    work = SharedWork(data.root, "annotating")
+    if rank_zero_only.rank == 0 and not hand_out(data, folder, work, job.overwrite) and num_processes == 1:
+        work.clear()
+        return {}
+    source = ShardSource(data.root)
+    batches = ShardBatches(source, data.recipe["image"]["size"], work.items, job.batch_size, job.num_workers)
+    trainer = trainer_of(cfg, [AnnotationWriter(folder, NUM_LEVELS, advice_of), work, PredictionShutdown()])
+    predict(trainer, annotator, batches)
+    speed = work.speed(trainer)
     if rank_zero_only.rank == 0:
-        folder.begin(job.overwrite)
+        work.clear()
+    return {"images_annotated": speed["images"], "images_per_second": speed["images_per_second"]}
+
+
+def hand_out(data: SyntheticSet, folder: AnnotationFolder, work: SharedWork, overwrite: bool) -> bool:
+    """On the first process: see what is missing, and share it out; whether anything is."""
+    work.begin()
+    folder.begin(overwrite)
     wanted = folder.pending()
     say(heading(f"annotation: {len(wanted)} of {len(folder.names)} shards are to be annotated"))
-    if not wanted:
-        return {}
-    if rank_zero_only.rank == 0:
-        for name in FILES:  # of what was there before
-            (data.root / name).unlink(missing_ok=True)
-    files = [data.shard(name).name for name in wanted]
-    batches = ShardBatches(ShardSource(data.root), data.recipe["image"]["size"], files, job.batch_size, job.num_workers)
-    of_first = batches.of_rank(0, num_processes)
-    callbacks = [AnnotationWriter(folder, NUM_LEVELS, advice_of), AnnotationProgress(of_first.num_images),
-                 PredictionShutdown()]  # fmt: skip
-    trainer, begun = trainer_of(cfg, callbacks), time.monotonic()
-    predict(trainer, annotator, batches)
-    trainer.strategy.barrier("every shard is annotated")
-    num_images = batches.of_rank(0, 1).num_images
-    return {"images_annotated": num_images, "images_per_second": num_images / (time.monotonic() - begun)}
+    sizes = {Path(file["file"]).stem: file["num_rows"] for file in data.manifest["files"]}
+    work.hand_out([data.shard(name).name for name in wanted], sum(sizes[name] for name in wanted))
+    for name in FILES if wanted else ():  # of what was there before
+        (data.root / name).unlink(missing_ok=True)
+    return bool(wanted)
 
 
 def sum_up(

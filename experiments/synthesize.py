@@ -1,26 +1,23 @@
 """`+exp=synthesize`: a generator's checkpoint and a plan to a labelled set of images, stopped and gone on at will."""
 
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import lightning as L
 import numpy as np
 from hydra.utils import instantiate
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from tqdm import tqdm
 
+from callbacks.atomic import write_text
+from callbacks.locks import alone
 from callbacks.run_record import RunRecord
 from callbacks.shard_writer import GB, ImageEncoder, ShardWriter
+from callbacks.shared_work import SharedWork
 from callbacks.shutdown import PredictionShutdown
-from callbacks.synthesis_progress import SynthesisProgress
 from datamodules.findings import NAMES
 from datamodules.lineage import FILE as TRAINED_ON_FILE
 from datamodules.lineage import write_trained_on
@@ -32,27 +29,24 @@ from experiments.assembly import load_generator, plain, world_size
 from experiments.card.counts import acceptance
 from experiments.card.front_matter import check_licence
 from experiments.dataset_card import write_card
-from experiments.report import ending_text, heading, parameters_text, say
-from experiments.synthesis.dry_run import Rate, estimate_text, operations
+from experiments.prediction import encoding_threads, predict, trainer_of
+from experiments.report import config_text, ending_text, heading, parameters_text, say
+from experiments.synthesis.dry_run import dry_run
 from experiments.synthesis.filtering import agreement_facts, build_agreement
 from experiments.synthesis.recipe import (
-    alone,
-    at_work,
     complete,
     generator_facts,
     image_size_of,
     keep_to,
     make_recipe,
     shards_of,
-    sweep,
     wait_for,
 )
 from experiments.training import recorded
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import Synthesizer
 
-PRECISION = "32-true"  # whatever trainer.precision says: what is made follows from the recipe alone
-PATIENCE = timedelta(days=30)  # of a process for the others: their shares differ
+NUM_READERS = 4  # threads that look at what is there
 
 
 def synthesize(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
@@ -69,15 +63,16 @@ def synthesize(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     )
     announce(cfg, generator)
     if cfg.job.dry_run:
-        return dry_run(cfg, synthesizer, law, encoder)
-    with held(root):
+        return dry_run(cfg, synthesizer, law, seen(generator), encoder)
+    work = SharedWork(root, "synthesis")
+    with held(root, work):
         found = begin(cfg, root, generator, law, synthesizer)  # what is wrong with a plan is said before there is a run
         with kept(cfg, root) as record:
-            wanted = missing(found, cfg.job.verify, world_size(cfg))
-            metrics = make(cfg, found, synthesizer, encoder, wanted)
+            metrics = make(cfg, found, synthesizer, encoder, work)
             if record is not None:
                 metrics |= finish(found, cfg.job.license)
                 record.finish("finished", metrics)
+                work.clear()
     say(ending_text(root, metrics, time.monotonic() - start))
     say(f"annotate it:  python -m experiments.run +exp=annotate job.dataset={root} job.annotators=[<run>]")
     return metrics
@@ -126,15 +121,15 @@ def announce(cfg: DictConfig, generator: LatentDiffusion) -> None:
 
 
 @contextmanager
-def held(root: Path) -> Iterator[None]:
-    """On the first process: hold the folder, in which nobody else is at work. On the others: be seen to be."""
+def held(root: Path, work: SharedWork) -> Iterator[None]:
+    """On the first process: hold the folder, in which nobody else is at work, without what killed ones have left."""
     if rank_zero_only.rank != 0:
-        with at_work(root):
-            yield
+        yield
         return
     with alone(root):
-        sweep(root)
-        shutil.rmtree(root / SynthesisProgress.FOLDER, ignore_errors=True)
+        work.begin()
+        for left in (*root.glob("data/.*.part"), *root.glob("checksums/.*.part.json")):
+            left.unlink()
         yield
 
 
@@ -155,6 +150,8 @@ def begin(cfg: DictConfig, root: Path, generator: LatentDiffusion, law: Law, syn
         return SyntheticSet(root)
     say(heading("plan"))
     job = cfg.job
+    if not (root / "config.yaml").is_file():  # by which resume=auto finds the folder
+        write_text(root / "config.yaml", config_text(plain(cfg)) + "\n")
     shards_of(1, job.images_per_shard, job.images_per_row_group)  # what means nothing is said before a plan is written
     if not (root / RECIPE).is_file():  # a plan without one is left of a start that came to nothing
         write_plan(root / PLAN, law.chunks(cfg.num_images, cfg.seed, seen(generator)), cfg.seed)
@@ -185,79 +182,47 @@ def seen(generator: LatentDiffusion) -> LabelRows | None:
     return LabelRows(facts["labels"].numpy().astype(np.int8), facts["counts"].numpy())
 
 
-def missing(found: SyntheticSet, thorough: bool, num_processes: int) -> list[int]:
-    """Numbers of the shards that are to be made, of this process's share; those at fault are named, and removed."""
-    mine = range(rank_zero_only.rank, len(found.names), num_processes)
-    there = [number for number in mine if found.shard(found.names[number]).is_file()]
-    wanted = [number for number in mine if number not in set(there)]
-    bar = tqdm(there, unit=" shards", desc="checking what is there", disable=not there or rank_zero_only.rank != 0)
-    for number in bar:
-        name = found.names[number]
-        fault = found.wrong_with(name, thorough)
-        if fault is not None:
-            tqdm.write(f"{found.shard(name)}: {fault}. It is made again.")
-            found.shard(name).unlink()
-            wanted.append(number)
+def missing(found: SyntheticSet, thorough: bool) -> list[int]:
+    """Numbers of the shards that are to be made; those at fault are named, and removed."""
+    there = [number for number, shard in enumerate(found.shards) if shard.is_file()]
+    wanted = set(range(len(found.names))) - set(there)
+    with ThreadPoolExecutor(NUM_READERS) as threads:
+        faults = threads.map(lambda number: found.wrong_with(found.names[number], thorough), there)
+        bar = tqdm(faults, unit=" shards", desc="checking what is there", total=len(there), disable=not there)
+        for number, fault in zip(there, bar, strict=True):
+            if fault is not None:
+                shard = found.shards[number]
+                tqdm.write(f"{shard}: {fault}. It is made again.")
+                shard.unlink()
+                wanted.add(number)
     return sorted(wanted)
 
 
 def make(
-    cfg: DictConfig, found: SyntheticSet, synthesizer: Synthesizer, encoder: ImageEncoder, wanted: Sequence[int]
+    cfg: DictConfig, found: SyntheticSet, synthesizer: Synthesizer, encoder: ImageEncoder, work: SharedWork
 ) -> dict[str, float]:
-    """Make the shards that are wanted of this process; the first returns what all made, and how fast.
+    """Make the shards that are missing; the first process returns what all made, and how fast.
 
     Raises:
         KeyboardInterrupt: it was told to stop.
     """
     num_processes = world_size(cfg)
     bounds = [found.bounds(number) for number in range(len(found.names))]
-    absent = [number for number in range(len(found.names)) if not found.shard(found.names[number]).is_file()]
-    num_images = sum(bounds[number][1] - bounds[number][0] for number in absent)
+    if rank_zero_only.rank == 0:
+        wanted = missing(found, cfg.job.verify)
+        if not wanted and num_processes == 1:
+            return {}
+        work.hand_out(wanted, sum(bounds[number][1] - bounds[number][0] for number in wanted))
+    say(heading(f"synthesis: {work.num_images:,} of {found.num_images:,} images are to be made"))
     rows = found.recipe["shards"]["images_per_row_group"]
-    writer = ShardWriter(found.root, found.names, NAMES, encoder, found.id_prefix, rows)
-    progress = SynthesisProgress(found.root, num_images)
-    if not wanted and num_processes == 1:
-        return {}
-    say(heading(f"synthesis: {num_images:,} of {found.num_images:,} images are to be made"))
-    data = PlanDataModule(Plan(found.root / PLAN), bounds, wanted, cfg.job.batch_size)
-    trainer = trainer_of(cfg, [writer, progress, PredictionShutdown()])
+    writer = ShardWriter(found.root, found.names, NAMES, encoder, found.id_prefix, rows, encoding_threads(cfg))
+    data = PlanDataModule(Plan(found.root / PLAN), bounds, work.items, cfg.job.batch_size)
+    trainer = trainer_of(cfg, [writer, work, PredictionShutdown()])
     predict(trainer, synthesizer, data)
-    trainer.strategy.barrier("every shard is made")
-    total, seconds = progress.finish(trainer)
-    metrics = {"images": total, "images_per_second": total / seconds, "num_processes": num_processes}
+    metrics = {**work.speed(trainer), "num_processes": num_processes}
     if writer.num_images:
-        metrics["writing_share"] = writer.seconds / progress.seconds
+        metrics["writing_share"] = writer.seconds / work.seconds
     return metrics
-
-
-def trainer_of(cfg: DictConfig, callbacks: Sequence[L.Callback], **settings: Any) -> L.Trainer:
-    """A Trainer that predicts on the devices of `cfg`, and keeps nothing."""
-    several = world_size(cfg) > 1
-    return L.Trainer(
-        **{name: cfg.trainer[name] for name in ("accelerator", "devices", "num_nodes")},
-        precision=PRECISION,
-        strategy=DDPStrategy(timeout=PATIENCE) if several else "auto",
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=cfg.output_dir,
-        **settings,
-    )
-
-
-def predict(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> None:
-    """Predict without keeping what comes of it.
-
-    Raises:
-        KeyboardInterrupt: on Ctrl-C, which Lightning turns into an exit.
-    """
-    try:
-        trainer.predict(module, datamodule=data, return_predictions=False)
-    except SystemExit as leaving:
-        raise KeyboardInterrupt from leaving
 
 
 def finish(found: SyntheticSet, license: str | None) -> dict[str, float]:
@@ -274,24 +239,3 @@ def finish(found: SyntheticSet, license: str | None) -> dict[str, float]:
     counted |= {name: number / filtered.num_images for name, number in shares.items()}
     say(f"accepted: {counted['accepted_share']:.1%} of the images, after {counted['attempts']:.2f} attempts an image")
     return counted
-
-
-def dry_run(cfg: DictConfig, synthesizer: Synthesizer, law: Law, encoder: ImageEncoder) -> dict[str, float]:
-    """Make a few batches and say what the whole plan would take; writes nothing into the run's folder."""
-    job = cfg.job
-    if job.num_dry_batches < 1:
-        raise ValueError(f"job.num_dry_batches={job.num_dry_batches} must be at least 1.")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / PLAN
-        write_plan(path, law.chunks(cfg.num_images, cfg.seed, seen(synthesizer.generator)), cfg.seed)
-        plan, processes = Plan(path), world_size(cfg)
-        if plan.num_images < 2:
-            raise ValueError("a dry run needs a plan of 2 images or more: the first batch is not timed.")
-        size = min(job.batch_size, plan.num_images // 2)
-        first = (0, min(size * (job.num_dry_batches + 1), plan.num_images))
-        data = PlanDataModule(plan, [first] * processes, range(processes), size)
-        rate, work = Rate(encoder), operations(synthesizer.generator)
-        say(heading("dry run"))
-        predict(trainer_of(cfg, [rate]), synthesizer, data)
-    say(estimate_text(rate, work, plan.num_images, processes, Path(cfg.output_dir)))
-    return {"images_per_second": rate.num_images / rate.seconds * processes}

@@ -1,6 +1,6 @@
 """PlanDataModule: the rows of a plan to the rank that is to make them, shard by shard."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import lightning
@@ -39,24 +39,27 @@ class PlanRowsDataset(IterableDataset):
 
 
 class PlanDataModule(lightning.LightningDataModule):
-    """Deals the shards of a plan out to the processes: shard s is made by process s modulo their number.
+    """Deals the shards of a plan that are wanted out to the processes, one to each in turn.
 
     Args:
         plan: what is to be made.
         bounds: of every shard its first row and the row behind its last, in order.
-        wanted: numbers of the shards that are to be made.
+        wanted: tells the numbers of the shards that are to be made, the same on all processes; asked when the Trainer
+            has seen them all begin.
         batch_size: images that are made at once.
     """
 
-    def __init__(self, plan: Plan, bounds: Sequence[tuple[int, int]], wanted: Sequence[int], batch_size: int) -> None:
+    def __init__(
+        self, plan: Plan, bounds: Sequence[tuple[int, int]], wanted: Callable[[], Sequence[int]], batch_size: int
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1.")
-        self.plan, self.bounds, self.wanted, self.batch_size = plan, list(bounds), list(wanted), batch_size
+        self.plan, self.bounds, self.wanted, self.batch_size = plan, list(bounds), wanted, batch_size
 
     def share(self, rank: int, num_ranks: int) -> list[int]:
         """Numbers of the shards that a process is to make."""
-        return [shard for shard in self.wanted if shard % num_ranks == rank]
+        return list(self.wanted())[rank::num_ranks]
 
     def predict_dataloader(self) -> DataLoader:
         """Batches of this process's shards; none for a process that has no shard to make."""

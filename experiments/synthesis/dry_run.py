@@ -1,67 +1,124 @@
-"""What a plan would take: a few batches are made, encoded and thrown away."""
+"""What a plan would take: a few batches are made, written and thrown away."""
 
 import datetime
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
-from callbacks.shard_writer import GB, ImageEncoder
+from callbacks.shard_writer import GB, ImageEncoder, ShardWriter
+from datamodules.findings import NAMES
+from datamodules.plan.laws import LabelRows, Law
+from datamodules.plan.rows import PlanDataModule
+from datamodules.plan.written import Plan, write_plan
+from datamodules.synthetic import PLAN, shard_names
+from experiments.assembly import world_size
+from experiments.prediction import encoding_threads, predict, trainer_of
+from experiments.report import heading, say
+from lightning_modules.diffusion.sampling import build_scheduler
 from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.synthesizer import Synthesizer
+
+
+def dry_run(
+    cfg: DictConfig, synthesizer: Synthesizer, law: Law, seen: LabelRows | None, encoder: ImageEncoder
+) -> dict[str, float]:
+    """Make a few batches and say what the whole plan would take; writes nothing into the run's folder.
+
+    Args:
+        seen: the labels that the generator was trained on, for the law.
+    """
+    job = cfg.job
+    if job.num_dry_batches < 1:
+        raise ValueError(f"job.num_dry_batches={job.num_dry_batches} must be at least 1.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / PLAN
+        write_plan(path, law.chunks(cfg.num_images, cfg.seed, seen), cfg.seed)
+        plan, processes = Plan(path), world_size(cfg)
+        if plan.num_images < 2:
+            raise ValueError("a dry run needs a plan of 2 images or more: the first batch is not timed.")
+        size = min(job.batch_size, plan.num_images // 2)
+        first = (0, min(size * (job.num_dry_batches + 1), plan.num_images))
+        data = PlanDataModule(plan, [first] * processes, lambda: range(processes), size)
+        rate, work = Rate(), operations(synthesizer.generator)
+        say(heading("dry run"))
+        writer = ShardWriter(folder, shard_names(processes), NAMES, encoder, "dry-", 100, encoding_threads(cfg))
+        predict(trainer_of(cfg, [writer, rate]), synthesizer, data)
+        each = sum(path.stat().st_size for path in Path(folder).glob("data/*.parquet")) / first[1]
+    say(estimate_text(rate, work, each, encoder.format, plan.num_images, processes, Path(cfg.output_dir)))
+    return {"images_per_second": rate.num_images / rate.seconds * processes}
 
 
 class Rate(Callback):
-    """Times batches, the first left out: it warms up.
+    """Times batches, the first left out: it warms up. Put it behind the writer.
 
     Attributes:
         num_images: of the batches that are timed.
-        seconds: they took, encoding included.
-        num_bytes: of their files.
+        seconds: they took, writing included.
+        num_attempts: that were drawn for them.
     """
 
-    def __init__(self, encoder: ImageEncoder) -> None:
-        self.encoder = encoder
-        self.num_images = self.num_bytes = self.num_attempts = 0
+    def __init__(self) -> None:
+        self.num_images = self.num_attempts = 0
         self.seconds = 0.0
         self._start = 0.0
-
-    def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Start the clock."""
-        self._start = time.perf_counter()
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Mapping[str, Any], batch: Mapping[str, Any],
         batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Encode, and count."""
-        files = [self.encoder(image) for image in outputs["image"].permute(0, 2, 3, 1).contiguous().numpy()]
-        if batch_idx:
-            self.seconds += time.perf_counter() - self._start
-            self.num_images += len(files)
-            self.num_bytes += sum(map(len, files))
+        """Count; start the clock with the first."""
+        if batch_idx == 0:
+            self._start = time.perf_counter()
+        else:
+            self.num_images += len(outputs["seed"])
             self.num_attempts += int(outputs["attempts"].sum())
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self.seconds = time.perf_counter() - self._start
 
 
 def operations(generator: LatentDiffusion) -> float:
     """Floating-point operations of one image: those of one step and of two tell what each further step takes."""
-    labels, counts = generator.network.conditioning.unknown(1), []
-    for num_steps in (1, 2):
-        with FlopCounterMode(display=False) as counter:
-            generator.sample(labels, [0], num_steps=num_steps)
-        counts.append(counter.get_total_flops())
-    return counts[0] + (generator.sampling["num_steps"] - 1) * (counts[1] - counts[0])
+    sampling = dict(generator.sampling)
+    try:
+        generator.sample_by(guidance_interval=(0.0, 1.0))
+        first, guided = _operations(generator, 1, None), _operations(generator, 2, None)
+        plain = _operations(generator, 2, 1.0) - _operations(generator, 1, 1.0)
+    finally:
+        generator.sample_by(**sampling)
+    num_guided = num_guided_steps(generator)
+    of_decoding = first - (guided - first)
+    return of_decoding + num_guided * (guided - first) + (sampling["num_steps"] - num_guided) * plain
 
 
-def estimate_text(rate: Rate, work: float, num_images: int, num_processes: int, root: Path) -> str:
-    """Rate, hours and bytes of the whole plan, for people; `work` are the operations of one image."""
+def num_guided_steps(generator: LatentDiffusion) -> int:
+    """Steps of sampling whose timesteps lie in the guidance interval."""
+    scheduler = build_scheduler(generator.sampling["scheduler"], generator.objective)
+    scheduler.set_timesteps(generator.sampling["num_steps"])
+    last = generator.objective.schedule.num_timesteps - 1
+    low, high = (bound * last for bound in generator.sampling["guidance_interval"])
+    return sum(low <= float(timestep) <= high for timestep in scheduler.timesteps)
+
+
+def _operations(generator: LatentDiffusion, num_steps: int, guidance: float | None) -> float:
+    with FlopCounterMode(display=False) as counter:
+        generator.sample(generator.network.conditioning.unknown(1), [0], num_steps, guidance)
+    return counter.get_total_flops()
+
+
+def estimate_text(
+    rate: Rate, work: float, each: float, format: str, num_images: int, num_processes: int, root: Path
+) -> str:
+    """Rate, hours and bytes of the whole plan, for people; an image takes `work` operations and `each` bytes."""
     a_second = rate.num_images / rate.seconds * num_processes
-    each = rate.num_bytes / rate.num_images
     while not root.exists():
         root = root.parent
     free = shutil.disk_usage(root).free
@@ -70,7 +127,7 @@ def estimate_text(rate: Rate, work: float, num_images: int, num_processes: int, 
     lines = [
         f"  rate           {a_second:.3g} images a second on {num_processes} process(es), "
         f"measured on {rate.num_images} images",
-        f"  an image       {each / 1000:.3g} kB as {rate.encoder.format}; {work / 1e12:.3g} TFLOP, "
+        f"  an image       {each / 1000:.3g} kB as {format}; {work / 1e12:.3g} TFLOP, "
         f"so {work * a_second / 1e12:.3g} TFLOP/s",
         f"  attempts       {rate.num_attempts / rate.num_images:.3g} an image",
         f"  whole plan     {num_images:,} images: {num_images / a_second / 3600:.3g} hours ({hours}), "

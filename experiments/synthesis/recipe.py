@@ -1,11 +1,9 @@
 """The recipe of a synthetic set: everything that its images follow from, written down before the first."""
 
-import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,9 @@ from experiments.runs import differing_keys
 from lightning_modules.checkpoint import weights_fingerprint
 from lightning_modules.latent_diffusion import LatentDiffusion
 
-WORKERS = ".workers"  # held by the processes that are not the first
 LEAST_SHARDS, MOST_IMAGES = 8, 2500  # by default: so that processes can share the work, and little is lost by a kill
+MOST_SHARDS = 99_999  # of five digits, by which their names are in order
+FOR_PEOPLE = ("generator.checkpoint", "generator.fingerprints.")  # where it lies: its weights are what counts
 
 
 def generator_facts(generator: LatentDiffusion, checkpoint: str) -> dict[str, Any]:
@@ -58,14 +57,20 @@ def shards_of(num_images: int, images_per_shard: int | None, images_per_row_grou
     """How images are parted into shards.
 
     Raises:
-        ValueError: fewer than one image in a shard or in a row group.
+        ValueError: fewer than one image in a shard or in a row group; more shards than their names have digits for.
     """
     for name, value in (("images_per_shard", images_per_shard), ("images_per_row_group", images_per_row_group)):
         if value is not None and value < 1:
             raise ValueError(f"job.{name}={value} must be at least 1.")
     size = images_per_shard or max(1, min(MOST_IMAGES, -(-num_images // LEAST_SHARDS)))
+    num_shards = -(-num_images // size)
+    if num_shards > MOST_SHARDS:
+        raise ValueError(
+            f"job.images_per_shard={size} parts {num_images:,} images into {num_shards:,} shards, and there may be "
+            f"{MOST_SHARDS:,}. Give {-(-num_images // MOST_SHARDS)} or more."
+        )
     return {
-        "num_shards": -(-num_images // size),
+        "num_shards": num_shards,
         "images_per_shard": size,
         "images_per_row_group": images_per_row_group,
     }
@@ -98,7 +103,7 @@ def keep_to(root: Path, recipe: Mapping[str, Any]) -> SyntheticSet:
     if not (root / RECIPE).is_file():
         write_text(root / RECIPE, json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
     found = SyntheticSet(root)
-    differing = differing_keys(recipe, found.recipe)
+    differing = [key for key in differing_keys(recipe, found.recipe) if not key.startswith(FOR_PEOPLE)]
     if differing:
         raise ValueError(
             f"{str(root)!r} was begun by another recipe, and its shards are not of this one: "
@@ -137,48 +142,3 @@ def complete(found: SyntheticSet) -> dict[str, Any]:
     manifest = {**found.recipe, "files": files, **totals}
     write_text(found.root / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return manifest
-
-
-@contextmanager
-def at_work(root: Path) -> Iterator[None]:
-    """On a process that is not the first: be seen to be at work, also when the first has been killed."""
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / WORKERS, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        yield
-
-
-def sweep(root: Path) -> None:
-    """Take away what killed processes have left; on the first process, before the others begin.
-
-    Raises:
-        ValueError: some of them are still at work: where the first process is killed alone, the others live on.
-    """
-    with open(root / WORKERS, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"processes of an earlier run, whose first was killed, are still at work on the set in {str(root)!r}. "
-                "Remedy: stop them, as by: pkill -f exp=synthesize."
-            ) from None
-    for left in root.glob("data/.*.part"):
-        left.unlink()
-
-
-@contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Hold the folder against a second run of the same; a run that is killed lets go of it.
-
-    Raises:
-        ValueError: another run holds it.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another run is at work on the set in {str(root)!r}. Remedy: wait for it, stop it, or name another."
-            ) from None
-        yield

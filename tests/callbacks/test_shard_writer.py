@@ -4,6 +4,8 @@ import errno
 import hashlib
 import io
 import json
+import re
+import threading
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -42,6 +44,12 @@ def feed(made: ShardWriter, batches, accepted: bool = False) -> None:
         made.on_predict_batch_end(None, None, outputs(one, accepted), one, 0)
 
 
+def write(made: ShardWriter, batches, accepted: bool = False) -> None:
+    """The same, to the end."""
+    feed(made, batches, accepted)
+    made.on_predict_end(None, None)
+
+
 WHOLE = [batch(0, 4, 0, False), batch(4, 4, 0, False), batch(8, 3, 0, True)]
 
 
@@ -52,6 +60,7 @@ def test_a_shard_appears_with_its_last_batch_and_not_before(tmp_path):
     [partial] = (tmp_path / "data").iterdir()
     assert partial.name.startswith(".shard-00000-of-00002.") and partial.suffix == ".part"
     feed(made, WHOLE[2:])
+    made.on_predict_end(None, None)
     [path] = (tmp_path / "data").iterdir()
     assert path.name == "shard-00000-of-00002.parquet"
     written = json.loads((tmp_path / "checksums" / "shard-00000-of-00002.json").read_text())
@@ -72,14 +81,14 @@ def test_a_shard_appears_with_its_last_batch_and_not_before(tmp_path):
 
 def test_the_same_batches_give_the_same_bytes_and_row_groups_do_not_depend_on_batches(tmp_path):
     for name, batches in (("a", WHOLE), ("b", WHOLE)):
-        feed(writer(tmp_path / name, rows_per_group=5), batches)
+        write(writer(tmp_path / name, rows_per_group=5), batches)
     first, second = ((tmp_path / name / "data/shard-00000-of-00002.parquet").read_bytes() for name in "ab")
     assert first == second
 
 
 def test_what_a_filter_says_is_written(tmp_path):
     made = writer(tmp_path)
-    feed(made, WHOLE, accepted=True)
+    write(made, WHOLE, accepted=True)
     rows = pq.read_table(tmp_path / "data/shard-00000-of-00002.parquet").to_pylist()
     assert [row["accepted"] for row in rows] == [number % 3 == 0 for number in range(11)]
 
@@ -89,25 +98,42 @@ def test_an_interruption_leaves_nothing_half_made(tmp_path):
     feed(made, WHOLE[:2])
     made.on_exception(None, None, KeyboardInterrupt())
     assert not list((tmp_path / "data").iterdir())
-    feed(writer(tmp_path), WHOLE)
+    write(writer(tmp_path), WHOLE)
     assert pq.read_metadata(tmp_path / "data/shard-00000-of-00002.parquet").num_rows == 11
 
 
 def test_a_full_disk_says_what_is_wanted_and_leaves_what_is_written(tmp_path, monkeypatch):
+    write(writer(tmp_path), WHOLE)
     made = writer(tmp_path)
-    feed(made, WHOLE)
 
     def full(number: int) -> None:
         raise OSError(errno.ENOSPC, "no space")
 
     monkeypatch.setattr(module.os, "fsync", full)
     with pytest.raises(OSError, match="no space left to write shard-00001-of-00002.parquet. 1 of 2 shards are") as info:
-        feed(made, [batch(11, 2, 1, True)])
+        write(made, [batch(11, 2, 1, True)])
     assert info.value.errno == errno.ENOSPC and "GB are free" in str(info.value)
+    assert re.search(r"they take about \S+e-0[56] GB", str(info.value)), "as what an earlier run has written"
+    made.on_exception(None, None, info.value)
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["shard-00000-of-00002.parquet"]
     monkeypatch.undo()
-    feed(writer(tmp_path), [batch(11, 2, 1, True)])
+    write(writer(tmp_path), [batch(11, 2, 1, True)])
     assert len(list((tmp_path / "data").iterdir())) == 2
+
+
+def test_a_batch_is_encoded_while_the_next_one_is_made(tmp_path):
+    free = threading.Event()
+
+    class Slow(ImageEncoder):
+        def __call__(self, image):
+            assert free.wait(20)
+            return super().__call__(image)
+
+    made = writer(tmp_path, encoder=Slow())
+    feed(made, WHOLE[:1])  # or this would wait for ever
+    free.set()
+    write(made, WHOLE[1:])
+    assert made.num_images == pq.read_metadata(tmp_path / "data/shard-00000-of-00002.parquet").num_rows == 11
 
 
 @pytest.mark.parametrize(("format", "quality", "ending", "lossless"),

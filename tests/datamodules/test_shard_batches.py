@@ -67,9 +67,9 @@ def test_ranks_share_whole_shards_and_may_have_none(root, world_size):
 
 
 def test_only_the_shards_that_are_asked_for_in_their_order(root):
-    found = batches(root, shards=[SHARDS[2], SHARDS[0]])
+    found = batches(root, shards=lambda: [SHARDS[2], SHARDS[0]])
     assert list(dict.fromkeys(batch["shard"] for batch in found)) == [SHARDS[2], SHARDS[0]]
-    assert batches(root, shards=[]) == []
+    assert batches(root, shards=lambda: []) == []
 
 
 def test_a_row_group_is_read_once_and_one_is_held(root, monkeypatch):
@@ -87,6 +87,6 @@ def test_workers_give_the_same_in_the_same_order(root):
 
 def test_mistakes_are_named(root):
     with pytest.raises(ValueError, match="no shard 'shard-9.parquet'"):
-        ShardBatches(ShardSource(root), SIDE, ["shard-9.parquet"])
+        batches(root, shards=lambda: ["shard-9.parquet"])
     with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
         ShardBatches(ShardSource(root), SIDE, batch_size=0)

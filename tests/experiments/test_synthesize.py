@@ -129,6 +129,15 @@ def test_images_do_not_depend_on_the_batch_size(make, whole, here, batch_size):
     assert apart.max() <= 1
 
 
+def test_a_checkpoint_may_be_moved_and_renamed(make, whole, here, generator):
+    shutil.copytree(whole, here / "set")
+    shutil.copy(generator, here / "moved.ckpt")
+    SyntheticSet(here / "set").shards[0].unlink()
+    result = make("resume=auto", "ckpt=moved.ckpt")
+    assert result.code == 0, result.err
+    assert checksums(here / "set") == checksums(whole)
+
+
 def test_another_recipe_in_the_same_folder_is_refused(make, whole, here):
     shutil.copytree(whole, here / "set")
     before = checksums(here / "set")
@@ -173,8 +182,8 @@ def test_while_shards_are_made_again_the_set_is_not_complete(make, whole, here, 
 
 
 def test_processes_whose_first_was_killed_are_seen(make, here):
-    (here / "set").mkdir()
-    with open(here / "set/.workers", "w") as file:
+    (here / "set/.progress").mkdir(parents=True)
+    with open(here / "set/.progress/at_work", "w") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         result = make()
     assert result.code == 1 and "still at work" in result.err and "pkill" in result.err
@@ -213,6 +222,11 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(make, here, genera
         module.sample(module.network.conditioning.unknown(1), [0], num_steps=7)
     module.sample_by(num_steps=7)
     assert operations(module) == counter.get_total_flops() > 0
+    module.sample_by(guidance=2.0, guidance_interval=(0.2, 0.7))
+    with FlopCounterMode(display=False) as counter:
+        module.sample(module.network.conditioning.unknown(1), [0])
+    assert operations(module) == counter.get_total_flops()
+    assert module.sampling["guidance_interval"] == (0.2, 0.7)
 
 
 @pytest.mark.parametrize(

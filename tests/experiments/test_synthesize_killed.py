@@ -7,7 +7,10 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +116,40 @@ def test_two_processes_make_the_same_files_each_time(words, here):
         finished(run_process(*words, *TWO, cwd=here))
         shutil.move(here / "set", here / name)
     assert checksums(here / "a") == checksums(here / "b")
+
+
+def test_where_the_first_process_is_killed_alone_the_others_are_not_run_over(words, whole, here):
+    reference, _ = whole
+    process = start_process(*words, *TWO, cwd=here)
+    while num_shards(here) < 4 and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(20)
+    result = run_process(*words, *TWO, "resume=auto", cwd=here)
+    left = check_what_is_there(here / "set")
+    if result.code:  # the other was still at work
+        assert "still at work on the set" in result.err and left < 20
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(0.5)
+        finished(run_process(*words, *TWO, "resume=auto", cwd=here))
+    assert checksums(here / "set") == checksums(reference)
+    assert not list(SyntheticSet(here / "set").verify())
+    assert not [path.name for path in (here / "set").rglob(".*")]
+
+
+def test_processes_of_a_launcher_share_the_work(words, whole, here):
+    """As torchrun starts them: all at once, the first time and when some of the shards are there."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0",
+                "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "experiments.run"]  # fmt: skip
+    for more in ([], ["resume=auto"]):
+        done = subprocess.run([*launcher, *words, *TWO, *more], cwd=here, capture_output=True, text=True, timeout=240,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert checksums(here / "set") == checksums(whole[0])
+        for shard in SyntheticSet(here / "set").shards[3:8]:
+            shard.unlink()
+    assert done.stdout.count("80 of 320 images are to be made") == 1
 
 
 def checksums(folder: Path) -> dict[str, str]:

@@ -1,0 +1,50 @@
+"""Predicting with the Trainer, for the jobs that train nothing: what comes of it is written as it comes."""
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+
+import lightning as L
+from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import DictConfig
+
+from experiments.assembly import world_size
+
+PRECISION = "32-true"  # whatever trainer.precision says: what is made follows from the recipe alone
+PATIENCE = timedelta(days=30)  # of processes for the first, which looks at what is there before it joins them
+MOST_ENCODERS = 8
+
+
+def trainer_of(cfg: DictConfig, callbacks: Sequence[L.Callback]) -> L.Trainer:
+    """A Trainer that predicts on the devices of `cfg`, and keeps nothing."""
+    several = world_size(cfg) > 1
+    return L.Trainer(
+        **{name: cfg.trainer[name] for name in ("accelerator", "devices", "num_nodes")},
+        precision=PRECISION,
+        strategy=DDPStrategy(timeout=PATIENCE) if several else "auto",
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=cfg.output_dir,
+    )
+
+
+def predict(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> None:
+    """Predict without keeping what comes of it.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, which Lightning turns into an exit.
+    """
+    try:
+        trainer.predict(module, datamodule=data, return_predictions=False)
+    except SystemExit as leaving:
+        raise KeyboardInterrupt from leaving
+
+
+def encoding_threads(cfg: DictConfig) -> int:
+    """Threads that encode images, of each process: the machine's cores, shared out."""
+    here = max(1, world_size(cfg) // cfg.trainer.num_nodes)
+    return max(1, min(MOST_ENCODERS, (os.cpu_count() or 1) // here))

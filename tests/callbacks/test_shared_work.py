@@ -1,0 +1,116 @@
+"""Work shared out over processes by files: dealt out once, counted, waited for, and left clean."""
+
+import errno
+import fcntl
+import json
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from callbacks.locks import alone, lock
+from callbacks.shared_work import SharedWork
+
+
+def of_rank(rank: int, world_size: int = 2) -> SimpleNamespace:
+    return SimpleNamespace(global_rank=rank, world_size=world_size, is_global_zero=rank == 0, received_sigterm=False)
+
+
+def start(root, rank: int, world_size: int = 2) -> tuple[SharedWork, SimpleNamespace]:
+    work, trainer = SharedWork(root, "painting", every_seconds=0.0), of_rank(rank, world_size)
+    if rank == 0:
+        work.begin()
+        work.hand_out([3, 5, 8], 30)
+    work.setup(trainer, None, "predict")
+    work.on_predict_start(trainer, None)
+    return work, trainer
+
+
+def do(work: SharedWork, trainer, num_images: int) -> None:
+    work.on_predict_batch_end(trainer, None, {"image": [0] * num_images}, {}, 0)
+
+
+def test_all_see_what_the_first_hands_out_and_it_waits_for_them(tmp_path, capsys):
+    first, there = start(tmp_path, 0)
+    second, elsewhere = start(tmp_path, 1)
+    assert first.items() == second.items() == [3, 5, 8]
+    do(first, there, 10)
+    do(second, elsewhere, 7)
+    done = threading.Event()
+    waiting = threading.Thread(target=lambda: (first.on_predict_end(there, None), done.set()))
+    waiting.start()
+    assert not done.wait(0.3), "the second is not done yet"
+    do(second, elsewhere, 13)
+    second.on_predict_end(elsewhere, None)
+    assert done.wait(5)
+    waiting.join()
+    assert first.speed(there)["images"] == 30 and first.speed(there)["images_per_second"] > 0
+    said = capsys.readouterr().err
+    assert "painting on 2 processes" in said and "30/30" in said
+    first.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_one_that_waits_hears_sigterm(tmp_path):
+    first, there = start(tmp_path, 0)
+    start(tmp_path, 1)
+    there.received_sigterm = True
+    with pytest.raises(KeyboardInterrupt):
+        first.on_predict_end(there, None)
+
+
+def test_alone_nothing_is_waited_for_or_left(tmp_path):
+    work, trainer = start(tmp_path, 0, world_size=1)
+    do(work, trainer, 30)
+    work.on_predict_end(trainer, None)
+    assert work.speed(trainer)["images"] == 30
+    assert [path.name for path in (tmp_path / SharedWork.FOLDER).iterdir()] == ["items.json"]
+
+
+def test_what_a_killed_run_left_is_taken_away_unless_some_of_it_lives(tmp_path):
+    first, _ = start(tmp_path, 0)
+    second, elsewhere = start(tmp_path, 1)
+    second.on_predict_end(elsewhere, None)  # done, and gone
+    third, last = SharedWork(tmp_path, "painting"), of_rank(1)
+    third.setup(last, None, "predict")
+    with pytest.raises(ValueError, match="still at work on the set"):
+        SharedWork(tmp_path, "painting").begin()
+    assert json.loads((tmp_path / ".progress/1.json").read_text())["is_done"], "nothing was touched"
+    third.on_exception(last, None, KeyboardInterrupt())
+    SharedWork(tmp_path, "painting").begin()
+    assert not (tmp_path / ".progress").exists()
+
+
+def test_a_folder_is_held_by_one_and_nothing_of_that_stays(tmp_path):
+    with alone(tmp_path):
+        with pytest.raises(ValueError, match="another run is at work"), alone(tmp_path):
+            pass
+        assert (tmp_path / ".lock").exists()
+    assert not list(tmp_path.iterdir())
+    with alone(tmp_path):
+        pass
+
+
+def test_a_file_system_that_cannot_lock_is_said_to_be_one(tmp_path, monkeypatch):
+    def refused(file, how):
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with open(tmp_path / "a", "w") as file, pytest.warns(UserWarning, match="cannot lock"):
+        assert lock(file)
+    monkeypatch.setattr(fcntl, "flock", lambda file, how: (_ for _ in ()).throw(OSError(errno.EIO, "ill")))
+    with open(tmp_path / "a", "w") as file, pytest.raises(OSError, match="ill"):
+        lock(file)
+
+
+def test_the_bar_counts_what_others_have_left(tmp_path):
+    first, there = start(tmp_path, 0)
+    (tmp_path / ".progress/1.json").write_text("half of wh")  # as a network's file system may show it
+    do(first, there, 4)
+    assert first._bar.n == 4
+    (tmp_path / ".progress/1.json").write_text(json.dumps({"images": 6, "is_done": False}))
+    time.sleep(0.01)
+    do(first, there, 4)
+    assert first._bar.n == 14
+    first.on_exception(there, None, KeyboardInterrupt())
