@@ -93,7 +93,7 @@ def _ancestors(parts: Parts, weights: tuple[str | Path | None, ...]) -> list[Anc
 def _of_weights(path: Path) -> Ancestor:
     """What a file of weights, or the best checkpoint of a run, says of its training."""
     path = path / "checkpoints" / "best.ckpt" if (path / "checkpoints").is_dir() else path
-    what, facts = f"the weights {str(path)!r}", None
+    what, facts = f"the checkpoint {str(path)!r}", None
     if path.is_file() and path.suffix != ".safetensors":
         with suppress(ValueError):  # somebody else's
             facts = load_state(path).get(TRAINED_ON_KEY)

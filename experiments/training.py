@@ -15,7 +15,7 @@ from datamodules.manifest import SPLITS
 from datamodules.mixed import SYNTHETIC
 from experiments.assembly import build_datamodule, plain, world_size
 from experiments.lineage import check_test_patients
-from experiments.report import config_text, data_text, heading, say
+from experiments.report import config_text, data_text, heading, say, say_error
 from lightning_modules.checkpoint import load_state
 
 
@@ -114,5 +114,8 @@ def recorded(record: RunRecord) -> Iterator[RunRecord]:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         if not stopped:
             record.record["error"] = f"{type(error).__name__}: {error}"
-        record.finish("interrupted" if stopped else "failed")
+        try:
+            record.finish("interrupted" if stopped else "failed")
+        except OSError as refused:  # as on a full disk, of which the error itself says more
+            say_error(f"record.json could not be written ({refused}), and says that this still runs.")
         raise

@@ -115,10 +115,10 @@ def test_a_leak_through_weights_is_refused(photographs, generated, tmp_path, as_
     path = saved(tmp_path / "run/checkpoints/best.ckpt", ready(of_set(generated, tmp_path)))
     path = tmp_path / "run" if as_folder else path
     check_test_patients(photographs(ITS), path)
-    with pytest.raises(ValueError, match=r"test patients .* trained the weights '.*best\.ckpt'"):
+    with pytest.raises(ValueError, match=r"test patients .* trained the checkpoint '.*best\.ckpt'"):
         check_test_patients(photographs(ANOTHER), path)
     again = saved(tmp_path / "second.ckpt", ready(photographs(ITS), path))
-    with pytest.raises(ValueError, match="trained the weights '.*second.ckpt'"):
+    with pytest.raises(ValueError, match="trained the checkpoint '.*second.ckpt'"):
         check_test_patients(photographs(ANOTHER), again)
     check_test_patients(photographs(ANOTHER), None, "")
 

@@ -1,6 +1,7 @@
 """Where a run writes, and what `resume` goes on from."""
 
 import csv
+import errno
 import json
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 import yaml
 from tiny_runs import DDPM_TRAIN, DIFFUSION, VAE_TRAIN, column
 
+from callbacks.run_record import RunRecord
 from experiments.runs import FOLDER_VARIABLE, RESUME_VARIABLE, differing_keys, settle
+from experiments.training import recorded
 
 CONFIG = {"name": "x", "seed": 0, "resume": None, "output_dir": "runs/x/3", "trainer": {"max_epochs": 2},
           "frechet": {"output_dir": "runs/x/3"}}  # fmt: skip
@@ -228,3 +231,16 @@ def test_tasks_of_slurm(here, monkeypatch, rank, is_first):
             settle(CONFIG, output_dir_given=True)
     else:
         settle(CONFIG, output_dir_given=True)
+
+
+def test_where_the_record_cannot_be_written_the_error_itself_is_told(tmp_path, monkeypatch, capsys):
+    """As on a full disk."""
+    record = RunRecord(str(tmp_path), CONFIG)
+
+    def refuse():
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with pytest.raises(ValueError, match="what happened"), recorded(record):
+        monkeypatch.setattr(record, "_write", refuse)
+        raise ValueError("what happened")
+    assert "record.json could not be written" in capsys.readouterr().err
