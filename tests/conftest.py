@@ -1,4 +1,4 @@
-"""What every test may use: real photographs, no network, one thread count; makes synthetic_sets.py importable."""
+"""What every test may use: real photographs, no network; makes synthetic_sets.py importable."""
 
 import os
 import re
@@ -8,6 +8,8 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores have a thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
