@@ -79,7 +79,7 @@ class AnnotationFolder:
         if self.root.is_dir() and (theirs is None or _identity(theirs) != self.identity):
             shutil.rmtree(self.root)
         (self.root / FINISHED).unlink(missing_ok=True)
-        for left in self.root.glob(".*.part.*"):  # of a process that was killed
+        for left in self.root.rglob(".*.part*"):  # of a process that was killed
             left.unlink()
         if not (self.root / RECIPE).is_file():
             _write(self.root / RECIPE, self.recipe)

@@ -144,7 +144,9 @@ class ShardWriter(Callback):
                 self._shard = None
         except OSError as error:
             self._abandon()
-            raise self._explained(error, name) from error
+            if error.errno not in DISK_FULL:
+                raise
+            raise self._full(error.errno, name) from error
         self.num_images += len(batch["index"])
 
     def _rows_of(
@@ -167,10 +169,8 @@ class ShardWriter(Callback):
             rows.append({"image": {"bytes": file, "path": f"{name}.{self.encoder.ending}"}, "id": name, **own})
         return rows
 
-    def _explained(self, error: OSError, name: str) -> OSError:
-        """What the disk said, and when it is full, how much is wanted."""
-        if error.errno not in DISK_FULL:
-            return error
+    def _full(self, number: int, name: str) -> OSError:
+        """That the disk is full, and how much is wanted."""
         left = [other for other in self.names if not (self.root / "data" / f"{other}.parquet").is_file()]
         # of earlier runs too
         written = [path.stat().st_size for path in self.root.glob("data/shard-*.parquet")]
@@ -181,7 +181,7 @@ class ShardWriter(Callback):
             f"no space left to write {name}.parquet. {len(left)} of {len(self.names)} shards are still to be made, "
             f"{wanted}, and {shutil.disk_usage(self.root).free / GB:.2g} GB are free for {str(self.root)!r}"
         )
-        return OSError(error.errno, text)
+        return OSError(number, text)
 
     def _abandon(self) -> None:
         self._encoding = None

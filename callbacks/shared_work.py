@@ -1,7 +1,9 @@
 """Work that processes share out, without any of them waiting for another before the end: by files that all can see."""
 
 import json
+import os
 import shutil
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +15,14 @@ from tqdm import tqdm
 from callbacks.atomic import write_text
 from callbacks.locks import lock
 
+SILENCE = 600.0  # seconds without an image, after which the first process says whom it waits for
+
 
 class SharedWork(Callback):
     """The first process hands out; each leaves its count; the first shows their sum, and waits for all at the end.
 
-    Processes have unequal shares and no collective among them, which would not hear SIGTERM either: a file is what
-    they can have in common. Put it behind the callbacks that write: a process is done when they are.
+    Processes have unequal shares, some none, and no collective among them, which would not hear SIGTERM either: a
+    file is what they can have in common. Put it behind the callbacks that write: a process is done when they are.
 
     Args:
         root: the set's folder, which all processes see; what is kept there lies in `FOLDER`.
@@ -47,11 +51,13 @@ class SharedWork(Callback):
             ValueError: some of its processes are still at work: where the first is killed alone, the others live on.
         """
         if self.folder.is_dir():
-            with open(self.folder / "at_work", "w") as file:
+            with open(self.folder / "at_work", "a+") as file:
                 if not lock(file):
+                    left = [json.loads(path.read_text("utf-8")) for path in sorted(self.folder.glob("[0-9]*.json"))]
                     raise ValueError(
-                        "processes of an earlier run, whose first was killed, are still at work on the set in "
-                        f"{str(self.root)!r}. Remedy: stop them, as by: pkill -f experiments.run."
+                        "processes of an earlier run, whose first has ended, are still at work on the set in "
+                        f"{str(self.root)!r}: {', '.join(told['process'] for told in left)}. Remedy: stop those that "
+                        "live, by kill and their number."
                     )
             self.clear()
 
@@ -73,8 +79,9 @@ class SharedWork(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Be seen to be at work, also when the first process has been killed."""
         if not trainer.is_global_zero:
-            self._seen = open(self.folder / "at_work", "w")  # noqa: SIM115
+            self._seen = open(self.folder / "at_work", "a+")  # noqa: SIM115
             lock(self._seen, shared=True)
+            self._leave(trainer)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin at nothing."""
@@ -94,20 +101,19 @@ class SharedWork(Callback):
             self._show(trainer)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say that this process is done; the first waits for the others.
-
-        Raises:
-            KeyboardInterrupt: on SIGTERM, which Lightning notes only.
-        """
+        """Say that this process is done; the first waits for the others, and says so when it takes long."""
         self.seconds = time.perf_counter() - self._clock
         self._leave(trainer, is_done=True)
-        while trainer.is_global_zero and not all(self._of(rank)["is_done"] for rank in _others(trainer)):
-            if trainer.received_sigterm:
-                raise KeyboardInterrupt
-            self._show(trainer)
-            time.sleep(min(0.2, self.every_seconds))
+        if trainer.is_global_zero:
+            self._wait(trainer)
         self._show(trainer)
         self._close()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A process without a share is done too: Lightning skips what else there is."""
+        if self._clock == 0:
+            self._leave(trainer, is_done=True)
+            self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the bar where it is."""
@@ -117,6 +123,17 @@ class SharedWork(Callback):
         """When all are done: what they have made, and how many a second since the first began."""
         total = self._total(trainer)
         return {"images": total, "images_per_second": total / (time.perf_counter() - self._clock)}
+
+    def _wait(self, trainer: Trainer) -> None:
+        since, total = time.perf_counter(), -1
+        while behind := [rank for rank in _others(trainer) if not self._of(rank)["is_done"]]:
+            self._show(trainer)
+            if self._total(trainer) != total:
+                since, total = time.perf_counter(), self._total(trainer)
+            elif time.perf_counter() - since > SILENCE:
+                tqdm.write(f"still waiting for process {', '.join(map(str, behind))}, silent for {SILENCE:.0f} seconds")
+                since = time.perf_counter()
+            time.sleep(min(0.2, self.every_seconds))
 
     def _close(self) -> None:
         for held in (self._bar, self._seen):
@@ -136,7 +153,8 @@ class SharedWork(Callback):
 
     def _leave(self, trainer: Trainer, is_done: bool = False) -> None:
         if trainer.world_size > 1:
-            told = {"images": self.num_done, "is_done": is_done}
+            process = f"{os.getpid()} on {socket.gethostname()}"
+            told = {"images": self.num_done, "is_done": is_done, "process": process}
             write_text(self.folder / f"{trainer.global_rank}.json", json.dumps(told))
 
     def _show(self, trainer: Trainer) -> None:

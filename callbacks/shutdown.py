@@ -145,18 +145,23 @@ class GracefulShutdown(Callback):
 
 
 class PredictionShutdown(Callback):
-    """On SIGTERM leave `Trainer.predict` before the next batch: Lightning notes the signal and goes on.
+    """While `Trainer.predict` runs, SIGTERM does what it did before, or what Ctrl-C does where nobody listened to it.
 
-    Raises:
-        KeyboardInterrupt: as Ctrl-C does at once.
+    Lightning notes the signal alone and asks the other processes to, some of which may have done their share and left.
     """
 
-    def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """See whether the signal has come."""
-        if trainer.received_sigterm:
-            raise KeyboardInterrupt
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note who listens, before Lightning does."""
+        self._before = signal.getsignal(signal.SIGTERM)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put it back; Lightning does so at the end."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._before if callable(self._before) else _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _pass_on(handler: Any, number: int, frame: FrameType | None) -> None:

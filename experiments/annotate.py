@@ -50,7 +50,8 @@ def annotate(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     thresholds = thresholds_of(job["thresholds"], annotator.findings)
     recipe = recipe_of(members, annotator, thresholds, PRECISION, data)
     folder = AnnotationFolder(data.root / FOLDER, recipe)
-    folder.check(job["overwrite"])
+    if rank_zero_only.rank == 0:
+        folder.check(job["overwrite"])
     announce(data, members, annotator)
     with session(cfg, data, recipe, num_processes) as record:
         metrics = speed = see(cfg, data, annotator, folder, num_processes)
@@ -130,17 +131,28 @@ def see(
     """Annotate what is missing, whole shards on each process; returns how fast."""
     job = cfg.job
     work = SharedWork(data.root, "annotating")
-    if rank_zero_only.rank == 0 and not hand_out(data, folder, work, job.overwrite) and num_processes == 1:
-        work.clear()
-        return {}
-    source = ShardSource(data.root)
-    batches = ShardBatches(source, data.recipe["image"]["size"], work.items, job.batch_size, job.num_workers)
-    trainer = trainer_of(cfg, [AnnotationWriter(folder, NUM_LEVELS, advice_of), work, PredictionShutdown()])
-    predict(trainer, annotator, batches)
-    speed = work.speed(trainer)
+    with cleared(work, num_processes):
+        if rank_zero_only.rank == 0 and not hand_out(data, folder, work, job.overwrite) and num_processes == 1:
+            return {}
+        source = ShardSource(data.root)
+        batches = ShardBatches(source, data.recipe["image"]["size"], work.items, job.batch_size, job.num_workers)
+        trainer = trainer_of(cfg, [AnnotationWriter(folder, NUM_LEVELS, advice_of), work, PredictionShutdown()])
+        predict(trainer, annotator, batches)
+        speed = work.speed(trainer)
+    return {"images_annotated": speed["images"], "images_per_second": speed["images_per_second"]}
+
+
+@contextmanager
+def cleared(work: SharedWork, num_processes: int) -> Iterator[None]:
+    """On the first process: leave nothing of the shares in the set; of a failure of several the next run sees to it."""
+    try:
+        yield
+    except BaseException:
+        if num_processes == 1:
+            work.clear()
+        raise
     if rank_zero_only.rank == 0:
         work.clear()
-    return {"images_annotated": speed["images"], "images_per_second": speed["images_per_second"]}
 
 
 def hand_out(data: SyntheticSet, folder: AnnotationFolder, work: SharedWork, overwrite: bool) -> bool:

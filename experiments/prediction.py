@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from experiments.assembly import world_size
 
 PRECISION = "32-true"  # whatever trainer.precision says: what is made follows from the recipe alone
-PATIENCE = timedelta(days=30)  # of processes for the first, which looks at what is there before it joins them
+PATIENCE = timedelta(hours=6)  # of processes for the first, which looks at what is there before it joins them
 MOST_ENCODERS = 8
 
 
@@ -33,15 +33,19 @@ def trainer_of(cfg: DictConfig, callbacks: Sequence[L.Callback]) -> L.Trainer:
 
 
 def predict(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> None:
-    """Predict without keeping what comes of it.
+    """Predict without keeping what comes of it; what fails here ends the processes that were started for it.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C, which Lightning turns into an exit.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, which Lightning turns into an exit.
     """
     try:
         trainer.predict(module, datamodule=data, return_predictions=False)
-    except SystemExit as leaving:
-        raise KeyboardInterrupt from leaving
+    except BaseException as error:
+        for process in getattr(trainer.strategy.launcher, "procs", None) or ():
+            process.terminate()
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
 
 
 def encoding_threads(cfg: DictConfig) -> int:

@@ -41,6 +41,7 @@ def settle(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
     if os.environ.get("LOCAL_RANK", "0") != "0" and FOLDER_VARIABLE in os.environ:
         return RunFolder(Path(os.environ[FOLDER_VARIABLE]), os.environ.get(RESUME_VARIABLE, ""), "")
     rank, is_one_of_several = place_in_launch()
+    is_one_of_several |= config.get("trainer", {}).get("num_nodes", 1) > 1
     if is_one_of_several and not output_dir_given:
         raise ValueError(
             "several processes were started by a launcher, and each would name a folder by its own clock: give "
@@ -49,6 +50,11 @@ def settle(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
     if rank > 0:
         return _joined(config)
     folder = _decide(config, output_dir_given)
+    if is_one_of_several and folder.output_dir != Path(config["output_dir"]):
+        raise ValueError(
+            f"output_dir={config['output_dir']} exists, and the processes of a launcher cannot agree on another name: "
+            "give one that does not."
+        )
     os.environ[FOLDER_VARIABLE], os.environ[RESUME_VARIABLE] = str(folder.output_dir), folder.checkpoint
     return folder
 

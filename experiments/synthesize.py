@@ -128,7 +128,7 @@ def held(root: Path, work: SharedWork) -> Iterator[None]:
         return
     with alone(root):
         work.begin()
-        for left in (*root.glob("data/.*.part"), *root.glob("checksums/.*.part.json")):
+        for left in (left for folder in ("", "data", "checksums") for left in (root / folder).glob(".*.part*")):
             left.unlink()
         yield
 

@@ -3,18 +3,20 @@
 import errno
 import fcntl
 import json
+import os
 import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 
+import callbacks.shared_work as module
 from callbacks.locks import alone, lock
 from callbacks.shared_work import SharedWork
 
 
 def of_rank(rank: int, world_size: int = 2) -> SimpleNamespace:
-    return SimpleNamespace(global_rank=rank, world_size=world_size, is_global_zero=rank == 0, received_sigterm=False)
+    return SimpleNamespace(global_rank=rank, world_size=world_size, is_global_zero=rank == 0)
 
 
 def start(root, rank: int, world_size: int = 2) -> tuple[SharedWork, SimpleNamespace]:
@@ -52,12 +54,28 @@ def test_all_see_what_the_first_hands_out_and_it_waits_for_them(tmp_path, capsys
     assert not list(tmp_path.iterdir())
 
 
-def test_the_one_that_waits_hears_sigterm(tmp_path):
+def test_a_process_without_a_share_is_not_waited_for(tmp_path):
+    """Lightning skips all of predict where there is nothing to predict, but for the end."""
     first, there = start(tmp_path, 0)
-    start(tmp_path, 1)
-    there.received_sigterm = True
-    with pytest.raises(KeyboardInterrupt):
-        first.on_predict_end(there, None)
+    second, elsewhere = SharedWork(tmp_path, "painting"), of_rank(1)
+    second.setup(elsewhere, None, "predict")
+    second.teardown(elsewhere, None, "predict")
+    do(first, there, 30)
+    first.on_predict_end(there, None)
+    first.teardown(there, None, "predict")
+    assert first.speed(there)["images"] == 30
+
+
+def test_of_a_process_that_stays_silent_it_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "SILENCE", 0.1)
+    first, there = start(tmp_path, 0)
+    second, elsewhere = start(tmp_path, 1)
+    waiting = threading.Thread(target=lambda: first.on_predict_end(there, None))
+    waiting.start()
+    time.sleep(0.5)
+    second.on_predict_end(elsewhere, None)
+    waiting.join(5)
+    assert not waiting.is_alive() and "still waiting for process 1" in capsys.readouterr().out
 
 
 def test_alone_nothing_is_waited_for_or_left(tmp_path):
@@ -74,9 +92,9 @@ def test_what_a_killed_run_left_is_taken_away_unless_some_of_it_lives(tmp_path):
     second.on_predict_end(elsewhere, None)  # done, and gone
     third, last = SharedWork(tmp_path, "painting"), of_rank(1)
     third.setup(last, None, "predict")
-    with pytest.raises(ValueError, match="still at work on the set"):
+    with pytest.raises(ValueError, match=f"still at work on the set in .*: {os.getpid()} on "):
         SharedWork(tmp_path, "painting").begin()
-    assert json.loads((tmp_path / ".progress/1.json").read_text())["is_done"], "nothing was touched"
+    assert (tmp_path / ".progress/items.json").is_file(), "nothing was touched"
     third.on_exception(last, None, KeyboardInterrupt())
     SharedWork(tmp_path, "painting").begin()
     assert not (tmp_path / ".progress").exists()

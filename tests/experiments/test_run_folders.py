@@ -214,6 +214,19 @@ def test_all_processes_of_a_launcher_go_on_from_the_same_checkpoint(here, launch
         settle({**CONFIG, "resume": "nowhere.ckpt"}, output_dir_given=True)
 
 
+def test_processes_of_a_launcher_do_not_go_on_in_a_folder_that_is_there(here, launched):
+    (here / "a.ckpt").touch()
+    (here / "runs/x/3").mkdir(parents=True)
+    launched(0)
+    with pytest.raises(ValueError, match="cannot agree on another name"):
+        settle({**CONFIG, "resume": "a.ckpt"}, output_dir_given=True)
+
+
+def test_of_several_nodes_the_first_must_be_told_the_folder_too(here):
+    with pytest.raises(ValueError, match="give output_dir=<folder>"):
+        settle({**CONFIG, "trainer": {"num_nodes": 2}}, output_dir_given=False)
+
+
 def test_the_first_process_of_another_node_joins(here, monkeypatch):
     leave_run(here / "runs/x/3", checkpoint=False)
     monkeypatch.setenv("NODE_RANK", "1")

@@ -186,7 +186,7 @@ def test_processes_whose_first_was_killed_are_seen(make, here):
     with open(here / "set/.progress/at_work", "w") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         result = make()
-    assert result.code == 1 and "still at work" in result.err and "pkill" in result.err
+    assert result.code == 1 and "still at work" in result.err and "by kill" in result.err
 
 
 def test_a_second_run_in_the_same_folder_is_refused(make, here):

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -125,17 +124,30 @@ def test_where_the_first_process_is_killed_alone_the_others_are_not_run_over(wor
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(20)
+    os.killpg(process.pid, signal.SIGSTOP)  # or it might be done before the next run looks
     result = run_process(*words, *TWO, "resume=auto", cwd=here)
-    left = check_what_is_there(here / "set")
-    if result.code:  # the other was still at work
-        assert "still at work on the set" in result.err and left < 20
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        time.sleep(0.5)
-        finished(run_process(*words, *TWO, "resume=auto", cwd=here))
+    assert result.code == 1 and "still at work on the set" in result.err
+    assert check_what_is_there(here / "set") < 20
+    os.killpg(process.pid, signal.SIGKILL)
+    time.sleep(0.5)
+    finished(run_process(*words, *TWO, "resume=auto", cwd=here))
     assert checksums(here / "set") == checksums(reference)
     assert not list(SyntheticSet(here / "set").verify())
     assert not [path.name for path in (here / "set").rglob(".*")]
+
+
+@pytest.mark.parametrize("which", ["first", "all"])
+def test_sigterm_stops_two_processes_and_going_on_completes_the_set(words, whole, here, which):
+    process = start_process(*words, *TWO, cwd=here)
+    while num_shards(here) < 4 and process.poll() is None:
+        time.sleep(0.01)
+    (os.kill if which == "first" else os.killpg)(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "resume=auto" in said, said
+    assert json.loads((here / "set/record.json").read_text())["status"] == "interrupted"
+    assert check_what_is_there(here / "set") < 20
+    finished(run_process(*words, *TWO, "resume=auto", cwd=here))
+    assert checksums(here / "set") == checksums(whole[0])
 
 
 def test_processes_of_a_launcher_share_the_work(words, whole, here):
