@@ -45,12 +45,21 @@ def figure_of(
     axis.tick_params(axis="x", labelsize=8)
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel("AUROC with 95 % interval (hollow: no interval); dashed: chance", fontsize=8.5)
-    axis.text(SIZES_AT, 1.0, "positive / images\nsynthetic; real", fontsize=6.5, va="bottom", transform=axis.transAxes)
+    axis.text(
+        SIZES_AT, 1.0, "positive / images\nsynthetic; ceiling", fontsize=6.5, va="bottom", transform=axis.transAxes
+    )
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
     handles = [
         axis.errorbar([], [], color=BLUE, marker="o", markersize=4.5, label="synthetic, against the condition"),
-        axis.errorbar([], [], color=ORANGE, marker="D", markersize=4, label="real, against the label (ceiling)"),
+        axis.errorbar(
+            [],
+            [],
+            color=ORANGE,
+            marker="D",
+            markersize=4,
+            label="the annotators' test images, against the label (ceiling)",
+        ),
     ]
     figure.legend(handles=handles, fontsize=8, ncols=2, frameon=False, loc="outside upper center")
     canvas.draw()

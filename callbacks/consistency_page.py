@@ -7,6 +7,7 @@ from typing import Any
 from callbacks.metrics.bootstrap import Interval
 from callbacks.metrics.consistency import Agreement
 
+FEW = 10  # images with or without a finding, below which a figure is a matter of chance
 COLUMNS = {"accuracy": "agreement", "precision": "precision", "recall": "recall", "kappa": "kappa", "auroc": "AUROC"}
 
 
@@ -40,13 +41,13 @@ def page(
     lines += [f"- {name}: {text}" for name, text in facts.items()]
     lines += ["", "![AUROC of every finding](consistency.png)", "", "## Synthetic images, against their condition", ""]
     lines += table(synthetic, ceiling=real)
-    lines += ["", "## Real images, against their label: the ceiling", "", ceiling, ""]
+    lines += ["", "## The annotators' own test images, against their label: the ceiling", "", ceiling, ""]
     lines += table(real) if real else []
     lines += ["", "## How to read it", ""]
     lines += [f"- {note}" for note in [*notes, *STANDING]]
     if not_told:
         lines.append(f"- Not told by any annotator, and so not measured: {', '.join(not_told)}.")
-    whys = [*_whys("synthetic", synthetic), *_whys("real", real)]
+    whys = [*_whys("synthetic", synthetic), *_whys("ceiling", real)]
     lines += ["", "## Undefined figures", "", *(whys or ["None."])]
     return "\n".join(lines) + "\n"
 
@@ -55,10 +56,15 @@ ABOUT = "Condition against annotation: how far a classifier sees in the syntheti
 STANDING = (
     "Square brackets hold 95 % intervals of a bootstrap over patients; every synthetic image counts as one.",
     "Images whose condition is unknown are left out, finding by finding.",
-    "Kappa of a grade is quadratic weighted; its precision, recall and AUROC are means over the levels that occur. "
-    "`dr_grade>=2` is grade 2 or more against less.",
-    "The annotator is no truth: what it cannot tell on real images it cannot confirm on synthetic ones. Compare a "
-    "finding's AUROC with the ceiling, not with 1.",
+    "Positive is what has the finding; of a grade, level 1 or above; of `eye_side`, its level 1.",
+    "Kappa of a grade is quadratic weighted; its precision, recall and AUROC are means over the levels that occur, and "
+    "a level that the annotator never decides for counts as precision 0. `dr_grade>=2` is grade 2 or more against "
+    "less.",
+    f"\\* fewer than {FEW} images on one side: a matter of chance. A bootstrap draws no other images than these, so "
+    "that the interval is too narrow, and has no width where every image went the same way.",
+    "A figure without an interval has no value in some of the replicates.",
+    "The annotator is no truth: what it cannot tell on the images of its own test it cannot confirm on synthetic ones. "
+    "Compare a finding's AUROC with the ceiling, not with 1; above it, the images are easier than those.",
     "Agreement, precision and kappa depend on how frequent a finding is, and the AUROC of a grade on the mix of "
     "grades: the two sets have their own.",
     "A high figure says that the condition is visible to this classifier, not that the image looks like an eye that "
@@ -68,15 +74,26 @@ STANDING = (
 
 def table(found: Mapping[str, Agreement], ceiling: Mapping[str, Agreement] | None = None) -> list[str]:
     """A row a finding; with `ceiling` a last column has its AUROC."""
-    headings = ["finding", "images", "positive", *COLUMNS.values(), *(["AUROC, real"] if ceiling is not None else [])]
+    headings = [
+        "finding",
+        "images",
+        "positive",
+        *COLUMNS.values(),
+        *(["AUROC, ceiling"] if ceiling is not None else []),
+    ]
     lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
     for name, agreement in found.items():
-        cells = [f"`{name}`", f"{agreement.num_images:,}", f"{agreement.num_positive:,}"]
+        cells = [f"`{name}`{few(agreement)}", f"{agreement.num_images:,}", f"{agreement.num_positive:,}"]
         cells += [said(agreement.metrics.get(metric)) for metric in COLUMNS]
         if ceiling is not None:
-            cells.append(said(ceiling[name].metrics["auroc"]) if name in ceiling else "no real image")
+            cells.append(said(ceiling[name].metrics["auroc"]) if name in ceiling else "no ceiling")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def few(found: Agreement) -> str:
+    """A mark on findings of which there are few images on one side."""
+    return "\\*" if 0 < min(found.num_positive, found.num_images - found.num_positive) < FEW else ""
 
 
 def said(interval: Interval | None) -> str:

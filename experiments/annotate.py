@@ -60,6 +60,7 @@ def annotate(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
             record.finish("finished", metrics)
     say(ending_text(output_dir, speed, time.monotonic() - start))
     say(f"consistency:  {data.root / FILES[1]}, {data.root / FILES[2]}")
+    say(f"its card:     python -m experiments.run +exp=dataset_card job.dataset={data.root}   (writes it again)")
     return metrics
 
 
@@ -185,7 +186,7 @@ def sum_up(
 
 def table(found: Found) -> str:
     """AUROC of every finding for the terminal: of synthetic images, and the ceiling."""
-    lines = [f"  {'AUROC (95 % interval)':<30}{'images':>9}{'synthetic':>24}{'real, the ceiling':>24}"]
+    lines = [f"  {'AUROC (95 % interval)':<30}{'images':>9}{'synthetic':>24}{'own test, the ceiling':>24}"]
     for name, one in found.synthetic.items():
         real = found.real.get(name)
         ceiling = said(None if real is None else real.metrics["auroc"])

@@ -20,7 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from datamodules.cache import CacheError
 from experiments.composition import CommandError
 from experiments.report import say_error
-from experiments.runs import FOLDER_VARIABLE
+from experiments.runs import FOLDER_VARIABLE, status_of
 
 TRACEBACK_VARIABLE = "SYNFUNDUS_TRACEBACK"  # if set, tracebacks are printed
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -119,7 +119,7 @@ def _explain(error: Exception, message: str) -> int:
     text = "".join(traceback.format_exception(error))
     if os.environ.get(TRACEBACK_VARIABLE):
         say_error(text)
-    elif folder and Path(folder).is_dir():
+    elif folder and Path(folder).is_dir() and status_of(Path(folder)) != "finished":  # a finished run is left as it is
         try:
             Path(folder, "error.log").write_text(text, encoding="utf-8")
             say_error(f"(traceback: {folder}/error.log)")

@@ -91,5 +91,6 @@ def ending_text(output_dir: Path, metrics: Mapping[str, float], seconds: float) 
     if found:
         lines.append(f"checkpoints:  {found}")
     lines.append(f"everything:   {output_dir}   ({seconds / 60:.1f} minutes)")
-    lines.append(f"curves:       tensorboard --logdir {output_dir.parent}")
+    if (output_dir / "tensorboard").is_dir():
+        lines.append(f"curves:       tensorboard --logdir {output_dir.parent}")
     return "\n".join(lines)

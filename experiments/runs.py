@@ -90,7 +90,8 @@ def _decide(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
         return RunFolder(_unused(wanted), str(path), f"going on from {path}")
     if output_dir_given and (wanted / "record.json").exists():
         raise ValueError(
-            f"output_dir={wanted} already holds a run ({_status(wanted)}). Go on with it: resume=auto. Or give another."
+            f"output_dir={wanted} already holds a run ({status_of(wanted)}). Go on with it: resume=auto. Or give "
+            "another."
         )
     return RunFolder(wanted if output_dir_given else _unused(wanted), "", "")
 
@@ -113,7 +114,7 @@ def _newest(config: Mapping[str, Any], wanted: Path) -> RunFolder:
     notes = []
     known = (folder for folder in wanted.parent.glob("*") if (folder / "config.yaml").is_file())
     for folder in sorted(known, key=lambda folder: folder.stat().st_mtime, reverse=True):
-        if _status(folder) == "finished":
+        if status_of(folder) == "finished":
             continue
         differences = differing_keys(config, _config(folder))
         if not differences:
@@ -144,7 +145,8 @@ def _config(folder: Path) -> dict[str, Any]:
     return yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
 
 
-def _status(folder: Path) -> str:
+def status_of(folder: Path) -> str:
+    """Of the run in this folder: running, finished, interrupted, failed; unknown where no record tells it."""
     try:
         return str(json.loads((folder / "record.json").read_text("utf-8")).get("status", "unknown"))
     except (OSError, json.JSONDecodeError):

@@ -26,13 +26,14 @@ from datamodules.plan.rows import PlanDataModule
 from datamodules.plan.written import Plan, write_plan
 from datamodules.synthetic import MANIFEST, PLAN, RECIPE, SyntheticSet
 from experiments.assembly import load_generator, plain, world_size
-from experiments.card.counts import acceptance
+from experiments.card.counts import acceptance, accepted_levels, condition_counts
 from experiments.card.front_matter import check_licence
 from experiments.dataset_card import write_card
 from experiments.prediction import encoding_threads, predict, trainer_of
 from experiments.report import config_text, ending_text, heading, parameters_text, say
 from experiments.synthesis.dry_run import dry_run
 from experiments.synthesis.filtering import agreement_facts, build_agreement
+from experiments.synthesis.levels import accepted_text, levels_text
 from experiments.synthesis.recipe import (
     complete,
     generator_facts,
@@ -171,6 +172,7 @@ def begin(cfg: DictConfig, root: Path, generator: LatentDiffusion, law: Law, syn
     if job.carry_patients and patients is not None and not (root / TRAINED_ON_FILE).is_file():
         write_trained_on(root / TRAINED_ON_FILE, patients.numpy(), (generator.trained_on or {}).get("unknown", ()))
     say(f"{plan.num_images:,} images in {shards['num_shards']} shards: {root / PLAN}")
+    say(levels_text(condition_counts(plan)))
     return found
 
 
@@ -238,4 +240,5 @@ def finish(found: SyntheticSet, license: str | None) -> dict[str, float]:
               "attempts": filtered.num_drawn}  # fmt: skip
     counted |= {name: number / filtered.num_images for name, number in shares.items()}
     say(f"accepted: {counted['accepted_share']:.1%} of the images, after {counted['attempts']:.2f} attempts an image")
+    say(accepted_text(accepted_levels(found.shards, found.recipe["filter"]["findings"])))
     return counted

@@ -48,7 +48,8 @@ def lr_scheduler(optimizer: AdamW, schedule: str, warmup_steps: int, decay_steps
     if schedule == "cosine" and not warmup_steps < decay_steps < math.inf:
         raise ValueError(
             f"lr_schedule='cosine' needs an end after warmup_steps={warmup_steps}, but decay_steps={decay_steps}: give "
-            "fewer warmup_steps, or more steps by data.epoch_size, trainer.max_epochs or trainer.max_steps."
+            "fewer (model.classifier.warmup_steps, model.diffusion.warmup_steps or autoencoder.module.warmup_steps), "
+            "or more steps by data.epoch_size, trainer.max_epochs or trainer.max_steps."
         )
     end = int(decay_steps) if schedule == "cosine" else 0
     return LambdaLR(optimizer, lambda step: lr_factor(step, schedule, warmup_steps, end))

@@ -1,5 +1,6 @@
-"""What the annotators reach on real images, from the predictions that their own runs left: the ceiling.
+"""What the annotators reach on images with labels, from the predictions that their own runs left: the ceiling.
 
+"Real" is what no generator of ours has drawn: photographs, or the procedural phantoms that a classifier was tested on.
 A finding's real images are those in the test splits of all members that tell it, with the same patient and the same
 label in each: what a member was trained or selected on is nobody's test.
 """
@@ -14,21 +15,33 @@ import pyarrow.parquet as pq
 
 from experiments.annotation.members import BEST, Member
 
-FILE, SPLIT = "predictions.parquet", "test"
+FILE, MANIFEST, SPLIT = "predictions.parquet", "manifest.parquet", "test"
 Joined = dict[tuple[str, str], dict[str, tuple[int, np.ndarray]]]  # (id, patient) -> finding -> label, probabilities
+
+
+def sources_of(members: Sequence[Member]) -> list[str]:
+    """Names of the datasets that the members were tested on, as the manifests of their runs tell them."""
+    found: set[str] = set()
+    for member in members:
+        path = None if member.run is None else member.run / MANIFEST
+        if path is not None and path.is_file():
+            table = pq.read_table(path, columns=["source"], filters=[("split", "=", SPLIT)])
+            found.update(table.column("source").to_pylist())
+    return sorted(found)
 
 
 @dataclass(frozen=True)
 class RealImages:
     """Labels int8 [N, F], -1 unknown or not to be used; probabilities float32 [N, K] by finding; patients [N].
 
-    `notes` say what is missing, and why.
+    `notes` say what is missing, and why; `sources` are the names of the datasets that they are of.
     """
 
     labels: np.ndarray
     probabilities: dict[str, np.ndarray]
     patients: list[str]
     notes: list[str]
+    sources: list[str]
 
     def __len__(self) -> int:
         return len(self.patients)
@@ -63,7 +76,7 @@ def real_images(members: Sequence[Member], findings: Mapping[str, int]) -> RealI
             mean = np.mean([one.chances(key, name, num_levels) for one in held], axis=0, dtype=np.float32)
             joined.setdefault(key, {})[name] = held[0].label(key, name), mean
     notes += [f"No ceiling for {', '.join(names)}: {why}." for why, names in without.items()]
-    return _arrays(joined, findings, notes)
+    return _arrays(joined, findings, notes, sources_of(members))
 
 
 class _Predictions:
@@ -99,7 +112,7 @@ def _predictions(member: Member) -> tuple[pa.Table | None, str]:
     return table, note
 
 
-def _arrays(joined: Joined, findings: Mapping[str, int], notes: list[str]) -> RealImages:
+def _arrays(joined: Joined, findings: Mapping[str, int], notes: list[str], sources: list[str]) -> RealImages:
     keys = sorted(joined)
     labels = np.full((len(keys), len(findings)), -1, dtype=np.int8)
     chances = {name: np.zeros((len(keys), levels), dtype=np.float32) for name, levels in findings.items()}
@@ -107,4 +120,4 @@ def _arrays(joined: Joined, findings: Mapping[str, int], notes: list[str]) -> Re
         for column, name in enumerate(findings):
             if name in joined[key]:
                 labels[row, column], chances[name][row] = joined[key][name]
-    return RealImages(labels, chances, [patient for _, patient in keys], notes)
+    return RealImages(labels, chances, [patient for _, patient in keys], notes, sources)

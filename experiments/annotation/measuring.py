@@ -20,6 +20,7 @@ from datamodules.synthetic import SyntheticSet
 from experiments.annotation.ceiling import SPLIT, RealImages
 
 FORMAT = 1
+PHANTOM = "phantom"
 FILES = ("consistency.json", "consistency.md", "consistency.png")
 TITLES = {finding.name: finding.title for finding in FINDINGS}
 
@@ -114,9 +115,10 @@ def write(
     runs = ", ".join(one["run"] for one in recipe["annotators"])
     patients = len(set(real.patients))
     ceiling = (
-        f"Split `{SPLIT}` of the annotators' own runs ({runs}): {len(real):,} images of {patients:,} patients."
+        f"Split `{SPLIT}` of the annotators' own runs ({runs}): {len(real):,} images of {patients:,} patients, of "
+        f"{_named(real.sources)}."
         if len(real)
-        else "There are no real images: see the notes below."
+        else "There are none: see the notes below."
     )
     facts = _facts(data, recipe, num_replicates, seed)
     text = page(found.synthetic, found.real if len(real) else {}, facts, notes, not_told, ceiling)
@@ -130,11 +132,23 @@ def write(
         "seed": seed,
         "kappa": "quadratic weighted for dr_grade",
         "synthetic": {"num_images": data.manifest["num_images"], "findings": plain(found.synthetic)},
-        "real": {"split": SPLIT, "num_images": len(real), "num_patients": patients, "findings": plain(found.real)},
+        "real": {
+            "split": SPLIT,
+            "sources": real.sources,
+            "num_images": len(real),
+            "num_patients": patients,
+            "findings": plain(found.real),
+        },
         "not_told": not_told,
         "notes": notes,
     }
     write_text(root / FILES[0], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _named(sources: Sequence[str]) -> str:
+    """Datasets, with a word where they are no photographs."""
+    said = [f"{name} (drawn by a program, no photographs)" if name == PHANTOM else name for name in sources]
+    return ", ".join(said) or "a dataset that is not told"
 
 
 def _facts(data: SyntheticSet, recipe: Mapping[str, Any], num_replicates: int, seed: int) -> dict[str, str]:

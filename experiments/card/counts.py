@@ -61,6 +61,23 @@ def acceptance(shards: Sequence[Path]) -> Acceptance | None:
     return Acceptance(*totals.tolist())
 
 
+def accepted_levels(shards: Sequence[Path], findings: Sequence[str]) -> dict[str, np.ndarray]:
+    """Of the findings that a filter looked at: images of each level, and how many it accepted, int64 [levels, 2].
+
+    Unknown is the last level.
+    """
+    found = {name: np.zeros((NUM_LEVELS[name] + 1, 2), dtype=np.int64) for name in findings}
+    for file in shards if found else ():
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(CHUNK, columns=["accepted", *findings], use_threads=False):
+                accepted = pc.fill_null(batch.column("accepted"), False).to_numpy(zero_copy_only=False)
+                for name, counts in found.items():
+                    levels = levels_of(batch.column(name))
+                    _add(counts[:, 0], levels)
+                    _add(counts[:, 1], levels[accepted])
+    return found
+
+
 def levels_of(column: pa.Array) -> np.ndarray:
     """Levels int8 of a column of labels, boolean or int8; null is unknown (-1)."""
     return pc.fill_null(pc.cast(column, pa.int8()), UNKNOWN).to_numpy(zero_copy_only=False)

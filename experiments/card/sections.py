@@ -10,7 +10,15 @@ from experiments.card.front_matter import OWN
 from experiments.card.origin import training_sources
 from experiments.card.remake import command
 from experiments.card.snippets import block, checksums, loading
-from experiments.card.tables import agreement_table, columns_table, counts_table, facts_table, share, untold
+from experiments.card.tables import (
+    acceptance_table,
+    agreement_table,
+    columns_table,
+    counts_table,
+    facts_table,
+    share,
+    untold,
+)
 
 GB = 1e9
 SHEET = "samples/contact_sheet.png"
@@ -98,7 +106,9 @@ def filtering(facts: Facts) -> list[str]:
         f"{in_the_end} of the images in the end, {at_once} at the first attempt; {found.num_drawn:,} were drawn for "
         f"that, {found.num_drawn / found.num_images:.2f} an image. Images that it never accepted are in the set all "
         "the same, with `accepted` false. A filter leaves what its own classifiers see most easily: do not judge "
-        "it, or a classifier trained like its own, by these images."
+        "it, or a classifier trained like its own, by these images.",
+        acceptance_table(facts.accepted_levels),
+        "What is hard to see is refused most: accepted images alone have other proportions than the plan.",
     ]
 
 
@@ -115,8 +125,8 @@ def consistency(facts: Facts) -> list[str]:
         return [*parts, "How far annotations and conditions agree was not measured."]
     parts += [
         "Conditions against annotations, 95 % intervals in brackets; the last column is what the annotators reach on "
-        "photographs, which is the most that could be seen here. This is agreement between two pieces of software: an "
-        "annotator that errs as the generator does agrees with it.",
+        f"the test images of their own training, of {tested_on(facts.consistency or {})}. This is agreement between "
+        "two pieces of software: an annotator that errs as the generator does agrees with it.",
         table,
         "\n".join(f"- {note}" for note in facts.consistency.get("notes") or ()),
         "![AUROC of every finding](consistency.png)" if facts.has_consistency_figure else "",
@@ -125,6 +135,12 @@ def consistency(facts: Facts) -> list[str]:
         else "",
     ]
     return [part for part in parts if part]
+
+
+def tested_on(consistency: Mapping[str, Any]) -> str:
+    """Where the annotators' own test images are from."""
+    names = (consistency.get("real") or {}).get("sources") or ()
+    return ", ".join(f"`{name}`" for name in names) or "a dataset that is not told"
 
 
 def annotators(told: Mapping[str, Any]) -> str:

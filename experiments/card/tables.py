@@ -24,6 +24,16 @@ def facts_table(facts: Mapping[str, str]) -> str:
     return markdown(["", ""], [[name, text] for name, text in facts.items()])
 
 
+def acceptance_table(levels: Counts) -> str:
+    """How many images of each level a filter accepted, of int64 [levels + 1, 2] by finding."""
+    rows = []
+    for finding in FINDINGS:
+        for level, (images, accepted) in enumerate(levels.get(finding.name, ())):
+            if images:
+                rows.append([f"`{finding.name}`", _level(finding, level), f"{images:,}", share(accepted, images)])
+    return markdown(["finding", "condition", "images", "accepted"], rows, 2)
+
+
 def share(number: int, total: int) -> str:
     """A number and its percentage, which is 0 or 100 only where it is so exactly."""
     if number == 0:
@@ -111,7 +121,7 @@ def agreement_table(consistency: Mapping[str, Any]) -> str:
         ]
         for name, one in synthetic.items()
     ]
-    header = ["finding", "images", "positive", *METRICS.values(), "AUROC, real"]
+    header = ["finding", "images", "positive", *METRICS.values(), "AUROC, ceiling"]
     return markdown(header, rows, len(header) - 1) if rows else ""
 
 

@@ -19,8 +19,10 @@ from datamodules.plan.rows import PlanDataModule
 from datamodules.plan.written import Plan, write_plan
 from datamodules.synthetic import PLAN, shard_names
 from experiments.assembly import world_size
+from experiments.card.counts import condition_counts
 from experiments.prediction import encoding_threads, predict, trainer_of
 from experiments.report import heading, say
+from experiments.synthesis.levels import levels_text
 from lightning_modules.diffusion.sampling import build_scheduler
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import Synthesizer
@@ -41,6 +43,8 @@ def dry_run(
         path = Path(folder) / PLAN
         write_plan(path, law.chunks(cfg.num_images, cfg.seed, seen), cfg.seed)
         plan, processes = Plan(path), world_size(cfg)
+        say(heading(f"plan: {plan.num_images:,} images"))
+        say(levels_text(condition_counts(plan)))
         if plan.num_images < 2:
             raise ValueError("a dry run needs a plan of 2 images or more: the first batch is not timed.")
         size = min(job.batch_size, plan.num_images // 2)

@@ -105,11 +105,19 @@ def keep_to(root: Path, recipe: Mapping[str, Any]) -> SyntheticSet:
     found = SyntheticSet(root)
     differing = [key for key in differing_keys(recipe, found.recipe) if not key.startswith(FOR_PEOPLE)]
     if differing:
+        there, here = found.recipe, recipe
+        said = [f"{key} is {_at(there, key)!r} there and {_at(here, key)!r} here" for key in differing[:6]]
         raise ValueError(
-            f"{str(root)!r} was begun by another recipe, and its shards are not of this one: "
-            f"{', '.join(differing[:6])} differ. Remedy: give what it was begun with, or another output_dir."
+            f"{str(root)!r} was begun by another recipe, and its shards are not of this one: {'; '.join(said)}. "
+            "Remedy: give what it was begun with, or another output_dir."
         )
     return found
+
+
+def _at(tree: Any, key: str) -> Any:
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def wait_for(root: Path, seconds: float = 3600.0) -> None:

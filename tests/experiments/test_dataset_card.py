@@ -19,9 +19,10 @@ from synthetic_sets import write_set
 from datamodules.findings import FINDINGS
 from experiments.card.front_matter import SIZES, front_matter, size_category
 from experiments.card.markdown import OWN_BEGIN, OWN_END
-from experiments.card.tables import share
+from experiments.card.tables import acceptance_table, share
 from experiments.composition import compose_config
 from experiments.dataset_card import dataset_card, write_card
+from experiments.synthesis.levels import accepted_text, levels_text
 
 SIDE = 32
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -216,6 +217,20 @@ def test_consistency_has_intervals_and_notes(dataset):
     assert "(consistency.png)" not in text, "there is none"
     (dataset / "consistency.png").write_bytes(b"x")
     assert "![AUROC of every finding](consistency.png)" in text_of(dataset)
+
+
+def test_what_was_accepted_is_told_by_level():
+    counts = {
+        "is_gc": np.array([[8, 8], [4, 0], [1, 1]]),
+        "dr_grade": np.array([[5, 2], [0, 0], [1, 1], [0, 0], [0, 0], [0, 0]]),
+    }
+    card, terminal = acceptance_table(counts), accepted_text(counts)
+    assert re.search(r"\| `is_gc` \| 1 [^|]+\| 4 \| 0 \|", card)
+    assert "8 (100.0 %)" in card and "unknown" in card and card.count("`dr_grade`") == 2
+    assert "is_gc 1:  0 of 4 (0%)" in terminal and "dr_grade 0:  2 of 5 (40%)" in terminal
+    assert "no image of is_gc 1 was accepted" in terminal
+    plan = {finding.name: np.arange(len(finding.levels) + 1) for finding in FINDINGS}
+    assert re.search(r"is_gc +1: 1   unknown: 2\n", levels_text(plan))
 
 
 def test_acceptance_is_counted(dataset):

@@ -141,7 +141,8 @@ def test_a_checkpoint_may_be_moved_and_renamed(make, whole, here, generator):
 def test_another_recipe_in_the_same_folder_is_refused(make, whole, here):
     shutil.copytree(whole, here / "set")
     before = checksums(here / "set")
-    for words, said in ((["job.guidance=3.0"], "sampling.guidance"), (["job.image_format=webp"], "image.format"),
+    for words, said in ((["job.guidance=3.0"], "sampling.guidance is 1.5 there and 3.0 here"),
+                        (["job.image_format=webp"], "image.format"),
                         (["job.images_per_shard=5"], "shards.")):  # fmt: skip
         result = make("resume=auto", *words)
         assert result.code == 1 and said in result.err and "another output_dir" in result.err, result.err
