@@ -42,7 +42,7 @@ def read(path: str) -> dict[str, object]:
     plan = Plan(path)
     fingerprint = plan.check()
     bounds = [(start, start + SHARD) for start in range(0, NUM_IMAGES, SHARD)]
-    data = PlanDataModule(plan, bounds, range(0, len(bounds), 100), batch_size=64)
+    data = PlanDataModule(plan, bounds, lambda: range(0, len(bounds), 100), batch_size=64)
     num = sum(len(batch["seed"]) for batch in data.predict_dataloader())
     return {"fingerprint": fingerprint, "num_images": plan.num_images, "num_read": num}
 
