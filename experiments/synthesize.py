@@ -26,7 +26,7 @@ from datamodules.plan.rows import PlanDataModule
 from datamodules.plan.written import Plan, write_plan
 from datamodules.synthetic import MANIFEST, PLAN, RECIPE, SyntheticSet
 from experiments.assembly import load_generator, plain, world_size
-from experiments.card.counts import acceptance, accepted_levels, condition_counts
+from experiments.card.counts import acceptance, condition_counts
 from experiments.card.front_matter import check_licence
 from experiments.dataset_card import write_card
 from experiments.prediction import encoding_threads, predict, trainer_of
@@ -235,10 +235,10 @@ def finish(found: SyntheticSet, license: str | None) -> dict[str, float]:
     counted = {"num_images": manifest["num_images"], "num_bytes": manifest["num_bytes"]}
     if found.recipe["filter"] is None:
         return counted
-    filtered = acceptance(found.shards)
+    filtered = acceptance(found.shards, found.recipe["filter"]["findings"])
     shares = {"accepted_share": filtered.num_accepted, "accepted_at_once": filtered.num_at_once,
               "attempts": filtered.num_drawn}  # fmt: skip
     counted |= {name: number / filtered.num_images for name, number in shares.items()}
     say(f"accepted: {counted['accepted_share']:.1%} of the images, after {counted['attempts']:.2f} attempts an image")
-    say(accepted_text(accepted_levels(found.shards, found.recipe["filter"]["findings"])))
+    say(accepted_text(filtered.levels))
     return counted

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.sources.phantom import PhantomSource
 from experiments.annotation.members import BEST, Member
 
 FILE, MANIFEST, SPLIT = "predictions.parquet", "manifest.parquet", "test"
@@ -28,6 +29,12 @@ def sources_of(members: Sequence[Member]) -> list[str]:
             table = pq.read_table(path, columns=["source"], filters=[("split", "=", SPLIT)])
             found.update(table.column("source").to_pylist())
     return sorted(found)
+
+
+def named(sources: Sequence[str]) -> str:
+    """Datasets, with a word where they are no photographs."""
+    said = [f"{name} (drawn by a program, no photographs)" if name == PhantomSource.name else name for name in sources]
+    return ", ".join(said) or "a dataset that is not told"
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from callbacks.consistency_page import page, plain
 from callbacks.metrics.consistency import Agreement, agreement
 from datamodules.findings import FINDINGS, NAMES, UNKNOWN
 from datamodules.synthetic import SyntheticSet
-from experiments.annotation.ceiling import SPLIT, RealImages
+from experiments.annotation.ceiling import SPLIT, RealImages, named
 
 FORMAT = 1
-PHANTOM = "phantom"
 FILES = ("consistency.json", "consistency.md", "consistency.png")
 TITLES = {finding.name: finding.title for finding in FINDINGS}
 
@@ -116,7 +115,7 @@ def write(
     patients = len(set(real.patients))
     ceiling = (
         f"Split `{SPLIT}` of the annotators' own runs ({runs}): {len(real):,} images of {patients:,} patients, of "
-        f"{_named(real.sources)}."
+        f"{named(real.sources)}."
         if len(real)
         else "There are none: see the notes below."
     )
@@ -143,12 +142,6 @@ def write(
         "notes": notes,
     }
     write_text(root / FILES[0], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _named(sources: Sequence[str]) -> str:
-    """Datasets, with a word where they are no photographs."""
-    said = [f"{name} (drawn by a program, no photographs)" if name == PHANTOM else name for name in sources]
-    return ", ".join(said) or "a dataset that is not told"
 
 
 def _facts(data: SyntheticSet, recipe: Mapping[str, Any], num_replicates: int, seed: int) -> dict[str, str]:

@@ -16,12 +16,16 @@ Counts = Mapping[str, np.ndarray]  # finding -> images of each level, int64 [lev
 
 
 class Acceptance(NamedTuple):
-    """What a filter made of the images: how many it accepted in the end and at once, how many were drawn for that."""
+    """What a filter made of the images: how many it accepted in the end and at once, how many were drawn for that.
+
+    `levels` has the images of each level of a finding and the accepted ones, int64 [levels + 1, 2], unknown last.
+    """
 
     num_images: int
     num_accepted: int
     num_at_once: int
     num_drawn: int
+    levels: Counts
 
 
 def condition_counts(plan: Plan) -> Counts:
@@ -47,35 +51,21 @@ def annotation_counts(files: Iterable[Path]) -> Counts:
     return found
 
 
-def acceptance(shards: Sequence[Path]) -> Acceptance | None:
-    """What the filter made of the images; None where there was none."""
+def acceptance(shards: Sequence[Path], findings: Sequence[str]) -> Acceptance:
+    """What a filter made of the images of these shards, and of each level of the findings that it looked at."""
     totals = np.zeros(4, dtype=np.int64)
+    levels = {name: np.zeros((NUM_LEVELS[name] + 1, 2), dtype=np.int64) for name in findings}
     for file in shards:
         with pq.ParquetFile(file) as parquet:
-            if "accepted" not in parquet.schema_arrow.names:
-                return None
-            for batch in parquet.iter_batches(CHUNK, columns=["attempts", "accepted"], use_threads=False):
+            for batch in parquet.iter_batches(CHUNK, columns=["attempts", "accepted", *findings], use_threads=False):
                 attempts = batch.column("attempts").to_numpy().astype(np.int64)
                 accepted = pc.fill_null(batch.column("accepted"), False).to_numpy(zero_copy_only=False)
                 totals += len(attempts), accepted.sum(), (accepted & (attempts == 1)).sum(), attempts.sum()
-    return Acceptance(*totals.tolist())
-
-
-def accepted_levels(shards: Sequence[Path], findings: Sequence[str]) -> dict[str, np.ndarray]:
-    """Of the findings that a filter looked at: images of each level, and how many it accepted, int64 [levels, 2].
-
-    Unknown is the last level.
-    """
-    found = {name: np.zeros((NUM_LEVELS[name] + 1, 2), dtype=np.int64) for name in findings}
-    for file in shards if found else ():
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(CHUNK, columns=["accepted", *findings], use_threads=False):
-                accepted = pc.fill_null(batch.column("accepted"), False).to_numpy(zero_copy_only=False)
-                for name, counts in found.items():
-                    levels = levels_of(batch.column(name))
-                    _add(counts[:, 0], levels)
-                    _add(counts[:, 1], levels[accepted])
-    return found
+                for name, counts in levels.items():
+                    told = levels_of(batch.column(name))
+                    _add(counts[:, 0], told)
+                    _add(counts[:, 1], told[accepted])
+    return Acceptance(*totals.tolist(), levels)
 
 
 def levels_of(column: pa.Array) -> np.ndarray:

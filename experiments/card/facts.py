@@ -8,7 +8,7 @@ from typing import Any
 from datamodules.plan.written import Plan
 from datamodules.synthetic import MANIFEST, PLAN, SyntheticSet, sha256
 from experiments.card.annotations import FOLDER, Annotations, annotations_of, read_json
-from experiments.card.counts import Acceptance, Counts, acceptance, accepted_levels, annotation_counts, condition_counts
+from experiments.card.counts import Acceptance, Counts, acceptance, annotation_counts, condition_counts
 from experiments.card.origin import generator_facts, sampling_facts
 
 CONSISTENCY, PRIVACY, RECORD = "consistency.json", "privacy.json", "record.json"
@@ -22,7 +22,6 @@ class Facts:
         annotations, annotated: the annotations and what they count; None where there are none.
         half_annotated: a folder of annotations is there, but they are not finished.
         acceptance: None without a filter.
-        accepted_levels: of the findings that the filter looked at, int64 [levels + 1, 2]: images, and accepted ones.
         consistency, privacy: what the files of these names tell; None where they are not there.
         made: the day on which the set was finished, as 2026-01-31; "" where no record tells it.
         manifest_sha256: of manifest.json, which holds the checksums of all shards.
@@ -38,7 +37,6 @@ class Facts:
     annotated: Counts | None
     half_annotated: bool
     acceptance: Acceptance | None
-    accepted_levels: Counts
     consistency: Mapping[str, Any] | None
     privacy: Mapping[str, Any] | None
     generator: Mapping[str, str]
@@ -64,7 +62,7 @@ def gather(dataset: SyntheticSet) -> Facts:
     """
     root, manifest = dataset.root, dataset.manifest
     annotations = annotations_of(dataset)
-    record = _optional(root / RECORD) or {}
+    record, filtered = _optional(root / RECORD) or {}, dataset.recipe.get("filter")
     return Facts(
         recipe=dataset.recipe,
         num_images=manifest["num_images"],
@@ -75,8 +73,7 @@ def gather(dataset: SyntheticSet) -> Facts:
         annotations=annotations,
         annotated=None if annotations is None else annotation_counts(annotations.files),
         half_annotated=annotations is None and any((root / FOLDER).glob("*.parquet")),
-        acceptance=acceptance(dataset.shards) if dataset.recipe.get("filter") else None,
-        accepted_levels=accepted_levels(dataset.shards, (dataset.recipe.get("filter") or {}).get("findings", ())),
+        acceptance=acceptance(dataset.shards, filtered["findings"]) if filtered else None,
         consistency=_optional(root / CONSISTENCY),
         privacy=_optional(root / PRIVACY),
         generator=generator_facts(dataset.recipe, root),

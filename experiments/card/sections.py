@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from datamodules.lineage import FILE as PATIENTS
+from experiments.annotation.ceiling import named
 from experiments.card.facts import Facts
 from experiments.card.front_matter import OWN
 from experiments.card.origin import training_sources
@@ -107,7 +108,7 @@ def filtering(facts: Facts) -> list[str]:
         f"that, {found.num_drawn / found.num_images:.2f} an image. Images that it never accepted are in the set all "
         "the same, with `accepted` false. A filter leaves what its own classifiers see most easily: do not judge "
         "it, or a classifier trained like its own, by these images.",
-        acceptance_table(facts.accepted_levels),
+        acceptance_table(found.levels),
         "What is hard to see is refused most: accepted images alone have other proportions than the plan.",
     ]
 
@@ -140,7 +141,7 @@ def consistency(facts: Facts) -> list[str]:
 def tested_on(consistency: Mapping[str, Any]) -> str:
     """Where the annotators' own test images are from."""
     names = (consistency.get("real") or {}).get("sources") or ()
-    return ", ".join(f"`{name}`" for name in names) or "a dataset that is not told"
+    return named(names)
 
 
 def annotators(told: Mapping[str, Any]) -> str:
