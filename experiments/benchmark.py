@@ -29,6 +29,7 @@ from experiments.ddpm_train import cache_latents, preview
 from experiments.report import heading, say
 from experiments.training import prepare_data
 from experiments.vae_train import measure
+from lightning_modules.conditioning import UNKNOWN
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.optimisation import adamw, lr_scheduler
 from lightning_modules.randomness import step_generator
@@ -112,7 +113,8 @@ class BareLoop:
         t = objective.draw_timesteps(len(x_0), generator)
         eps = _noise(x_0, generator)
         x_t = objective.q_sample(x_0, eps, t).contiguous(memory_format=module.memory_format)
-        return objective.loss(self.network(x_t, t, batch["labels"], generator), x_0, eps, t).mean()
+        labels = batch["labels"].masked_fill(module.network.conditioning.draw_hidden(len(x_0), generator), UNKNOWN)
+        return objective.loss(self.network(x_t, t, labels), x_0, eps, t).mean()
 
     @torch.no_grad()
     def _update_average(self) -> None:

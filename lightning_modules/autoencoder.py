@@ -5,7 +5,7 @@ Legend:
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -18,7 +18,7 @@ from lightning_modules.losses.adversarial import discriminator_hinge, generator_
 from lightning_modules.names import check_name
 from lightning_modules.networks.kl import NETWORK_KEY, downsampling, network_config
 from lightning_modules.optimisation import adamw, lr_scheduler
-from lightning_modules.randomness import seed_global_stream, step_generator
+from lightning_modules.randomness import Part, seed_global_stream, step_generator
 
 RECONSTRUCTIONS = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
@@ -51,7 +51,7 @@ class Autoencoder(L.LightningModule):
             batch's deviation of their channel, so that what is decoded does not hang on digits that a denoiser cannot
             predict. 0 adds none. Source: the noise of denoising autoencoders, Vincent et al. 2008.
         gradient_clip: largest norm of the gradient of either optimiser; None does not clip.
-        seed: of the posterior's noise and of dropout, with rank, epoch and batch.
+        seed: of the posterior's noise and of dropout.
     """
 
     latent_shift: Tensor
@@ -197,7 +197,7 @@ class Autoencoder(L.LightningModule):
         mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
         z = mean
         if generator is not None:
-            z = self._noisy(mean + std * torch.randn(mean.shape, generator=generator, device=mean.device), generator)
+            z = self._noisy(mean + std * self._drawn(torch.randn, mean.shape, generator), generator)
         y = self.network.decode(z).sample.float()
         # Kingma & Welling 2014 (arXiv 1312.6114), appendix B, with the sign of a loss.
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
@@ -212,9 +212,24 @@ class Autoencoder(L.LightningModule):
         """Latents with the noise of `latent_noise`."""
         if not self.latent_noise:
             return z
-        share = torch.rand(len(z), 1, 1, 1, generator=generator, device=z.device)
-        noise = torch.randn(z.shape, generator=generator, device=z.device)
-        return z + self.latent_noise * share * z.detach().std((0, 2, 3), keepdim=True) * noise
+        share = self._drawn(torch.rand, (len(z), 1, 1, 1), generator)
+        noise = self._drawn(torch.randn, z.shape, generator)
+        return z + self.latent_noise * share * self._deviation(z.detach()) * noise
+
+    def _drawn(self, draw: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """What this rank has of a draw for the batch of all ranks."""
+        part = Part.of_module(self)
+        return part.of(lambda num: draw(num, *shape[1:], generator=generator, device=generator.device), shape[0])
+
+    def _deviation(self, z: Tensor) -> Tensor:
+        """Standard deviation of each channel over the batch of all ranks, [1, C, 1, 1]."""
+        num_ranks = Part.of_module(self).num_ranks
+        if num_ranks == 1:
+            return z.std((0, 2, 3), keepdim=True)
+        mean = self.trainer.strategy.reduce(z.mean((0, 2, 3), keepdim=True), reduce_op="mean")
+        square = self.trainer.strategy.reduce((z - mean).square().mean((0, 2, 3), keepdim=True), reduce_op="mean")
+        num = num_ranks * z[:, 0].numel()
+        return (square * num / (num - 1)).sqrt()
 
     def _judge(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -223,16 +238,15 @@ class Autoencoder(L.LightningModule):
     # --- training -------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
-        """One step; the posterior's noise and dropout are functions of (seed, rank, epoch, batch)."""
-        where = (self.seed, self.global_rank, self.current_epoch, batch_idx)
-        seed_global_stream(*where)
-        generator = step_generator(self.device, "autoencoder", *where)
+        """One step; all noise is a function of (seed, epoch, batch) and of the place in the batch of all ranks."""
+        seed_global_stream(self.seed, self.global_rank, self.current_epoch, batch_idx)  # dropout
+        generator = step_generator(self.device, "autoencoder", self.seed, 0, self.current_epoch, batch_idx)
         x = 2 * batch["image"] - 1
         losses, y = self._losses(x, generator)
         if self.discriminator is not None:
             self._adversarial_step(losses, x, y)
         logged = {f"train/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict(logged, on_step=True, on_epoch=False, batch_size=len(x))
+        self.log_dict(logged, on_step=True, on_epoch=False, sync_dist=True, batch_size=len(x))
         return losses["loss"] if self.discriminator is None else None
 
     def _adversarial_step(self, losses: dict[str, Tensor], x: Tensor, y: Tensor) -> None:

@@ -16,7 +16,7 @@ class LabelConditioning(nn.Module):
     """Sum of one embedding a finding, then an MLP: labels [B, F] -> [B, D].
 
     Row 0 of each finding's table stands for "unknown", row 1 + level for a level, so that an unknown finding never
-    counts as an absent one. In training, single findings and whole rows of labels are made unknown at random, which
+    counts as an absent one. Training hides single findings and whole rows of labels at random (`draw_hidden`), which
     lets one network serve every subset of the findings and, with all unknown, as the unconditional model of
     classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1).
     Differs from the paper: findings are also dropped singly.
@@ -24,8 +24,8 @@ class LabelConditioning(nn.Module):
     Args:
         num_levels: levels of each finding, in the order of the label columns.
         dim: width D.
-        factor_dropout: chance that a finding of an image becomes unknown, each by itself.
-        all_dropout: chance that all findings of an image become unknown.
+        factor_dropout: chance that training hides a finding of an image, each by itself.
+        all_dropout: chance that it hides all findings of an image.
 
     Raises:
         ValueError: a chance outside [0, 1]; a finding of fewer than two levels.
@@ -76,24 +76,19 @@ class LabelConditioning(nn.Module):
                 f"use 0..{self.levels[column] - 1}, or {UNKNOWN} for unknown."
             )
 
-    def drop(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Labels with findings made unknown at random, drawn on the generator's device."""
+    def draw_hidden(self, num: int, generator: torch.Generator) -> Tensor:
+        """Which findings of `num` images training hides, bool [num, F] on the generator's device."""
         options = {"generator": generator, "device": generator.device}
-        dropped = torch.rand(labels.shape, **options) < self.factor_dropout
-        dropped |= torch.rand(len(labels), 1, **options) < self.all_dropout
-        return labels.masked_fill(dropped.to(labels.device), UNKNOWN)
+        hidden = torch.rand(num, self.num_findings, **options) < self.factor_dropout
+        return hidden | (torch.rand(num, 1, **options) < self.all_dropout)
 
-    def forward(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Labels int64 [B, F] -> [B, D]; in training mode a generator is needed and findings are dropped.
+    def forward(self, labels: Tensor) -> Tensor:
+        """Labels int64 [B, F] -> [B, D].
 
         Raises:
             ValueError: see `check`. Labels on an accelerator are not checked here, which would wait for it.
         """
         if labels.device.type == "cpu":
             self.check(labels)
-        if self.training and (self.factor_dropout or self.all_dropout):
-            if generator is None:
-                raise ValueError("LabelConditioning in training mode drops findings at random: pass a generator.")
-            labels = self.drop(labels, generator)
         rows = labels + 1 + self.first_row  # [B, F]
         return self.mlp(self.embedding(rows).sum(1))

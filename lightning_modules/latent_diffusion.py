@@ -6,7 +6,7 @@ Legend:
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.checkpoint import check_architecture, write_facts
-from lightning_modules.conditioning import LabelConditioning
+from lightning_modules.conditioning import UNKNOWN, LabelConditioning
 from lightning_modules.diffusion.objective import Objective
 from lightning_modules.diffusion.sampling import SCHEDULERS, build_scheduler, check_sampling, draw_noise, sample
 from lightning_modules.ema import AveragedNetwork
 from lightning_modules.names import check_name
 from lightning_modules.networks.kl import NETWORK_KEY, network_config
 from lightning_modules.optimisation import adamw, lr_scheduler
-from lightning_modules.randomness import image_generators, seed_global_stream, step_generator
+from lightning_modules.randomness import Part, image_generators, seed_global_stream, stable_seed, step_generator
 
 SAMPLING_PRECISIONS = ("32", "bf16")
 
@@ -33,9 +33,17 @@ class ConditionalDenoiser(nn.Module):
         super().__init__()
         self.denoiser, self.conditioning = denoiser, conditioning
 
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """x_t [B, C, h, w], t int64 or float [B], labels int64 [B, F] -> prediction [B, C, h, w]."""
-        return self.denoiser(x_t, t.float(), self.conditioning(labels, generator))
+        return self.denoiser(x_t, t.float(), self.conditioning(labels))
+
+
+class Draws(NamedTuple):
+    """What is drawn at random for each image of a batch."""
+
+    of_posterior: Tensor  # standard normal [B, C, h, w]: where in the posterior x_0 lies
+    t: Tensor  # timesteps int64 [B]
+    eps: Tensor  # standard normal [B, C, h, w]
 
 
 class LatentDiffusion(L.LightningModule):
@@ -45,8 +53,9 @@ class LatentDiffusion(L.LightningModule):
     channel, and the posterior is sampled anew each step.
 
     Batches hold `image` [B, 3, H, W] in [0, 1], which the frozen autoencoder encodes, or raw `latent_mean` and
-    `latent_std` [B, C, h, w]; and `labels` int64 [B, F]. Everything random in a step is a function of (seed, rank,
-    epoch, batch), so that a resumed run equals an uninterrupted one. The autoencoder is in the state_dict.
+    `latent_std` [B, C, h, w]; and `labels` int64 [B, F]. Everything random in a step but dropout is a function
+    of (seed, epoch, batch) and of the place in the batch of all ranks, so that a resumed run equals an uninterrupted
+    one, and several processes train as one with their batch would. The autoencoder is in the state_dict.
 
     Args:
         autoencoder: trained, its latents measured; it is frozen and loses its perceptual network and discriminator.
@@ -59,7 +68,7 @@ class LatentDiffusion(L.LightningModule):
         scheduler, num_steps, guidance, guidance_interval: how `sample` samples unless told otherwise; `sampling` holds
             them. The interval is in fractions of the timesteps, 0 the clean end.
         sampling_precision: "32", or "bf16" for autocast; the sampler's state is float32 in both.
-        seed: of noise, timesteps, dropped labels and dropout.
+        seed: of noise, timesteps, hidden labels and dropout.
 
     Raises:
         ValueError: parts that do not fit together; unknown names; a sampling that means nothing.
@@ -133,8 +142,8 @@ class LatentDiffusion(L.LightningModule):
                 "autoencoder.measure_latents(batches) over the training images before training on them."
             )
 
-    def _x_0(self, batch: Mapping[str, Any], generator: torch.Generator) -> Tensor:
-        """Standardised latents float32 [B, C, h, w], drawn anew from the posterior."""
+    def _posterior(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the raw latents, float32 [B, C, h, w] each."""
         if "latent_mean" in batch:
             mean, std = batch["latent_mean"].float(), batch["latent_std"].float()
         else:
@@ -145,27 +154,45 @@ class LatentDiffusion(L.LightningModule):
                 f"latents are {tuple(mean.shape[1:])} but the denoiser was built for {size}: set its latent_size to "
                 f"{mean.shape[-1]}, or data.image_size to {denoiser.latent_size * self.autoencoder.downsampling}."
             )
-        z = mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
-        return self.autoencoder.standardise(z)
+        return mean, std
 
-    def _loss(self, network: nn.Module, batch: Mapping[str, Any], generator: torch.Generator, stratify: bool) -> Tensor:
-        """Loss of each image, float32 [B]."""
-        x_0 = self._x_0(batch, generator)
-        draw = self.objective.stratified_timesteps if stratify else self.objective.draw_timesteps
-        t = draw(len(x_0), generator)
-        eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
-        x_t = self.objective.q_sample(x_0, eps, t).contiguous(memory_format=self.memory_format)
-        return self.objective.loss(network(x_t, t, batch["labels"], generator), x_0, eps, t)
+    def _loss(self, network: nn.Module, posterior: tuple[Tensor, Tensor], labels: Tensor, draws: "Draws") -> Tensor:
+        """Mean loss of a batch."""
+        mean, std = posterior
+        x_0 = self.autoencoder.standardise(mean + std * draws.of_posterior)
+        x_t = self.objective.q_sample(x_0, draws.eps, draws.t).contiguous(memory_format=self.memory_format)
+        return self.objective.loss(network(x_t, draws.t, labels), x_0, draws.eps, draws.t).mean()
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch."""
-        where = (self.seed, self.global_rank, self.current_epoch, batch_idx)
-        seed_global_stream(*where)
-        loss = self._loss(self.network, batch, step_generator(self.device, "diffusion", *where), stratify=False).mean()
-        self.log(
-            "train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=len(batch["labels"])
-        )
+        labels, posterior = batch["labels"], self._posterior(batch)
+        seed_global_stream(self.seed, self.global_rank, self.current_epoch, batch_idx)  # dropout
+        generator = step_generator(self.device, "diffusion", self.seed, 0, self.current_epoch, batch_idx)
+        part = Part.of_module(self)
+        draws = self.training_draws(len(labels), generator, part)
+        hidden = part.of(lambda num: self.network.conditioning.draw_hidden(num, generator), len(labels))
+        loss = self._loss(self.network, posterior, labels.masked_fill(hidden, UNKNOWN), draws)
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, sync_dist=True,
+                 batch_size=len(labels))  # fmt: skip
         return loss
+
+    def training_draws(self, num: int, generator: torch.Generator, part: Part) -> "Draws":
+        """Noise and timesteps of this part's `num` images."""
+        shape, device = self.latent_shape, generator.device
+
+        def noise() -> Tensor:
+            return part.of(lambda total: torch.randn(total, *shape, generator=generator, device=device), num)
+
+        of_posterior = noise()
+        t = part.of(lambda total: self.objective.draw_timesteps(total, generator), num)
+        return Draws(of_posterior, t, noise())
+
+    def _validation_draws(self, ids: Sequence[str]) -> "Draws":
+        """Noise and timesteps that follow from the images' ids: the same in any batch, on any process."""
+        generators = image_generators([stable_seed("validation", self.seed, image) for image in ids])
+        t = self.objective.timesteps_at(torch.cat([torch.rand(1, generator=generator) for generator in generators]))
+        of_posterior, eps = (draw_noise(self.latent_shape, generators, self.device) for _ in range(2))
+        return Draws(of_posterior, t.to(self.device), eps)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then average the weights: once an optimiser step, however many batches it gathers."""
@@ -173,11 +200,10 @@ class LatentDiffusion(L.LightningModule):
         self.ema.update(self.network)
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Loss of the averaged weights, with the same noise in every epoch and timesteps spread evenly."""
-        generator = step_generator(self.device, "validation", self.seed, self.global_rank, batch_idx)
-        loss = self._loss(self.ema.network, batch, generator, stratify=True).mean()
-        num = len(batch["labels"])
-        self.log("val/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=num)
+        """Loss of the averaged weights; each image has noise and a timestep of its own, the same in every epoch."""
+        labels = batch["labels"]
+        loss = self._loss(self.ema.network, self._posterior(batch), labels, self._validation_draws(batch["id"]))
+        self.log("val/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(labels))
 
     def configure_optimizers(self) -> Any:
         """AdamW over denoiser and conditioning; the rate's course counts optimiser steps."""

@@ -68,14 +68,10 @@ class Objective:
         if self.timestep_law == "uniform":
             return torch.randint(self.schedule.num_timesteps, (num,), generator=generator, device=generator.device)
         normal = torch.randn(num, generator=generator, device=generator.device)
-        return self._to_index(torch.sigmoid(self.logit_mean + self.logit_std * normal))
+        return self.timesteps_at(torch.sigmoid(self.logit_mean + self.logit_std * normal))
 
-    def stratified_timesteps(self, num: int, generator: torch.Generator) -> Tensor:
-        """One uniform timestep in each of `num` equal strata of 0..T-1, for a validation loss of small variance."""
-        u = torch.rand(num, generator=generator, device=generator.device)
-        return self._to_index((torch.arange(num, device=generator.device) + u) / num)
-
-    def _to_index(self, fraction: Tensor) -> Tensor:
+    def timesteps_at(self, fraction: Tensor) -> Tensor:
+        """Timesteps int64 at fractions of their number, each in [0, 1]."""
         return (fraction * self.schedule.num_timesteps).long().clamp_(0, self.schedule.num_timesteps - 1)
 
     def q_sample(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:

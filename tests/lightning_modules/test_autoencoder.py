@@ -1,6 +1,7 @@
 """The autoencoder: borders, latent statistics, both ways of optimising, resume, errors."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -142,17 +143,19 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(build):
     assert all(p.isfinite().all() for p in module.parameters())
 
 
-def test_the_posteriors_noise_is_a_function_of_seed_rank_epoch_and_batch(build, monkeypatch):
+def test_the_ranks_of_a_step_draw_together_what_one_draws_alone(build, monkeypatch):
     module = build.autoencoder()
-    batch = build.batches().batches[0]
+    images = build.batches(size=4).batches[0]["image"]
     monkeypatch.setattr(module, "log_dict", lambda *args, **kwargs: None)
 
-    def loss(rank, batch_idx):
-        monkeypatch.setattr(Autoencoder, "global_rank", rank)
-        return float(module.training_step(batch, batch_idx))
+    def loss(rank, num_ranks, batch_idx=0):
+        trainer = SimpleNamespace(global_rank=rank, world_size=num_ranks, current_epoch=0)
+        monkeypatch.setattr(module, "_trainer", trainer)
+        num = 4 // num_ranks
+        return float(module.training_step({"image": images[rank * num : (rank + 1) * num]}, batch_idx))
 
-    assert loss(0, 0) == loss(0, 0)
-    assert len({loss(0, 0), loss(1, 0), loss(0, 1)}) == 3
+    assert loss(0, 1) == loss(0, 1) != loss(0, 1, batch_idx=1)
+    assert loss(0, 1) == pytest.approx((loss(0, 2) + loss(1, 2)) / 2, rel=1e-6) and loss(0, 2) != loss(1, 2)
 
 
 @pytest.mark.parametrize("discriminator", [False, True])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_modules.conditioning import LabelConditioning
+from lightning_modules.conditioning import UNKNOWN, LabelConditioning
 
 LEVELS = {"dr_grade": 5, "is_gc": 2, "eye_side": 2}
 
@@ -32,28 +32,20 @@ def test_unknown_is_no_negative():
     assert conditioning.embedding.weight.grad[6].abs().sum() > 0  # is_gc unknown
 
 
-def test_dropout_only_in_training_by_the_generator_alone():
+def test_findings_are_hidden_by_the_generator_alone():
     conditioning = make(factor_dropout=0.3, all_dropout=0.2)
-    labels = torch.tensor([[3, 1, 0]]).repeat(20_000, 1)
-    dropped = conditioning.drop(labels, torch.Generator().manual_seed(1))
-    assert torch.equal(dropped, conditioning.drop(labels, torch.Generator().manual_seed(1)))
-    unknown = dropped == -1
-    assert torch.equal(dropped[~unknown], labels[~unknown])
-    # A finding is dropped by itself or with all: 1 - 0.7 * 0.8; all three: 0.2 + 0.8 * 0.3 ** 3.
-    assert (unknown.double().mean(0) - 0.44).abs().max() < 0.015
-    assert abs(unknown.all(1).double().mean() - 0.2216) < 0.015
-    few = labels[:50]
-    assert not torch.equal(conditioning(few, torch.Generator().manual_seed(1)), conditioning.eval()(few))
-    assert torch.equal(conditioning(few, torch.Generator().manual_seed(1)), conditioning(few))
-    with pytest.raises(ValueError, match="generator"):
-        conditioning.train()(few)
+    hidden = conditioning.draw_hidden(20_000, torch.Generator().manual_seed(1))
+    assert torch.equal(hidden, conditioning.draw_hidden(20_000, torch.Generator().manual_seed(1)))
+    # A finding is hidden by itself or with all: 1 - 0.7 * 0.8; all three: 0.2 + 0.8 * 0.3 ** 3.
+    assert (hidden.double().mean(0) - 0.44).abs().max() < 0.015
+    assert abs(hidden.all(1).double().mean() - 0.2216) < 0.015
 
 
-def test_all_dropped_is_the_unconditional():
+def test_all_hidden_is_the_unconditional():
     conditioning = make(factor_dropout=0.0, all_dropout=1.0)
     labels = torch.tensor([[3, 1, 0], [0, 0, 1]])
-    dropped = conditioning(labels, torch.Generator().manual_seed(0))
-    assert torch.equal(dropped, conditioning.eval()(conditioning.unknown(2)))
+    hidden = labels.masked_fill(conditioning.draw_hidden(2, torch.Generator().manual_seed(0)), UNKNOWN)
+    assert torch.equal(conditioning(hidden), conditioning(conditioning.unknown(2)))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Latent diffusion: training, averages, resume, sampling, checkpoints, errors."""
 
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import safetensors.torch
@@ -128,18 +130,35 @@ def test_randomness_is_a_function_of_seed_rank_epoch_and_batch(build):
     assert stable_seed("diffusion", 0, 0, 0, 0) == 2538669672  # the same on every machine
 
 
-def test_a_step_on_another_rank_draws_other_noise_and_the_global_stream_plays_no_part(build, monkeypatch):
+def test_the_ranks_of_a_step_draw_together_what_one_draws_alone(build, monkeypatch):
+    """Losses and gradients of the parts of a batch average to those of the whole; the global stream plays no part."""
     module = build.diffusion()
-    batch = build.batches().batches[0]
+    batch = build.batches(size=4).batches[0]
     monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
-    losses, streams = [], []
-    for rank, seed in ((0, 1), (0, 2), (1, 2)):
-        monkeypatch.setattr(LatentDiffusion, "global_rank", rank)
-        torch.manual_seed(seed)
-        losses.append(float(module.training_step(batch, 0)))
-        streams.append(torch.get_rng_state())  # dropout draws from it
-    assert losses[0] == losses[1] != losses[2]
-    assert torch.equal(streams[0], streams[1]) and not torch.equal(streams[1], streams[2])
+    losses, gradients, streams = {}, {}, {}
+    for place in ((0, 1), (0, 2), (1, 2)):
+        rank, num_ranks = place
+        trainer = SimpleNamespace(global_rank=rank, world_size=num_ranks, current_epoch=0)
+        monkeypatch.setattr(module, "_trainer", trainer)
+        torch.manual_seed(sum(place))
+        num = 4 // num_ranks
+        part = {name: values[rank * num : (rank + 1) * num] for name, values in batch.items()}
+        loss = module.training_step(part, 0)
+        losses[place], streams[place] = float(loss), torch.get_rng_state()  # dropout draws from the stream
+        [gradients[place]] = torch.autograd.grad(loss, [module.network.denoiser.final.bias])
+    assert losses[0, 1] == pytest.approx((losses[0, 2] + losses[1, 2]) / 2, rel=1e-6) and losses[0, 2] != losses[1, 2]
+    torch.testing.assert_close(gradients[0, 1], (gradients[0, 2] + gradients[1, 2]) / 2)
+    assert torch.equal(streams[0, 1], streams[0, 2]) and not torch.equal(streams[0, 2], streams[1, 2])
+
+
+def test_the_validation_loss_of_an_image_does_not_depend_on_the_others(build, monkeypatch):
+    module, logged = build.diffusion().eval(), []
+    monkeypatch.setattr(module, "log", lambda name, value, **kwargs: logged.append(float(value)))
+    [batch] = build.batches(num=1, size=4).batches
+    parts = [batch] + [{name: values[i::2] for name, values in batch.items()} for i in range(2)]
+    for part in parts:
+        module.validation_step(part, 0)
+    assert logged[0] == pytest.approx((logged[1] + logged[2]) / 2, rel=1e-6) and logged[1] != logged[2]
 
 
 def test_validation_is_the_same_each_time_and_uses_the_averages(build):

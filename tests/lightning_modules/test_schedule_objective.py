@@ -73,8 +73,8 @@ def test_timestep_laws():
     normal = Objective(Schedule(), timestep_law="logit_normal", logit_mean=-1.0).draw_timesteps(20_000, g)
     median = 1000 * torch.sigmoid(torch.tensor(-1.0))
     assert abs(normal.double().median() - median) < 15
-    strata = Objective(Schedule()).stratified_timesteps(10, g)
-    assert (strata // 100).tolist() == list(range(10))
+    fractions = torch.tensor([0.0, 0.2506, 1.0])
+    assert Objective(Schedule()).timesteps_at(fractions).tolist() == [0, 250, 999]
 
 
 def test_tables_made_in_validation_serve_training():
