@@ -13,7 +13,7 @@ class LearningRate(Callback):
         """Log the rates of the step that comes."""
         seen: Counter[str] = Counter()
         for optimizer in trainer.optimizers:
-            kind = type(optimizer).__name__
+            kind = type(getattr(optimizer, "optimizer", optimizer)).__name__  # DeepSpeed's has one inside
             name = f"lr-{kind}-{seen[kind]}" if seen[kind] else f"lr-{kind}"
             seen[kind] += 1
             rate = max(group["lr"] for group in optimizer.param_groups)

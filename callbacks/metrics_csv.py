@@ -1,10 +1,10 @@
 """metrics.csv: a Lightning logger whose file, after a kill and a resume, equals that of a run never interrupted."""
 
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -65,28 +65,16 @@ class MetricsCSV(Logger):
         return row["step"] != "" and int(row["step"]) < self.first_step
 
 
-def resume_step(checkpoint: str) -> int:
+def resume_step(saved: Mapping[str, Any]) -> int:
     """Return the first step that training resumed from a checkpoint will log, 0 if it holds no training.
 
     The same number is right for MetricsCSV(first_step=...) and TensorBoardLogger(purge_step=...).
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a Lightning checkpoint, or not a whole one.
+        ValueError: it is not a Trainer's checkpoint.
     """
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"checkpoint {checkpoint} does not exist: give the path of a last.ckpt")
-    try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except (PermissionError, MemoryError):
-        raise
-    except Exception as error:  # of what kind depends on where the file is cut, or on what it is instead
-        raise ValueError(
-            f"{checkpoint} is no whole checkpoint of tensors and plain containers: it was cut short, or is something "
-            "else. Give another checkpoint of the run, checkpoints/last.ckpt or best.ckpt in its folder"
-        ) from error
-    if not isinstance(saved, dict) or "global_step" not in saved:
-        raise ValueError(f"{checkpoint} holds no global_step: it is not a checkpoint that training can go on from")
+    if "global_step" not in saved:
+        raise ValueError("the checkpoint holds no global_step: it is not one that training can go on from.")
     loop = saved.get("loops", {}).get("fit_loop", {})
     manual = loop.get("epoch_loop.manual_optimization.optim_step_progress", {})
     if manual.get("total", {}).get("completed", 0) > 0:

@@ -311,8 +311,14 @@ class FundusDataModule(lightning.LightningDataModule):
         return f"{self.fingerprint} {self.split_fingerprint} flip={self.flip}{balance}{augment}"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The next training loader goes on from there."""
+        """The next training loader goes on from there, and one that waits for its training to begin."""
         self._position = state_dict.get("train_loader")
+        if self._position is not None and self._train_loader is not None and not self._train_loader.has_begun:
+            self._train_loader.load_state_dict(self._position)
+
+    def teardown(self, stage: str) -> None:
+        """The next training begins anew, unless it has a checkpoint of its own."""
+        self._position = None
 
     def val_dataloader(self) -> ResumableLoader:
         """Every validation image once, in order."""

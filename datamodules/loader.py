@@ -152,6 +152,7 @@ class ResumableLoader:
         self.loader = loader
         self.batch_sampler = batches
         self.images = images
+        self.has_begun = False  # whether a batch was asked for
 
     @property
     def dataset(self) -> Any:
@@ -181,6 +182,7 @@ class ResumableLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         batches = self.batch_sampler
+        self.has_begun = True
         batches.num_given = batches.start
         for batch in self.loader:
             batches.num_given += 1

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.learning_rate import LearningRate
@@ -22,7 +23,15 @@ from callbacks.step_checkpoint import StepCheckpoint
 from callbacks.whole_files import WholeFiles
 from datamodules.fundus import FundusDataModule
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY, check_targets, load_state, load_weights
+from lightning_modules.checkpoint import (
+    CONFIG_KEY,
+    TRAINED_ON_KEY,
+    check_targets,
+    load_progress,
+    load_state,
+    load_weights,
+)
+from lightning_modules.checkpoint_shards import REST
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.networks.kl import pretrained
 
@@ -70,12 +79,18 @@ def pretrained_autoencoder(cfg: DictConfig, source: str) -> Autoencoder:
         FileNotFoundError, ValueError: it cannot be had; says which, from where, and where to put it.
     """
     module = build_autoencoder(cfg, with_judges=False, start=source)
-    if Path(source).expanduser().is_file():
+    if holds_checkpoint(source):
         state = load_state(source)["state_dict"]
         prefix = "autoencoder." if any(name.startswith("autoencoder.network.") for name in state) else ""
         for name in ("latent_shift", "latent_scale", "num_measured"):
             getattr(module, name).copy_(state[prefix + name])
     return module
+
+
+def holds_checkpoint(source: str) -> bool:
+    """Whether this is a checkpoint of ours, in one file or in shares; else it is a folder or a name of diffusers'."""
+    path = Path(source).expanduser()
+    return path.is_file() or (path / REST).is_file()
 
 
 def check_image_size(image_size: int, downsampling: int) -> int:
@@ -174,7 +189,7 @@ def build_trainer(
         overrides: arguments of the Trainer that differ from `cfg.trainer`.
     """
     folder = str(output_dir)
-    step = resume_step(checkpoint) if checkpoint else 0
+    step = resume_step(load_progress(checkpoint)) if checkpoint else 0
     loggers = [
         TensorBoardLogger(folder, name="", version="", sub_dir="tensorboard", purge_step=step or None,
                           default_hp_metric=False),
@@ -192,7 +207,7 @@ def build_trainer(
         StepCheckpoint(filename="last", every_n_train_steps=cfg.checkpoint_every_n_steps, **every),
         GracefulShutdown(folder),
     ]
-    strategy = cfg.strategy.name
+    strategy = build_strategy(cfg)
     if find_unused and strategy in ("auto", "ddp") and world_size(cfg) > 1:
         strategy = "ddp_find_unused_parameters_true"
     settings = {**plain(cfg.trainer), **overrides}
@@ -203,8 +218,21 @@ def build_trainer(
         logger=loggers,
         callbacks=[*parts, *standing],
         default_root_dir=folder,
-        plugins=[WholeFiles()],
+        plugins=[WholeFiles(load_state)],
     )
+
+
+def build_strategy(cfg: DictConfig) -> Strategy | str:
+    """The strategy of `cfg.strategy`: a name of Lightning's, or one of our own."""
+    return instantiate(cfg.strategy) if "_target_" in cfg.strategy else cfg.strategy.name
+
+
+def strategy_words(cfg: DictConfig) -> str:
+    """The strategy for people: its name, or class and arguments."""
+    if "_target_" not in cfg.strategy:
+        return cfg.strategy.name
+    arguments = ", ".join(f"{name}={value}" for name, value in cfg.strategy.items() if name != "_target_")
+    return f"{cfg.strategy._target_.rpartition('.')[2]}({arguments})"
 
 
 def world_size(cfg: DictConfig) -> int:
@@ -230,14 +258,14 @@ def trial_trainer(cfg: DictConfig) -> L.Trainer:
     if str(cfg.trainer.precision) not in PRECISIONS:
         raise ValueError(f"trainer.precision={cfg.trainer.precision} must be one of: {', '.join(PRECISIONS)}.")
     names = ("accelerator", "devices", "num_nodes", "precision")
-    settings = {name: cfg.trainer[name] for name in names} | {"strategy": cfg.strategy.name}
+    settings = {name: cfg.trainer[name] for name in names} | {"strategy": build_strategy(cfg)}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     try:
         return L.Trainer(**settings, **quiet, enable_model_summary=False)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         asked = ", ".join(f"trainer.{name}={cfg.trainer[name]}" for name in names)
         raise ValueError(
-            f"this machine cannot train with {asked} and strategy={cfg.strategy.name}: {error} "
+            f"this machine cannot train with {asked} and strategy={strategy_words(cfg)}: {error} "
             "trainer=cpu trains on any machine."
         ) from error
 

@@ -22,7 +22,7 @@ from experiments.comparison.curves import mode_by_name
 from experiments.lineage import trained_on
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
 from experiments.training import describe_data, fit, prepare_data
-from lightning_modules.checkpoint import CONFIG_KEY, check_targets, load_state, load_weights
+from lightning_modules.checkpoint import CONFIG_KEY, best_of_run, check_targets, load_state, load_weights
 from lightning_modules.classifier import Classifier
 
 
@@ -56,7 +56,7 @@ def classifier_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     )  # fmt: skip
     fit(trainer, module, datamodule, output_dir, checkpoint)
     metrics = final_metrics(trainer)
-    metrics |= measure(trainer, module, datamodule, diagnosis, chosen_checkpoint(trainer, output_dir))
+    metrics |= measure(cfg, trainer, datamodule, diagnosis, chosen_checkpoint(trainer, output_dir))
     [record] = [callback for callback in trainer.callbacks if isinstance(callback, RunRecord)]
     record.finish_after(trainer, metrics)
     say(ending_text(output_dir, metrics, time.monotonic() - start))
@@ -127,6 +127,13 @@ def chosen_findings(cfg: DictConfig, datamodule: FundusDataModule) -> list[str]:
     return named or varying
 
 
+def with_weights(cfg: DictConfig, checkpoint: Path) -> Classifier:
+    """The classifier of `cfg.model` with the weights of a checkpoint, all of them on this process."""
+    module = build_classifier(cfg)
+    load_weights(module, load_state(checkpoint))
+    return module
+
+
 def columns_of(cfg: DictConfig) -> dict[str, int]:
     """Column of each finding that is learnt."""
     return {name: NAMES.index(name) for name in cfg.model.findings}
@@ -178,8 +185,7 @@ def load_classifier(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Clas
         FileNotFoundError: no such checkpoint.
         ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
     """
-    if Path(checkpoint).is_dir():
-        checkpoint = Path(checkpoint) / "checkpoints" / "best.ckpt"
+    checkpoint = best_of_run(checkpoint)
     state = load_state(checkpoint)
     if CONFIG_KEY not in state or "classifier" not in state[CONFIG_KEY].get("model", {}):
         raise ValueError(f"ckpt={checkpoint}: it was not written by classifier_train; give one of a classifier.")
@@ -202,14 +208,14 @@ def chosen_checkpoint(trainer: L.Trainer, output_dir: Path) -> Path:
 
 
 def measure(
-    trainer: L.Trainer, module: Classifier, datamodule: FundusDataModule, diagnosis: Diagnosis, chosen: Path
+    cfg: DictConfig, trainer: L.Trainer, datamodule: FundusDataModule, diagnosis: Diagnosis, chosen: Path
 ) -> dict[str, float]:
     """Predict the validation and the test split with the weights of a checkpoint; write predictions and evaluation.
 
     What is found on the validation split is not logged again: its curve has been drawn.
     """
     say(heading(f"evaluation of {chosen}"))
-    load_weights(module, load_state(chosen))
+    module = with_weights(cfg, chosen)
     diagnosis.examine(dict(zip(datamodule.manifest.ids, datamodule.manifest.patients, strict=True)))
     loggers, trainer.loggers = trainer.loggers, []
     trainer.validate(module, datamodule=datamodule, verbose=False)
@@ -218,7 +224,7 @@ def measure(
         trainer.test(module, datamodule=datamodule, verbose=False)
     if trainer.is_global_zero:
         diagnosis.write(trainer)
-        show_mistakes(trainer, module, datamodule, diagnosis)
+        show_mistakes(trainer, with_weights(cfg, chosen), datamodule, diagnosis)  # alone: none of it lies elsewhere
         for logger in trainer.loggers:
             logger.finalize("success")
         say(diagnosis.table())

@@ -25,7 +25,7 @@ from experiments.assembly import (
 from experiments.lineage import trained_on
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
 from experiments.training import describe_data, fit, prepare_data
-from experiments.vae_train import existing_autoencoder, find_or_train_autoencoder
+from experiments.vae_train import check_optimisers, existing_autoencoder, find_or_train_autoencoder
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.checkpoint import weights_fingerprint
 
@@ -70,6 +70,8 @@ def preview(cfg: DictConfig, callbacks: Sequence[L.Callback] = ()) -> None:
     if cfg.job.cache_latents:
         build_datamodule(cfg).check_latents()
     size, source = world_size(cfg), existing_autoencoder(cfg)
+    if not source:
+        check_optimisers(cfg)
     autoencoder = pretrained_autoencoder(cfg, source) if source else build_autoencoder(cfg, with_judges=False)
     module = build_diffusion(cfg, autoencoder)
     if cfg.ckpt:

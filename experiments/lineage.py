@@ -13,7 +13,7 @@ from datamodules.lineage import Ancestor, generators, label_rows, patient_codes,
 from datamodules.manifest import Manifest
 from datamodules.sources.base import Source
 from experiments.report import say
-from lightning_modules.checkpoint import TRAINED_ON_KEY, load_state
+from lightning_modules.checkpoint import TRAINED_ON_KEY, best_of_run, load_progress
 
 Parts = Sequence[tuple[Source, Manifest]]
 WHOSE = "does not say whose photographs trained it"
@@ -92,11 +92,11 @@ def _ancestors(parts: Parts, weights: tuple[str | Path | None, ...]) -> list[Anc
 
 def _of_weights(path: Path) -> Ancestor:
     """What a file of weights, or the best checkpoint of a run, says of its training."""
-    path = path / "checkpoints" / "best.ckpt" if (path / "checkpoints").is_dir() else path
+    path = best_of_run(path)
     what, facts = f"the checkpoint {str(path)!r}", None
-    if path.is_file() and path.suffix != ".safetensors":
+    if path.exists() and path.suffix != ".safetensors":
         with suppress(ValueError):  # somebody else's
-            facts = load_state(path).get(TRAINED_ON_KEY)
+            facts = load_progress(path).get(TRAINED_ON_KEY)
     if facts is None:
         return Ancestor(what, None)
     return Ancestor(what, facts["patients"].numpy().view(np.uint64), facts.get("unknown", ()))

@@ -78,7 +78,7 @@ def _joined(config: Mapping[str, Any]) -> RunFolder:
     if resume not in (None, "auto"):
         return RunFolder(wanted, str(named_checkpoint("resume", resume)), "")
     last = wanted / "checkpoints" / "last.ckpt"
-    return RunFolder(wanted, str(last) if resume == "auto" and last.is_file() else "", "")
+    return RunFolder(wanted, str(last) if resume == "auto" and last.exists() else "", "")
 
 
 def _decide(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
@@ -103,7 +103,7 @@ def named_checkpoint(key: str, value: str) -> Path:
         FileNotFoundError: there is none; lists those in that folder.
     """
     path = Path(value).expanduser()
-    if not path.is_file():
+    if not path.exists():
         beside = ", ".join(sorted(other.name for other in path.parent.glob("*.ckpt"))) or "none"
         raise FileNotFoundError(f"{key}={value}: no such checkpoint. Checkpoints in that folder: {beside}.")
     return path
@@ -128,7 +128,7 @@ def _go_on(folder: Path, config: Mapping[str, Any]) -> RunFolder:
     last = folder / "checkpoints" / "last.ckpt"
     differences = differing_keys(config, _config(folder)) if (folder / "config.yaml").is_file() else []
     changed = f" (changed since: {', '.join(differences)})" if differences else ""
-    if last.is_file():
+    if last.exists():
         return RunFolder(folder, str(last), f"going on from {last}{changed}")
     return RunFolder(folder, "", f"going on in {folder}, which has no checkpoint, with what is finished there{changed}")
 

@@ -16,7 +16,8 @@ from datamodules.mixed import SYNTHETIC
 from experiments.assembly import build_datamodule, plain, world_size
 from experiments.lineage import check_test_patients
 from experiments.report import config_text, data_text, heading, say, say_error
-from lightning_modules.checkpoint import load_state
+from lightning_modules.checkpoint import load_progress
+from lightning_modules.checkpoint_shards import prune
 
 
 def prepare_data(cfg: DictConfig, output_dir: Path, weights: str | None = None) -> FundusDataModule:
@@ -92,10 +93,12 @@ def fit(
         _check_epochs(checkpoint, trainer.max_epochs)
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint or None, weights_only=True)
     trainer.save_checkpoint(output_dir / "checkpoints" / "last.ckpt", weights_only=False)
+    if trainer.is_global_zero:
+        prune(output_dir / "checkpoints")  # of shares that a strategy before this one wrote
 
 
 def _check_epochs(checkpoint: str, max_epochs: int | None) -> None:
-    loops = load_state(checkpoint).get("loops", {})
+    loops = load_progress(checkpoint).get("loops", {})
     done = loops.get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("completed", 0)
     if max_epochs is not None and 0 <= max_epochs < done:
         raise ValueError(

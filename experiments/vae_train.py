@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,22 +9,28 @@ from types import MappingProxyType
 from typing import Any
 
 import lightning as L
+import numpy as np
+import torch
 import torch.distributed
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from callbacks.atomic import write_atomically
 from callbacks.reconstructions import Reconstructions
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import (
     build_autoencoder,
     build_callbacks,
     build_datamodule,
+    build_strategy,
     build_trainer,
     check_image_size,
     final_metrics,
     plain,
     pretrained_autoencoder,
     root_device,
+    strategy_words,
     world_size,
 )
 from experiments.lineage import trained_on
@@ -34,6 +38,7 @@ from experiments.report import batch_text, ending_text, heading, parameters_text
 from experiments.runs import named_checkpoint
 from experiments.training import describe_data, fit, prepare_data
 from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.checkpoint import load_state
 
 # of the Trainer: replaced for the autoencoder, counted as world_size, or without effect on the weights
 NOT_OF_THE_RECIPE = ("max_epochs", "max_steps", "gradient_clip_val", "devices", "num_nodes", "log_every_n_steps",
@@ -47,6 +52,7 @@ def vae_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     start, output_dir = time.monotonic(), Path(cfg.output_dir)
     if cfg.autoencoder.pretrained:
         raise ValueError("autoencoder.pretrained is for ddpm_train. vae_train starts from weights with ckpt=<path>.")
+    check_optimisers(cfg)
     cfg = OmegaConf.merge(cfg, {"data": {"batch_size": cfg.autoencoder.batch_size}})
     module = build_autoencoder(cfg, start=cfg.ckpt)
     check_image_size(cfg.data.image_size, module.downsampling)
@@ -57,6 +63,20 @@ def vae_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     metrics = train_autoencoder(cfg, module, datamodule, output_dir, checkpoint, callbacks, limits)
     say(ending_text(output_dir, metrics, time.monotonic() - start))
     return metrics
+
+
+def check_optimisers(cfg: DictConfig) -> None:
+    """See that the strategy takes as many optimisers as there will be, before anything is read.
+
+    Raises:
+        ValueError: a discriminator, which has one of its own, under DeepSpeed.
+    """
+    if cfg.autoencoder.module.get("discriminator") and isinstance(build_strategy(cfg), DeepSpeedStrategy):
+        raise ValueError(
+            f"an autoencoder with a discriminator has two optimisers, and strategy {strategy_words(cfg)} takes one. "
+            "Remedy: train it by +exp=vae_train with strategy=single, ddp or fsdp2, and give it to others as "
+            "autoencoder.pretrained=<its checkpoint>; or autoencoder.module.discriminator=null."
+        )
 
 
 def announce(cfg: DictConfig, module: Autoencoder) -> None:
@@ -190,18 +210,14 @@ def measure(module: Autoencoder, datamodule: FundusDataModule) -> None:
     size, rank, ranks = 64, 0, 1
     if torch.distributed.is_initialized():
         rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    batches = (
-        torch.from_numpy(images[start : start + size]).permute(0, 3, 1, 2).contiguous()
-        for start in range(rank * size, len(images), ranks * size)
-    )
+    # As many batches on each rank, for where weights are shared out each encoding takes all ranks.
+    rows = np.array_split(np.arange(len(images)), ranks * -(-len(images) // (ranks * size)))
+    batches = (torch.from_numpy(images[part]).permute(0, 3, 1, 2).contiguous() for part in rows[rank::ranks])
     number = module.eval().measure_latents(batches)
     scales = ", ".join(f"{value:.3g}" for value in module.latent_scale.tolist())
     say(f"latents measured over {number} training images: standard deviation by channel {scales}")
 
 
 def _publish(checkpoint: Path, kept: Path) -> None:
-    """Copy a finished checkpoint to where other runs find it; whole or not at all."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(f".{os.getpid()}.part")
-    shutil.copyfile(checkpoint, part)
-    os.replace(part, kept)
+    """Keep a finished checkpoint, in one file, where other runs find it; whole or not at all."""
+    write_atomically(kept, lambda part: torch.save(load_state(checkpoint), part))

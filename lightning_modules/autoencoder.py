@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 
 from lightning_modules.checkpoint import check_architecture, write_facts
@@ -18,7 +19,8 @@ from lightning_modules.losses.adversarial import discriminator_hinge, generator_
 from lightning_modules.names import check_name
 from lightning_modules.networks.kl import NETWORK_KEY, downsampling, network_config
 from lightning_modules.optimisation import adamw, lr_scheduler
-from lightning_modules.randomness import Part, seed_global_stream, step_generator
+from lightning_modules.randomness import seed_global_stream, step_generator
+from lightning_modules.ranks import Part, mean_over_ranks
 
 RECONSTRUCTIONS = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
@@ -226,8 +228,8 @@ class Autoencoder(L.LightningModule):
         num_ranks = Part.of_module(self).num_ranks
         if num_ranks == 1:
             return z.std((0, 2, 3), keepdim=True)
-        mean = self.trainer.strategy.reduce(z.mean((0, 2, 3), keepdim=True), reduce_op="mean")
-        square = self.trainer.strategy.reduce((z - mean).square().mean((0, 2, 3), keepdim=True), reduce_op="mean")
+        mean = mean_over_ranks(self, z.mean((0, 2, 3), keepdim=True))
+        square = mean_over_ranks(self, (z - mean).square().mean((0, 2, 3), keepdim=True))
         num = num_ranks * z[:, 0].numel()
         return (square * num / (num - 1)).sqrt()
 
@@ -236,6 +238,13 @@ class Autoencoder(L.LightningModule):
             return self.discriminator(x.float())
 
     # --- training -------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Spread what is learnt over the processes, where the strategy does that."""
+        shard = getattr(self.trainer.strategy, "shard", None)
+        if shard:
+            for part in (*self.network.children(), *([self.discriminator] if self.discriminator else ())):
+                shard(part)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
         """One step; all noise is a function of (seed, epoch, batch) and of the place in the batch of all ranks."""
@@ -308,12 +317,12 @@ class Autoencoder(L.LightningModule):
         scheduler = lr_scheduler(optimizer, self.lr_schedule, self.warmup_steps, decay_steps or 0)
         if self.discriminator is None:
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-        strategy, precision = type(self.trainer.strategy).__name__, str(self.trainer.precision)
-        if "DeepSpeed" in strategy or precision.startswith("16"):
+        strategy, precision = self.trainer.strategy, str(self.trainer.precision)
+        if isinstance(strategy, DeepSpeedStrategy) or precision.startswith("16"):
             raise ValueError(
-                f"a discriminator needs a second optimiser, which strategy {strategy} with precision {precision!r} "
-                "does not work with: DeepSpeed takes one, float16 scales one loss. Use strategy ddp and bf16-mixed or "
-                "32-true, or set the discriminator to null."
+                f"a discriminator needs a second optimiser, which strategy {type(strategy).__name__} with precision "
+                f"{precision!r} does not work with: DeepSpeed takes one, float16 scales one loss. Use strategy single, "
+                "ddp or fsdp2, and bf16-mixed or 32-true, or set the discriminator to null."
             )
         steps = self.trainer.estimated_stepping_batches
         if self.disc_start >= steps:

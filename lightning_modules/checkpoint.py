@@ -9,35 +9,53 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_modules.checkpoint_shards import REST, Place, read_file, read_rest, read_shares
+
 CONFIG_KEY = "synfundus_config"  # of a checkpoint: the resolved configuration of the run that wrote it
 TRAINED_ON_KEY = "synfundus_trained_on"  # of a checkpoint: `trained_on` of its module
 SHOWN = 4
 
 
-def load_state(path: str | Path) -> dict[str, Any]:
+def load_state(path: str | Path, place: Place | None = None) -> dict[str, Any]:
     """Checkpoint at `path`, tensors on the CPU; nothing but tensors and plain containers is ever unpickled.
+
+    Args:
+        path: a file, or the folder of a checkpoint in shares.
+        place: what tensors in shares are read into, as `read_shares` has it.
 
     Raises:
         FileNotFoundError: no such file; lists the checkpoints that are beside it.
         ValueError: a file that is no checkpoint, or not a whole one; one without a state_dict.
     """
     path = Path(path).expanduser()
+    checkpoint = read_shares(path, place) if path.is_dir() else _read_file(path)
+    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
+        raise ValueError(f"checkpoint {str(path)!r} holds no 'state_dict': it was not written by a Trainer.")
+    return checkpoint
+
+
+def best_of_run(path: str | Path) -> Path:
+    """The best checkpoint of a run whose folder this is; the path itself where it is a checkpoint's."""
+    path = Path(path).expanduser()
+    return path / "checkpoints" / "best.ckpt" if path.is_dir() and not (path / REST).is_file() else path
+
+
+def load_progress(path: str | Path) -> dict[str, Any]:
+    """As `load_state`, for what is said of the training: tensors of weights and optimisers are not read.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_state`.
+    """
+    path = Path(path).expanduser()
+    return read_rest(path) if path.is_dir() else _read_file(path)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
         hint = f"Beside it: {', '.join(beside[:8])}." if beside else "There is no checkpoint in that folder either."
         raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist. {hint}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (PermissionError, MemoryError):
-        raise
-    except Exception as error:  # of what kind depends on where the file is cut, or on what it is instead
-        raise ValueError(
-            f"checkpoint {str(path)!r} is no whole checkpoint of tensors and plain containers: it was cut short, or is "
-            "something else. Give another checkpoint of the run, checkpoints/last.ckpt or best.ckpt in its folder."
-        ) from error
-    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
-        raise ValueError(f"checkpoint {str(path)!r} holds no 'state_dict': it was not written by a Trainer.")
-    return checkpoint
+    return read_file(path)
 
 
 def check_targets(config: Mapping[str, Any], trusted: Sequence[str], origin: str) -> None:
@@ -106,7 +124,8 @@ def check_architecture(module: nn.Module, checkpoint: Mapping[str, Any]) -> None
         ValueError: names the first weights that differ, and the options that differ when both configurations are known
             (`module.config` and the checkpoint's).
     """
-    ours = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if torch.is_tensor(tensor)}
+    own = module.state_dict(keep_vars=True).items()
+    ours = {name: tuple(getattr(tensor, "ds_shape", tensor.shape)) for name, tensor in own if torch.is_tensor(tensor)}
     theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items() if torch.is_tensor(t)}
     shapes = [f"{n} is {ours[n]} here, {theirs[n]} there" for n in ours if n in theirs and ours[n] != theirs[n]]
     missing = [name for name in ours if name not in theirs]

@@ -15,11 +15,12 @@ from torch.optim import AdamW
 from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.ema import AveragedNetwork
 from lightning_modules.layerwise import freeze_layers, layer_groups
-from lightning_modules.losses.thresholds import threshold_loss
+from lightning_modules.losses.thresholds import known_total, threshold_loss
 from lightning_modules.networks.backbone import layers_of
 from lightning_modules.networks.heads import FindingHeads
 from lightning_modules.optimisation import lr_scheduler
 from lightning_modules.randomness import seed_global_stream, stable_seed
+from lightning_modules.ranks import mean_over_ranks, share_running_statistics
 
 ALL = "all"
 
@@ -131,6 +132,13 @@ class Classifier(L.LightningModule):
 
     # --- training -------------------------------------------------------------------------------------------------
 
+    def configure_model(self) -> None:
+        """Spread the network, and its averages, over the processes, where the strategy does that."""
+        shard = getattr(self.trainer.strategy, "shard", None)
+        for network in (self.network, *([self.ema.network] if self.ema else ())) if shard else ():
+            shard(network.backbone)
+            shard(network.heads)
+
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch."""
         where = (self.seed, self.global_rank, self.current_epoch, batch_idx)
@@ -142,8 +150,10 @@ class Classifier(L.LightningModule):
         if self.mixup > 0:
             stream = np.random.default_rng(stable_seed("mixup", *where))
             image, targets, known, amounts = _mixed(self.mixup, stream, image, targets, known, amounts)
-        loss = threshold_loss(self.network(image), targets, known, heads.finding, amounts)
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=len(image))
+        total = mean_over_ranks(self, known_total(known, heads.finding))  # as in one batch of all ranks
+        loss = threshold_loss(self.network(image), targets, known, heads.finding, amounts, total)
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, sync_dist=True,
+                 batch_size=len(image))  # fmt: skip
         return loss
 
     def _weights(self, labels: Tensor) -> Tensor:
@@ -156,7 +166,8 @@ class Classifier(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then average the weights where they are averaged."""
         super().optimizer_step(*args, **kwargs)
-        if self.ema is not None:
+        share_running_statistics(self, self.network)
+        if self.ema is not None and getattr(self.trainer.strategy, "is_step", True):
             self.ema.update(self.network)
 
     def _evaluate(self, batch: Mapping[str, Any], stage: str) -> dict[str, Any]:

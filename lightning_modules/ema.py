@@ -4,6 +4,14 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """The share of a tensor that this process keeps: under FSDP2 and under ZeRO's third stage, else all of it."""
+    if isinstance(tensor, DTensor):
+        return tensor.to_local()
+    return getattr(tensor, "ds_tensor", tensor)
 
 
 class AveragedNetwork(nn.Module):
@@ -47,10 +55,10 @@ class AveragedNetwork(nn.Module):
         averages, weights = [], []
         for average, weight in zip(self.network.parameters(), network.parameters(), strict=True):
             if weight.requires_grad and weight.is_floating_point():
-                averages.append(average)
-                weights.append(weight)
+                averages.append(local_part(average))
+                weights.append(local_part(weight))
             else:
-                average.copy_(weight)
+                local_part(average).copy_(local_part(weight))
         if averages:
             torch._foreach_lerp_(averages, weights, 1 - self.decay_at(self._count))
         for average, buffer in zip(self.network.buffers(), network.buffers(), strict=True):

@@ -21,7 +21,8 @@ from lightning_modules.ema import AveragedNetwork
 from lightning_modules.names import check_name
 from lightning_modules.networks.kl import NETWORK_KEY, network_config
 from lightning_modules.optimisation import adamw, lr_scheduler
-from lightning_modules.randomness import Part, image_generators, seed_global_stream, stable_seed, step_generator
+from lightning_modules.randomness import image_generators, seed_global_stream, stable_seed, step_generator
+from lightning_modules.ranks import Part
 
 SAMPLING_PRECISIONS = ("32", "bf16")
 
@@ -130,6 +131,13 @@ class LatentDiffusion(L.LightningModule):
 
     # --- training -------------------------------------------------------------------------------------------------
 
+    def configure_model(self) -> None:
+        """Spread what is learnt, and its averages, over the processes, where the strategy does that."""
+        shard = getattr(self.trainer.strategy, "shard", None)
+        for network in (self.network, self.ema.network) if shard else ():
+            shard(network.denoiser)
+            shard(network.conditioning)
+
     def on_fit_start(self) -> None:
         """Refuse to train on latents of unknown scale.
 
@@ -197,7 +205,8 @@ class LatentDiffusion(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then average the weights: once an optimiser step, however many batches it gathers."""
         super().optimizer_step(*args, **kwargs)
-        self.ema.update(self.network)
+        if getattr(self.trainer.strategy, "is_step", True):
+            self.ema.update(self.network)
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Loss of the averaged weights; each image has noise and a timestep of its own, the same in every epoch."""

@@ -6,9 +6,7 @@ same numbers, and any number of ranks uses those that one alone would.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -30,24 +28,6 @@ def step_generator(device: torch.device | str, *parts: int | str) -> torch.Gener
 def seed_global_stream(*parts: int | str) -> None:
     """Seed torch's global streams, which dropout draws from, by the hash of the parts: on the CPU and every device."""
     torch.manual_seed(stable_seed("global", *parts))
-
-
-@dataclass(frozen=True)
-class Part:
-    """The part that this rank has of a batch that ranks share: rows rank * B to (rank + 1) * B of num_ranks * B."""
-
-    rank: int = 0
-    num_ranks: int = 1
-
-    @classmethod
-    def of_module(cls, module: Any) -> "Part":
-        """The part of the Trainer that a LightningModule is in; all of it where it is in none."""
-        trainer = module._trainer
-        return cls() if trainer is None else cls(trainer.global_rank, trainer.world_size)
-
-    def of(self, draw: Callable[[int], Tensor], num: int) -> Tensor:
-        """The `num` rows of this part, of what `draw` draws for a number of rows."""
-        return draw(num * self.num_ranks)[self.rank * num : (self.rank + 1) * num]
 
 
 def image_generators(seeds: Sequence[int] | Tensor) -> list[torch.Generator]:

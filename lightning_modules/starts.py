@@ -14,7 +14,7 @@ import torch
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from torch import Tensor, nn
 
-from lightning_modules.checkpoint import load_state
+from lightning_modules.checkpoint import best_of_run, load_state
 from lightning_modules.losses.perceptual import load_efficientnet_lite0
 from lightning_modules.networks.backbone import TimmBackbone
 
@@ -108,9 +108,7 @@ class CheckpointStart:
             FileNotFoundError: no such file.
             ValueError: it is not whole, or of another network; says what does not fit.
         """
-        path = Path(self.path).expanduser()
-        if path.is_dir():
-            path = path / "checkpoints" / "best.ckpt"
+        path = best_of_run(self.path)
         return load_backbone(backbone, read_weights(path), str(path))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.checkpoint import load_state
+from lightning_modules.checkpoint_shards import REST
 
 NETWORK_KEY = "synfundus_autoencoder_network"  # of a checkpoint: what AutoencoderKL was built with
 WEIGHT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
@@ -148,7 +149,7 @@ def pretrained(source: str, subfolder: str | None = None, network: torch.nn.Modu
             `network`.
     """
     path = Path(source).expanduser()
-    if path.is_file():
+    if path.is_file() or (path / REST).is_file():
         return _from_checkpoint(path, network)
     names_a_path = source.startswith(("/", ".", "~")) or source.count("/") != 1 or path.suffix in WEIGHT_SUFFIXES
     if names_a_path and not path.is_dir():

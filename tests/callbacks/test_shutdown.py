@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tiny_fit import ResumableModule, fit
+from tiny_fit import ResumableModule, fit, read_saved
 
 from callbacks.metrics_csv import MetricsCSV, resume_step
 from callbacks.shutdown import GracefulShutdown, Interrupted
@@ -35,7 +35,7 @@ def rows_of(folder):
 
 
 def run(folder, *callbacks, ckpt_path=None, **settings):
-    logger = MetricsCSV(str(folder), first_step=resume_step(ckpt_path) if ckpt_path else 0)
+    logger = MetricsCSV(str(folder), first_step=resume_step(read_saved(ckpt_path)) if ckpt_path else 0)
     callbacks = [GracefulShutdown(str(folder)), *callbacks]
     module = ResumableModule()
     trainer, _ = fit(folder, callbacks, module=module, logger=logger, ckpt_path=ckpt_path, **settings)
@@ -95,7 +95,7 @@ def test_model_checkpoint_keeps_its_best_and_its_file(tmp_path):
         run(tmp_path, keeper(), SendSignal(2), **settings)
     run(tmp_path, kept := keeper(), ckpt_path=stopped.value.checkpoint, **settings)
     assert [path.name for path in (tmp_path / "checkpoints").glob("last*")] == ["last.ckpt"]
-    assert resume_step(str(tmp_path / "checkpoints" / "last.ckpt")) == 18
+    assert resume_step(read_saved(tmp_path / "checkpoints" / "last.ckpt")) == 18
     assert kept.last_model_path.endswith("last.ckpt")
     assert kept.best_model_path
 
@@ -113,8 +113,8 @@ def test_checkpoint_holds_what_other_callbacks_have_noted(tmp_path, keeping, set
     keeper = ModelCheckpoint(str(tmp_path / "best"), **keeping)
     with pytest.raises(Interrupted) as stopped:
         run(tmp_path, keeper, SendSignal(batch), enable_checkpointing=True, **settings)
-    assert resume_step(stopped.value.checkpoint) == step
-    saved = torch.load(stopped.value.checkpoint, weights_only=True)["callbacks"][keeper.state_key]
+    assert resume_step(read_saved(stopped.value.checkpoint)) == step
+    saved = read_saved(stopped.value.checkpoint)["callbacks"][keeper.state_key]
     assert keeper.best_model_path
     assert saved["best_model_path"] == keeper.best_model_path
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tiny_fit import ResumableModule, fit
+from tiny_fit import ResumableModule, fit, read_saved
 
 from callbacks.metrics_csv import MetricsCSV, resume_step
 from callbacks.step_checkpoint import StepCheckpoint
@@ -29,7 +29,7 @@ def run(folder, every=2, kind=StepCheckpoint, kill=None, ckpt_path=None, save_to
     best = ModelCheckpoint(folder / "best", "best", monitor="val/loss", enable_version_counter=False)
     name = "last" if save_top_k == 1 else "{step}"
     last = kind(folder / "steps", name, every_n_train_steps=every, save_top_k=save_top_k, enable_version_counter=False)
-    logger = MetricsCSV(str(folder), first_step=resume_step(str(ckpt_path)) if ckpt_path else 0)
+    logger = MetricsCSV(str(folder), first_step=resume_step(read_saved(ckpt_path)) if ckpt_path else 0)
     callbacks = [best, last] if kill is None else [best, last, kill]
     module = ResumableModule()
     settings = {"enable_checkpointing": True, "max_epochs": 3} | settings
@@ -84,12 +84,12 @@ def test_killed_about_an_epochs_end(tmp_path, hook):
     with pytest.raises(InterruptedError):
         run(tmp_path, 6, kill=Kill(hook, batch))
     checkpoint = tmp_path / "steps" / "last.ckpt"
-    assert resume_step(str(checkpoint)) == 7
+    assert resume_step(read_saved(checkpoint)) == 7
     resumed, best_again = run(tmp_path, 6, ckpt_path=checkpoint)
     assert torch.equal(resumed.scale, whole.scale)
     assert rows_of(tmp_path) == rows_of(tmp_path / "whole")
     assert best_again.best_model_score == best.best_model_score
-    kept, again = (torch.load(at / "best" / "best.ckpt", weights_only=True) for at in (tmp_path / "whole", tmp_path))
+    kept, again = (read_saved(at / "best" / "best.ckpt") for at in (tmp_path / "whole", tmp_path))
     assert kept["global_step"] == again["global_step"]
 
 

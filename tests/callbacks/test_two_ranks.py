@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_fit import TinyModule, fit
+from tiny_fit import TinyModule, fit, read_saved
 from two_ranks import measuring_callbacks, uneven_data
 
 from callbacks.metrics_csv import resume_step
@@ -74,7 +74,7 @@ def test_signal_to_one_rank_stops_both_with_a_clear_line(two_ranks):
     folder, _, processes, outputs = two_ranks
     assert [process.returncode for process in processes] == [143, 0], "\n".join(outputs)
     checkpoint = str(folder / "checkpoints" / "last.ckpt")
-    assert resume_step(checkpoint) == 2
+    assert resume_step(read_saved(checkpoint)) == 2
     assert [f"saved {checkpoint}; go on with resume=auto" in output for output in outputs] == [True, False]
     assert not any("Traceback" in output for output in outputs)
     assert json.loads((folder / "stopped" / "record.json").read_text())["status"] == "interrupted"

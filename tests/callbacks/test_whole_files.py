@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_fit import fit
+from tiny_fit import fit, read_saved
 
 from callbacks.whole_files import WholeFiles
 
 
 def test_trainer_writes_and_resumes_through_it(tmp_path):
     path = tmp_path / "new folder" / "a.ckpt"
-    trainer, module = fit(tmp_path, plugins=[WholeFiles()])
+    trainer, module = fit(tmp_path, plugins=[WholeFiles(read_saved)])
     trainer.save_checkpoint(path)
     assert [file.name for file in path.parent.iterdir()] == ["a.ckpt"]
     saved = torch.load(path, weights_only=True)
     assert torch.equal(saved["state_dict"]["scale"], module.scale)
-    resumed, _ = fit(tmp_path, plugins=[WholeFiles()], ckpt_path=path, max_epochs=3)
+    resumed, _ = fit(tmp_path, plugins=[WholeFiles(read_saved)], ckpt_path=path, max_epochs=3)
     assert resumed.global_step == 18
 
 
@@ -33,13 +33,13 @@ def test_it_is_on_the_disk_before_it_is_moved_within_its_folder(tmp_path, monkey
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", moved)
-    WholeFiles().save_checkpoint({"a": 1}, str(tmp_path / "a.ckpt"))
+    WholeFiles(read_saved).save_checkpoint({"a": 1}, str(tmp_path / "a.ckpt"))
     assert done == ["fsync", (tmp_path, tmp_path / "a.ckpt")]
 
 
 def test_what_fails_leaves_the_former_one_and_nothing_beside_it(tmp_path, monkeypatch):
     path = tmp_path / "a.ckpt"
-    WholeFiles().save_checkpoint({"a": 1}, path)
+    WholeFiles(read_saved).save_checkpoint({"a": 1}, path)
 
     def full(checkpoint, file):
         file.write(b"half")
@@ -47,11 +47,11 @@ def test_what_fails_leaves_the_former_one_and_nothing_beside_it(tmp_path, monkey
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        WholeFiles().save_checkpoint({"a": 2}, path)
+        WholeFiles(read_saved).save_checkpoint({"a": 2}, path)
     assert list(tmp_path.iterdir()) == [path]
     assert torch.load(path, weights_only=True) == {"a": 1}
 
 
 def test_local_files_have_no_storage_options(tmp_path):
     with pytest.raises(TypeError, match="no storage_options"):
-        WholeFiles().save_checkpoint({}, tmp_path / "a.ckpt", storage_options={})
+        WholeFiles(read_saved).save_checkpoint({}, tmp_path / "a.ckpt", storage_options={})

@@ -10,6 +10,11 @@ NUM_FINDINGS = 3
 IMAGE_SIZE = 16
 
 
+def read_saved(path):
+    """What a checkpoint holds."""
+    return torch.load(path, weights_only=True)
+
+
 class TinyModule(pl.LightningModule):
     """Trains on the global random stream, so that any disturbance of it shows in train/loss."""
 

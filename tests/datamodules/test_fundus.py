@@ -121,6 +121,23 @@ def test_a_resumed_run_sees_the_same_pixels(make, tmp_path, num_workers):
         assert torch.equal(batch["image"], expected["image"]) and torch.equal(batch["labels"], expected["labels"])
 
 
+def test_a_loader_that_was_made_before_the_checkpoint_was_read_goes_on_too(make):
+    """Strategies that share out weights restore them, and all else, once the optimiser and so the loader are made."""
+    whole = make()
+    whole.setup("fit")
+    batches = list(whole.train_dataloader())
+    state = {"train_loader": {**whole.state_dict()["train_loader"], "batch": 2}}
+    resumed = make()
+    resumed.setup("fit")
+    loader = resumed.train_dataloader()
+    resumed.load_state_dict(state)
+    rest = list(loader)
+    assert len(rest) == len(batches) - 2 > 0
+    assert [batch["id"] for batch in rest] == [batch["id"] for batch in batches[2:]]
+    resumed.teardown("fit")
+    assert len(list(resumed.train_dataloader())) == len(batches)  # of a training that begins anew
+
+
 def other_pixels(photographs, save_photograph):
     save_photograph(photographs / "P00_L.png", width=120, height=100, radius=46, seed=77)
 

@@ -93,6 +93,9 @@ SIZES = [
     Mistake("+exp=ddpm_train data.num_images=8 data.batch_size=2 autoencoder.batch_size=2", "split is empty"),
     Mistake("+exp=ddpm_train trainer.max_epochs=1 model.diffusion.warmup_steps=100", "warmup_steps=100"),
     Mistake("+exp=ddpm_train autoencoder.pretrained=vae.ckpt", "vae.ckpt"),
+    Mistake("+exp=ddpm_train strategy=fsdp", "did you mean fsdp2", code=2),
+    Mistake("+exp=ddpm_train autoencoder=gan strategy=deepspeed_zero2", "strategy=single, ddp or fsdp2"),
+    Mistake("+exp=ddpm_train strategy=deepspeed_zero2 trainer.precision=16-mixed", "trainer.precision=bf16-mixed"),
 ]
 FILES = [
     Mistake("+exp=ddpm_train data=folder data.root=/nowhere", "data.root is '/nowhere', which does not exist"),

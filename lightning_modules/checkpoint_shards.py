@@ -1,0 +1,156 @@
+"""Checkpoints in shares: each process writes its own part of every tensor, and any number of processes reads them.
+
+`checkpoints/last.ckpt` is a link to a folder below `checkpoints/shards/`, put there once the folder is whole and on the
+disk. The folder holds the tensors in safetensors files with the places of their parts, as torch.distributed.checkpoint
+writes them, and `checkpoint.pt` with everything else and the sizes of those files. Nothing in it is unpickled but
+tensors and plain containers.
+"""
+
+import os
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+FOLDER = "shards"
+REST = "checkpoint.pt"  # of a folder: what is not a tensor, and the sizes of the files
+TENSOR = "__tensor__"  # stands for a tensor in it that lies in the other files, with its name
+SHARED_OUT = ("state_dict", "optimizer_states")  # keys of a checkpoint whose tensors lie in them
+
+Place = Callable[[str, torch.Size, torch.dtype], Tensor]  # name, shape and type -> what the tensor is read into
+
+
+def new_folder(path: Path, step: int) -> Path:
+    """A name for the folder of a checkpoint at `path`: beside those of earlier ones, and new."""
+    return path.parent / FOLDER / f"{path.stem}-{step:08d}-{secrets.token_hex(3)}"
+
+
+def write_shares(checkpoint: Mapping[str, Any], folder: Path) -> Any:
+    """Write this process's shares of the tensors to `folder`; every process calls it.
+
+    Args:
+        checkpoint: nested plain containers; of a DTensor each process writes its part, of another tensor one process
+            writes all.
+
+    Returns:
+        What is not a tensor, for `close_folder`.
+    """
+    tensors: dict[str, Tensor] = {}
+    rest = {key: _taken_apart(part, key, tensors) if key in SHARED_OUT else part for key, part in checkpoint.items()}
+    dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    return rest
+
+
+def close_folder(rest: Any, folder: Path, path: Path) -> None:
+    """Once all shares are written, and on one process: put the folder on the disk and let `path` name it."""
+    sizes = {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
+    torch.save({"rest": rest, "sizes": sizes}, folder / REST)
+    for part in (*folder.iterdir(), folder):
+        _sync(part)
+    link = path.with_name(f".{path.name}.{folder.name[-6:]}")
+    link.symlink_to(folder.relative_to(path.parent), target_is_directory=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    os.replace(link, path)
+    _sync(path.parent)
+    prune(path.parent)
+
+
+def prune(checkpoints: Path) -> None:
+    """Delete the folders of shares that no checkpoint names: of earlier checkpoints, and of crashes."""
+    links = [entry for entry in checkpoints.iterdir() if entry.is_symlink()]
+    for link in links:
+        if link.name.startswith("."):  # of a crash just before it took the place of another
+            link.unlink()
+    named = {link.resolve() for link in links if not link.name.startswith(".")}
+    for folder in (checkpoints / FOLDER).glob("*"):
+        if folder.resolve() not in named:
+            shutil.rmtree(folder)
+
+
+def read_rest(path: Path) -> Any:
+    """What a checkpoint in shares holds besides tensors, which are named in their places.
+
+    Raises:
+        ValueError: a folder that is none, or of which a file is not whole.
+    """
+    if not (path / REST).is_file():
+        raise ValueError(f"{path} is a folder without {REST}: no checkpoint in shares, or one that was never finished.")
+    saved = read_file(path / REST)
+    for name, size in saved["sizes"].items():
+        found = (path / Path(name).name).stat().st_size if (path / Path(name).name).is_file() else None
+        if found != size:
+            what = "is missing" if found is None else f"has {found} bytes and was written with {size}"
+            raise ValueError(f"{path}: its file {name} {what}. Give another checkpoint of the run.")
+    return saved["rest"]
+
+
+def read_file(path: Path) -> Any:
+    """What a file holds: tensors, which are read from it when they are used, and plain containers.
+
+    Raises:
+        ValueError: it is cut short, or something else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # of what kind depends on where the file is cut, or on what it is instead
+        raise ValueError(
+            f"checkpoint {str(path)!r} is no whole checkpoint of tensors and plain containers: it was cut short, or is "
+            "something else. Give another checkpoint of the run, checkpoints/last.ckpt or best.ckpt in its folder."
+        ) from error
+
+
+def read_shares(path: Path, place: Place | None = None) -> dict[str, Any]:
+    """A checkpoint in shares, each tensor put together on the CPU, or read into what `place` makes for it.
+
+    Raises:
+        ValueError: see `read_rest`.
+    """
+    rest = read_rest(path)
+    reader = HuggingFaceStorageReader(str(path.resolve()))
+    described = reader.read_metadata().state_dict_metadata
+    make = place or (lambda name, size, dtype: torch.empty(size, dtype=dtype))
+    tensors = {name: make(name, about.size, about.properties.dtype) for name, about in described.items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it may be
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
+    return {key: _put_together(part, tensors) if key in SHARED_OUT else part for key, part in rest.items()}
+
+
+def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` with tensors replaced by their names, under which they are put into `tensors`."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().contiguous().clone()  # safetensors takes no views, and no two of one memory
+        return {TENSOR: name}
+    if isinstance(value, Mapping):
+        return {key: _taken_apart(part, f"{name}/{key}", tensors) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_taken_apart(part, f"{name}/{place}", tensors) for place, part in enumerate(value))
+    return value
+
+
+def _put_together(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, Mapping):
+        if TENSOR in value:
+            return tensors[value[TENSOR]]
+        return {key: _put_together(part, tensors) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_put_together(part, tensors) for part in value)
+    return value
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

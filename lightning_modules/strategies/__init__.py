@@ -1,0 +1,1 @@
+"""How a module's weights, gradients and averages are spread over processes."""

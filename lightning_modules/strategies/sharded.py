@@ -1,0 +1,67 @@
+"""What strategies that share out weights have in common: checkpoints in shares, which any of them can read."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.tensor as dtensor
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from lightning_modules.checkpoint import load_state
+from lightning_modules.checkpoint_shards import close_folder, new_folder, prune, write_shares
+
+
+class ShardedCheckpoints:
+    """Mixin of a strategy: each process writes its share, and reads its share of whatever another strategy wrote.
+
+    In memory a checkpoint's tensors are DTensors, cut along their first dimension over `mesh`. What is saved under one
+    strategy or number of processes goes on under another, a single file included.
+    """
+
+    restore_checkpoint_after_setup = True
+    lightning_restore_optimizer = True
+
+    @property
+    def mesh(self) -> DeviceMesh:
+        """All processes in a row."""
+        raise NotImplementedError
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Write shares, then name them by `filepath`; a crash leaves the checkpoint that was there before."""
+        path = Path(filepath)
+        folder = self.broadcast(new_folder(path, checkpoint.get("global_step", 0)))
+        folder.mkdir(parents=True, exist_ok=True)
+        rest = write_shares(checkpoint, folder)
+        self.barrier()
+        if self.is_global_zero:
+            close_folder(rest, folder, path)
+        self.barrier()
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """This process's shares, of a checkpoint in shares or in one file."""
+        return load_state(checkpoint_path, self._place)
+
+    def remove_checkpoint(self, filepath: str | Path) -> None:
+        """Delete a checkpoint with its shares."""
+        if self.is_global_zero:
+            Path(filepath).unlink(missing_ok=True)
+            prune(Path(filepath).parent)
+
+    def _place(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        if len(size):
+            return dtensor.empty(size, dtype=dtype, device_mesh=self.mesh, placements=[Shard(0)])
+        return torch.empty(size, dtype=dtype)
+
+    def share(self, tensor: Tensor) -> Tensor:
+        """A whole tensor, or one in shares, in shares; a number as it is."""
+        if isinstance(tensor, DTensor) or not tensor.ndim:
+            return tensor
+        tensor = tensor.to(self.root_device)
+        return distribute_tensor(tensor, self.mesh, [Shard(0)], src_data_rank=None)  # all have it: nothing is sent
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor put together from its shares; every process calls it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,88 @@
+"""Every strategy trains what one process trains, goes on from what any other saved, and measures the same."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+from tiny_runs import AUTOENCODER, DDPM_TRAIN, TRAINER, column, run_process, start_process
+
+from lightning_modules.checkpoint import load_state
+
+pytestmark = pytest.mark.slow
+SHARING = ["ddp", "fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"]
+# The default generator, 20 steps of 16 images.
+DEFAULT = [
+    "+exp=ddpm_train", "data.num_images=60", "data.epoch_size=320", "autoencoder.pretrained=vae/checkpoints/last.ckpt",
+    "~callbacks.frechet", "~callbacks.sample_grid", "model.diffusion.warmup_steps=5", "checkpoint_every_n_steps=3",
+    *TRAINER, "trainer.max_epochs=1",
+]  # fmt: skip
+
+
+def by(strategy):
+    """Words for a run of 16 images a step under a strategy, on two processes where it shares."""
+    num = 1 if strategy == "single" else 2
+    return [f"strategy={strategy}", f"trainer.devices={num}", f"data.batch_size={16 // num}"]
+
+
+def losses(folder):
+    return [float(value) for _, value in column(folder, "train/loss")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds autoencoders, and runs on one process that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("strategies")
+    small = ["autoencoder.max_epochs=1", "autoencoder.module.warmup_steps=1", "data.num_images=60"]
+    runs = {
+        "vae": ["+exp=vae_train", *small, "data.epoch_size=null", *TRAINER],
+        "tiny": ["+exp=vae_train", *small, *AUTOENCODER, "data.image_size=16", *TRAINER],
+        "one": [*DEFAULT, *by("single")],
+    }
+    for name, words in runs.items():
+        result = run_process(*words, f"output_dir={name}", cwd=folder)
+        assert result.code == 0, result.err
+    assert len(losses(folder / "one")) == 20
+    return folder
+
+
+@pytest.mark.parametrize("first, second", [*zip(SHARING, SHARING, strict=True), ("fsdp2", "ddp"), ("ddp", "fsdp2")])
+def test_killed_under_one_and_resumed_under_another_equals_one_process(folder, first, second):
+    run = folder / f"{first}-{second}"
+    process = start_process(*DEFAULT, *by(first), f"output_dir={run.name}", cwd=folder)
+    while process.poll() is None and not (run.is_dir() and (run / "metrics.csv").exists() and len(losses(run)) >= 8):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    reached = load_state(run / "checkpoints/last.ckpt")["global_step"]
+    assert 0 < reached < 20
+    resumed = run_process(*DEFAULT, *by(second), f"output_dir={run.name}", "resume=auto", cwd=folder)
+    assert resumed.code == 0, resumed.err
+    assert "going on from" in resumed.out
+    assert losses(run) == pytest.approx(losses(folder / "one"), abs=1e-4)
+    one, other = (load_state(at / "checkpoints/last.ckpt") for at in (folder / "one", run))
+    assert one["global_step"] == other["global_step"] == 20
+    assert one["state_dict"].keys() == other["state_dict"].keys()
+    for name, tensor in one["state_dict"].items():  # raw and averaged weights
+        torch.testing.assert_close(other["state_dict"][name], tensor, atol=1e-4, rtol=1e-4, msg=name)
+    states = [saved["optimizer_states"][0]["state"] for saved in (one, other)]
+    for number, values in states[0].items():
+        for name, value in values.items():
+            assert float((states[1][number][name] - value).norm()) <= 1e-3 * float(value.norm()), (number, name)
+
+
+@pytest.mark.parametrize("strategy", ["single", *SHARING])
+def test_every_strategy_measures_and_paints_the_same(folder, strategy):
+    """Nine images for two processes: the last share is uneven."""
+    words = [*DDPM_TRAIN, "autoencoder.pretrained=tiny/checkpoints/last.ckpt", "callbacks.frechet.num_images=9",
+             "trainer.max_epochs=1", "data.epoch_size=64", "trainer.accumulate_grad_batches=2"]  # fmt: skip
+    result = run_process(*words, *by(strategy), f"output_dir=measured-{strategy}", cwd=folder)
+    assert result.code == 0, result.err
+    one, other = folder / "measured-single", folder / f"measured-{strategy}"
+    for name in ("val/fd_efficientnet_lite0", "val/kd_efficientnet_lite0", "val/loss"):
+        first, second = ([float(value) for _, value in column(run, name)] for run in (one, other))
+        assert first and first == pytest.approx(second, rel=1e-4), name
+    pictures = [(run / "samples/epoch_0000.png").read_bytes() for run in (one, other)]
+    assert pictures[0] == pictures[1]
+    assert load_state(other / "checkpoints/last.ckpt")["state_dict"]["ema.num_updates"] == 2

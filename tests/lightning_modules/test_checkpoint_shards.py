@@ -1,0 +1,107 @@
+"""Checkpoints in shares: whole or not there, read back as they were, refused when a part is missing."""
+
+import os
+
+import pytest
+import torch
+
+from lightning_modules import checkpoint_shards
+from lightning_modules.checkpoint import load_progress, load_state
+from lightning_modules.checkpoint_shards import FOLDER, REST, close_folder, new_folder, prune, write_shares
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
+
+def make(step):
+    g = torch.Generator().manual_seed(step)
+    weight = torch.randn(3, 2, 4, 4, generator=g).to(memory_format=torch.channels_last)
+    return {
+        "state_dict": {"network.weight": weight, "again": weight, "num_updates": torch.tensor(step)},
+        "optimizer_states": [{"state": {0: {"step": torch.tensor(float(step)), "exp_avg": weight.half()}},
+                              "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99), "params": [0]}]}],
+        "global_step": step, "callbacks": {"best": torch.tensor(0.5), "path": "a"}, "loops": {"fit": [1, None, True]},
+    }  # fmt: skip
+
+
+def save(checkpoint, path):
+    folder = new_folder(path, checkpoint["global_step"])
+    folder.mkdir(parents=True)
+    close_folder(write_shares(checkpoint, folder), folder, path)
+    return folder
+
+
+def assert_same(a, b):
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert type(a) is type(b) and len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+def test_what_is_saved_is_read_back_and_what_it_replaces_is_deleted(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save(make(1), path)  # of a strategy that writes one file
+    for step in (2, 3):
+        folder = save(make(step), path)
+        assert path.is_symlink() and path.resolve() == folder.resolve()
+        assert_same(load_state(path), make(step))
+        assert list((tmp_path / FOLDER).iterdir()) == [folder]
+    progress = load_progress(path)
+    assert progress["global_step"] == 3 and progress["loops"] == {"fit": [1, None, True]}
+
+
+def test_a_crash_before_the_end_leaves_the_checkpoint_that_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    save(make(1), path)
+
+    def crash(*args):
+        raise KeyboardInterrupt
+
+    for owner, name in ((os, "replace"), (torch, "save"), (checkpoint_shards, "_sync")):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, name, crash)
+            save(make(2), path)
+        assert load_state(path)["global_step"] == 1
+    write_shares(make(3), new_folder(path, 3))  # killed meanwhile
+    prune(tmp_path)
+    assert len(list((tmp_path / FOLDER).iterdir())) == 1 and load_state(path)["global_step"] == 1
+    save(make(4), path)
+    assert load_state(path)["global_step"] == 4
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
+    path = tmp_path / "last.ckpt"
+    folder = save(make(1), path)
+    [file] = folder.glob("*.safetensors")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=rf"last.ckpt: its file {file.name} has {len(content) - 1} bytes and was"):
+        load_state(path)
+    file.unlink()
+    with pytest.raises(ValueError, match=f"its file {file.name} is missing. Give another"):
+        load_progress(path)
+    (folder / REST).unlink()
+    with pytest.raises(ValueError, match="a folder without checkpoint.pt"):
+        load_state(path)
+
+
+def test_nothing_but_tensors_and_plain_containers_is_unpickled(tmp_path):
+    path = tmp_path / "last.ckpt"
+    folder = save(make(1), path)
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return ran.write_text, ("",)
+
+    torch.save({"rest": Evil(), "sizes": {}}, folder / REST)
+    with pytest.raises(ValueError, match="checkpoint.pt' is no whole checkpoint of tensors and plain containers"):
+        load_state(path)
+    assert not ran.exists()
