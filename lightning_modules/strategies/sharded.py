@@ -59,7 +59,8 @@ class ShardedCheckpoints:
         if isinstance(tensor, DTensor) or not tensor.ndim:
             return tensor
         tensor = tensor.to(self.root_device)
-        return distribute_tensor(tensor, self.mesh, [Shard(0)], src_data_rank=None)  # all have it: nothing is sent
+        shares = distribute_tensor(tensor, self.mesh, [Shard(0)], src_data_rank=None)  # all have it: nothing is sent
+        return shares.clone()  # no view, which would keep all of it in memory
 
 
 def whole(tensor: Tensor) -> Tensor:
