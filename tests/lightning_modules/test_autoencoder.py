@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 
 from lightning_modules.autoencoder import Autoencoder
@@ -191,7 +192,8 @@ def test_a_killed_run_resumes_bit_for_bit(build, tmp_path, discriminator):
 
 def test_deepspeed_and_float16_are_refused_early(build):
     module = build.autoencoder(discriminator=True)
-    module.trainer = type("Trainer", (), {"strategy": type("DeepSpeedStrategy", (), {})(), "precision": "32-true"})()
+    strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)
+    module.trainer = type("Trainer", (), {"strategy": strategy, "precision": "32-true"})()
     with pytest.raises(ValueError, match="DeepSpeed takes one"):
         module.configure_optimizers()
 
