@@ -42,6 +42,10 @@ class AutocastPrecision(DeepSpeedPrecision):
         """Leave batches as they are."""
         return data
 
+    def backward(self, tensor: Tensor, model: L.LightningModule, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """By DeepSpeed's engine; the Trainer has divided the loss by the batches that are accumulated already."""
+        model.trainer.model.backward(tensor, scale_wrt_gas=False)
+
     def forward_context(self) -> AbstractContextManager:
         """Autocast for bf16-mixed."""
         device = "cuda" if torch.cuda.is_available() else "cpu"

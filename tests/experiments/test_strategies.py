@@ -4,8 +4,10 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_runs import AUTOENCODER, DDPM_TRAIN, TRAINER, column, run_process, start_process
 
 from lightning_modules.checkpoint import load_state
@@ -78,13 +80,14 @@ def test_killed_under_one_and_resumed_under_another_equals_one_process(folder, f
 def test_every_strategy_measures_and_paints_the_same(folder, strategy):
     """Nine images for two processes: the last share is uneven."""
     words = [*DDPM_TRAIN, "autoencoder.pretrained=tiny/checkpoints/last.ckpt", "callbacks.frechet.num_images=9",
-             "trainer.max_epochs=1", "data.epoch_size=64", "trainer.accumulate_grad_batches=2"]  # fmt: skip
+             "trainer.max_epochs=1", "data.epoch_size=64", "trainer.accumulate_grad_batches=2",
+             "model.diffusion.warmup_steps=1"]  # fmt: skip
     result = run_process(*words, *by(strategy), f"output_dir=measured-{strategy}", cwd=folder)
     assert result.code == 0, result.err
     one, other = folder / "measured-single", folder / f"measured-{strategy}"
     for name in ("val/fd_efficientnet_lite0", "val/kd_efficientnet_lite0", "val/loss"):
         first, second = ([float(value) for _, value in column(run, name)] for run in (one, other))
         assert first and first == pytest.approx(second, rel=1e-4), name
-    pictures = [(run / "samples/epoch_0000.png").read_bytes() for run in (one, other)]
-    assert pictures[0] == pictures[1]
+    pictures = [np.asarray(Image.open(run / "samples/epoch_0000.png")).astype(int) for run in (one, other)]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
     assert load_state(other / "checkpoints/last.ckpt")["state_dict"]["ema.num_updates"] == 2
