@@ -210,7 +210,7 @@ def build_trainer(
     strategy = build_strategy(cfg)
     if find_unused and strategy in ("auto", "ddp") and world_size(cfg) > 1:
         strategy = "ddp_find_unused_parameters_true"
-    settings = {**plain(cfg.trainer), **overrides}
+    settings = {"inference_mode": isinstance(strategy, str), **plain(cfg.trainer), **overrides}  # shares take none
     settings.pop("_target_")
     return L.Trainer(
         **settings,

@@ -10,13 +10,14 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 FOLDER = "shards"
@@ -32,7 +33,7 @@ def new_folder(path: Path, step: int) -> Path:
     return path.parent / FOLDER / f"{path.stem}-{step:08d}-{secrets.token_hex(3)}"
 
 
-def write_shares(checkpoint: Mapping[str, Any], folder: Path) -> Any:
+def write_shares(checkpoint: Mapping[str, Any], folder: Path) -> tuple[Any, dict[str, int]]:
     """Write this process's shares of the tensors to `folder`; every process calls it.
 
     Args:
@@ -40,18 +41,22 @@ def write_shares(checkpoint: Mapping[str, Any], folder: Path) -> Any:
             writes all.
 
     Returns:
-        What is not a tensor, for `close_folder`.
+        What is not a tensor, and the sizes of the files that this process sees, for `close_folder`.
     """
     tensors: dict[str, Tensor] = {}
     rest = {key: _taken_apart(part, key, tensors) if key in SHARED_OUT else part for key, part in checkpoint.items()}
     dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
-    return rest
+    return rest, {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
 
 
-def close_folder(rest: Any, folder: Path, path: Path) -> None:
-    """Once all shares are written, and on one process: put the folder on the disk and let `path` name it."""
-    sizes = {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
-    torch.save({"rest": rest, "sizes": sizes}, folder / REST)
+def close_folder(rest: Any, sizes: Sequence[Mapping[str, int]], folder: Path, path: Path) -> None:
+    """Once all shares are written, and on one process: put the folder on the disk and let `path` name it.
+
+    Args:
+        sizes: of the files, as each process sees them: over a network one may not see another's yet, or not whole.
+    """
+    largest = {name: max(seen.get(name, 0) for seen in sizes) for name in sorted(set().union(*sizes))}
+    torch.save({"rest": rest, "sizes": largest}, folder / REST)
     for part in (*folder.iterdir(), folder):
         _sync(part)
     link = path.with_name(f".{path.name}.{folder.name[-6:]}")
@@ -72,34 +77,42 @@ def prune(checkpoints: Path) -> None:
     named = {link.resolve() for link in links if not link.name.startswith(".")}
     for folder in (checkpoints / FOLDER).glob("*"):
         if folder.resolve() not in named:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # NFS keeps what somebody reads; the next time it goes
 
 
-def read_rest(path: Path) -> Any:
+def read_rest(path: Path, folder: Path | None = None) -> Any:
     """What a checkpoint in shares holds besides tensors, which are named in their places.
+
+    Args:
+        folder: what `path` is a link to, where that has been found out already.
 
     Raises:
         ValueError: a folder that is none, or of which a file is not whole.
     """
-    if not (path / REST).is_file():
+    folder = folder or path.resolve()
+    if not (folder / REST).is_file():
         raise ValueError(f"{path} is a folder without {REST}: no checkpoint in shares, or one that was never finished.")
-    saved = read_file(path / REST)
+    saved = read_file(folder / REST, mapped=False)
     for name, size in saved["sizes"].items():
-        found = (path / Path(name).name).stat().st_size if (path / Path(name).name).is_file() else None
+        file = folder / Path(name).name
+        found = file.stat().st_size if file.is_file() else None
         if found != size:
             what = "is missing" if found is None else f"has {found} bytes and was written with {size}"
             raise ValueError(f"{path}: its file {name} {what}. Give another checkpoint of the run.")
     return saved["rest"]
 
 
-def read_file(path: Path) -> Any:
-    """What a file holds: tensors, which are read from it when they are used, and plain containers.
+def read_file(path: Path, mapped: bool = True) -> Any:
+    """What a file holds: tensors and plain containers.
+
+    Args:
+        mapped: tensors are read from the file when they are used, which has to be there as long.
 
     Raises:
         ValueError: it is cut short, or something else.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (PermissionError, MemoryError):
         raise
     except Exception as error:  # of what kind depends on where the file is cut, or on what it is instead
@@ -112,12 +125,27 @@ def read_file(path: Path) -> Any:
 def read_shares(path: Path, place: Place | None = None) -> dict[str, Any]:
     """A checkpoint in shares, each tensor put together on the CPU, or read into what `place` makes for it.
 
+    A run that saves meanwhile takes away the one that was begun; then the new one is read.
+
     Raises:
-        ValueError: see `read_rest`.
+        ValueError: see `read_rest`; or parts of a tensor are in none of the files.
     """
-    rest = read_rest(path)
-    reader = HuggingFaceStorageReader(str(path.resolve()))
+    folder = path.resolve()
+    try:
+        return _read_folder(path, folder, place)
+    except (OSError, ValueError, CheckpointException):
+        if path.resolve() == folder:
+            raise
+        return _read_folder(path, path.resolve(), place)
+
+
+def _read_folder(path: Path, folder: Path, place: Place | None) -> dict[str, Any]:
+    rest = read_rest(path, folder)
+    reader = HuggingFaceStorageReader(str(folder))
     described = reader.read_metadata().state_dict_metadata
+    for name, about in described.items():
+        if sum(chunk.sizes.numel() for chunk in about.chunks) != about.size.numel():
+            raise ValueError(f"{path}: parts of {name} are in no file. Give another checkpoint of the run.")
     make = place or (lambda name, size, dtype: torch.empty(size, dtype=dtype))
     tensors = {name: make(name, about.size, about.properties.dtype) for name, about in described.items()}
     with warnings.catch_warnings():
@@ -129,7 +157,8 @@ def read_shares(path: Path, place: Place | None = None) -> dict[str, Any]:
 def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """`value` with tensors replaced by their names, under which they are put into `tensors`."""
     if isinstance(value, Tensor):
-        tensors[name] = value.detach().contiguous().clone()  # safetensors takes no views, and no two of one memory
+        # On the CPU: no second copy on the device. Copies: safetensors takes no views, and no two of one memory.
+        tensors[name] = value.detach().contiguous().to("cpu", copy=True)
         return {TENSOR: name}
     if isinstance(value, Mapping):
         return {key: _taken_apart(part, f"{name}/{key}", tensors) for key, part in value.items()}

@@ -11,6 +11,7 @@ from datamodules.findings import NAMES, check_name
 from datamodules.synthetic import SyntheticSet
 from experiments.classifier_train import load_classifier
 from lightning_modules.annotator import Annotator
+from lightning_modules.checkpoint import best_of_run
 from lightning_modules.classifier import Classifier
 
 FORMAT = 1
@@ -42,8 +43,7 @@ def load_members(paths: Sequence[str], trusted: Sequence[str] = ()) -> list[Memb
         raise ValueError(
             "job.annotators is empty: name runs of classifier_train, as in job.annotators=[runs/a,runs/b]."
         )
-    checkpoints = [Path(path).expanduser() for path in paths]
-    checkpoints = [path / "checkpoints" / BEST if path.is_dir() else path for path in checkpoints]
+    checkpoints = [best_of_run(path) for path in paths]
     for place, path in enumerate(checkpoints):
         if path.resolve() in [other.resolve() for other in checkpoints[:place]]:
             raise ValueError(f"job.annotators names {path} twice: it would count twice. Leave one out.")
@@ -51,7 +51,7 @@ def load_members(paths: Sequence[str], trusted: Sequence[str] = ()) -> list[Memb
 
 
 def _run_of(checkpoint: Path) -> Path | None:
-    folder = checkpoint.resolve().parent
+    folder = checkpoint.absolute().parent  # not resolve: a checkpoint may be a link to its shares
     return folder.parent if folder.name == "checkpoints" else None
 
 

@@ -37,7 +37,7 @@ def image_size_of(generator: LatentDiffusion) -> int:
 
 def _fingerprints(checkpoint: Path) -> dict[str, str]:
     """Of the generator's training data and its split, where the record of its run lies by its checkpoint."""
-    path = checkpoint.resolve().parent.parent / "record.json"
+    path = checkpoint.expanduser().absolute().parent.parent / "record.json"
     try:
         return dict(json.loads(path.read_text("utf-8")).get("fingerprints") or {})
     except (OSError, ValueError):

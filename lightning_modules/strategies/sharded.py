@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.tensor as dtensor
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -33,10 +34,11 @@ class ShardedCheckpoints:
         path = Path(filepath)
         folder = self.broadcast(new_folder(path, checkpoint.get("global_step", 0)))
         folder.mkdir(parents=True, exist_ok=True)
-        rest = write_shares(checkpoint, folder)
-        self.barrier()
+        rest, sizes = write_shares(checkpoint, folder)
+        seen: list[dict[str, int]] = [{}] * self.world_size
+        dist.all_gather_object(seen, sizes)
         if self.is_global_zero:
-            close_folder(rest, folder, path)
+            close_folder(rest, seen, folder, path)
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -13,6 +14,7 @@ import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from lightning.pytorch.strategies.strategy import _ForwardRedirection
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
@@ -21,16 +23,14 @@ from lightning_modules.strategies.sharded import ShardedCheckpoints, whole
 
 if find_spec("deepspeed") is None:
     raise ModuleNotFoundError("DeepSpeed is not installed. Remedy: pip install deepspeed, or strategy=fsdp2.")
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed takes the first it finds traces of
-
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
 
 
 class AutocastPrecision(DeepSpeedPrecision):
     """Float32 weights and averages, computed with in bfloat16 by autocast where the Trainer asks for it.
 
-    DeepSpeed's own would cast every tensor of the module, an average's too, which then forgets small changes.
+    DeepSpeed's own would cast every tensor of the module, an average's too, which then forgets small changes. Its
+    engine switches off an autocast that is entered around it: `WithinEngine` enters it inside.
     """
 
     def __init__(self, precision: str):
@@ -47,9 +47,30 @@ class AutocastPrecision(DeepSpeedPrecision):
         model.trainer.model.backward(tensor, scale_wrt_gas=False)
 
     def forward_context(self) -> AbstractContextManager:
-        """Autocast for bf16-mixed."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+        """Nothing around the engine."""
+        return nullcontext()
+
+
+class WithinEngine(_ForwardRedirection):
+    """A step of the module, called by DeepSpeed's engine, with autocast for bf16-mixed."""
+
+    def __init__(self, strategy: "Zero"):
+        self.strategy = strategy
+
+    def __call__(self, engine: nn.Module, module: L.LightningModule, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call the method of `module` that has this name, through `engine`."""
+        device, plugin = self.strategy.root_device.type, self.strategy.precision_plugin
+        plain = getattr(module, name)
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            with torch.autocast(device, torch.bfloat16, enabled=plugin.precision == "bf16-mixed"):
+                return plain(*args, **kwargs)
+
+        setattr(module, name, step)
+        try:
+            return super().__call__(engine, module, name, *args, **kwargs)
+        finally:
+            delattr(module, name)
 
 
 class Zero(ShardedCheckpoints, DeepSpeedStrategy):
@@ -66,6 +87,7 @@ class Zero(ShardedCheckpoints, DeepSpeedStrategy):
     def __init__(self, stage: int, timeout_minutes: float = 30):
         super().__init__(stage=stage, timeout=timedelta(minutes=timeout_minutes))
         self._mesh: DeviceMesh | None = None
+        self._forward_redirection = WithinEngine(self)
         self._groups: list[list[nn.Parameter]] = []  # of the optimiser, before DeepSpeed cut them up
         self.config["bf16"] = {"enabled": False}  # AutocastPrecision
         # Of small tensors DeepSpeed would keep a whole copy, which does not follow when the average's share is updated.
@@ -114,10 +136,25 @@ class Zero(ShardedCheckpoints, DeepSpeedStrategy):
             )
 
     def setup(self, trainer: L.Trainer) -> None:
-        """As Lightning's, with weights in the order in which they can be cut in shares."""
+        """As Lightning's, with weights in the order in which they can be cut in shares.
+
+        Gradients are clipped by the Trainer's norm, else by the `gradient_clip` of the module.
+        """
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)  # not channels-last
-        super().setup(trainer)
+        clip = trainer.gradient_clip_val
+        clip = getattr(self.lightning_module, "gradient_clip", None) if clip is None else clip
+        self.config["gradient_clipping"] = clip or 0.0
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Since DeepSpeed handles gradient clipping internally")  # seen to above
+            super().setup(trainer)
+
+    def teardown(self) -> None:
+        """Leave the module where it is: what is saved after training is read from the engine's own tensors."""
+        self.cluster_environment.teardown()
+        self.precision_plugin.teardown()
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
 
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Optimizer | None, *rest: Any) -> Any:
         self._groups = [] if optimizer is None else [group["params"] for group in optimizer.param_groups]
@@ -149,8 +186,6 @@ class Zero(ShardedCheckpoints, DeepSpeedStrategy):
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Take the weights of a checkpoint: into the module, and into the optimiser's own copy of them."""
-        from deepspeed.utils import safe_set_full_fp32_param
-
         trained = {id(parameter) for parameter in self._parameters}
         own = self.lightning_module.state_dict(keep_vars=True)
         for name, value in checkpoint["state_dict"].items():
@@ -158,21 +193,33 @@ class Zero(ShardedCheckpoints, DeepSpeedStrategy):
             with _whole_parameter(tensor, is_changed=True), torch.no_grad():
                 tensor.copy_(value)
             if id(tensor) in trained:
-                safe_set_full_fp32_param(tensor, value.to(tensor.device))
+                self._set(tensor, value)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Take the optimiser's state of a checkpoint."""
-        from deepspeed.utils import safe_set_full_optimizer_state
-
         [saved] = checkpoint["optimizer_states"]
         if saved["state"]:
             self._make_optimizer_state(saved["state"][0]["step"])
         for number, values in saved["state"].items():
             for name in MOMENTS:
-                value = whole(values[name]).to(self.root_device)
-                safe_set_full_optimizer_state(self._parameters[number], value, name)
+                self._set(self._parameters[number], whole(values[name]), name)
         for group, theirs in zip(self._base_optimizer.param_groups, saved["param_groups"], strict=True):
             group.update({name: value for name, value in theirs.items() if name != "params"})
+
+    def _set(self, parameter: nn.Parameter, value: Tensor, moment: str | None = None) -> None:
+        """Set the optimiser's copy of a weight, or a moment of it, from the whole tensor."""
+        from deepspeed import utils
+
+        key, value = [] if moment is None else [moment], value.to(self.root_device)
+        if self.zero_stage_3:  # its function for whole tensors takes none that does not divide by the processes
+            num = parameter.ds_tensor.numel()
+            padded = nn.functional.pad(value.flatten(), (0, num * self.world_size - value.numel()))
+            piece = padded[num * self.global_rank :][:num]
+            setter = utils.safe_set_local_optimizer_state if key else utils.safe_set_local_fp32_param
+            setter(parameter, piece, *key)
+        else:
+            setter = utils.safe_set_full_optimizer_state if key else utils.safe_set_full_fp32_param
+            setter(parameter, value, *key)
 
     def _make_optimizer_state(self, step: Tensor) -> None:
         """Room for what AdamW keeps, which DeepSpeed would make at the first step."""
@@ -197,7 +244,9 @@ class Zero(ShardedCheckpoints, DeepSpeedStrategy):
 
     def setup_environment(self) -> None:
         """As Lightning's, on processors too."""
-        if isinstance(self.accelerator, CUDAAccelerator):
+        on_cuda = isinstance(self.accelerator, CUDAAccelerator)
+        os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_cuda else "cpu")  # or any that it finds
+        if on_cuda:
             super().setup_environment()
         else:
             DDPStrategy.setup_environment(self)

@@ -53,6 +53,7 @@ SMALL = {
     "ddpm_train_512": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
     "dataset_card": [],
     "dataset_export": [],
+    "gather_checkpoint": ["job.filename=one.ckpt"],
     "inspect_data": DATA,
     "synthesize": ["num_images=12", "job.images_per_shard=5", "trainer.accelerator=cpu"],
     "vae_train": [*DATA, *AUTOENCODER, *TRAINER],
@@ -70,6 +71,7 @@ FILES = {
     "pretrain_transfer": ["transfer.csv", "transfer.md", "transfer.png", "comparison/comparison.md", "tensorboard"],
     "dataset_card": [],
     "dataset_export": ["export.json", "labels.csv", "images"],
+    "gather_checkpoint": ["one.ckpt"],
     "inspect_data": ["report.html", "counts.csv", "contact_sheet.png", "cooccurrence.png", "tensorboard"],
     "synthesize": [
         "plan.parquet",
@@ -86,6 +88,7 @@ WITHOUT_DATA = (
     "compare_runs",
     "dataset_card",
     "dataset_export",
+    "gather_checkpoint",
     "pretrain_transfer",
     "synthesize",
 )  # experiments that leave no index of images
@@ -103,6 +106,7 @@ def test_every_experiment_runs(name, command, here, photographs, finished_runs, 
         "benchmark_data": photographs,
         "compare_runs": finished_runs,
         "synthesize": [f"ckpt={generator}"],
+        "gather_checkpoint": [f"ckpt={generator}"],
         "annotate": unseen_set,
         **of_a_set,
     }.get(name, [])

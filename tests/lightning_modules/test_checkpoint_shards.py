@@ -1,13 +1,24 @@
 """Checkpoints in shares: whole or not there, read back as they were, refused when a part is missing."""
 
+import json
 import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lightning_modules import checkpoint_shards
 from lightning_modules.checkpoint import load_progress, load_state
-from lightning_modules.checkpoint_shards import FOLDER, REST, close_folder, new_folder, prune, write_shares
+from lightning_modules.checkpoint_shards import (
+    FOLDER,
+    REST,
+    TENSOR,
+    close_folder,
+    new_folder,
+    prune,
+    read_rest,
+    write_shares,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -26,7 +37,8 @@ def make(step):
 def save(checkpoint, path):
     folder = new_folder(path, checkpoint["global_step"])
     folder.mkdir(parents=True)
-    close_folder(write_shares(checkpoint, folder), folder, path)
+    rest, sizes = write_shares(checkpoint, folder)
+    close_folder(rest, [sizes], folder, path)
     return folder
 
 
@@ -90,6 +102,48 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
     (folder / REST).unlink()
     with pytest.raises(ValueError, match="a folder without checkpoint.pt"):
         load_state(path)
+
+
+def test_a_file_that_one_process_does_not_see_is_missed_when_it_is_gone(tmp_path):
+    path = tmp_path / "last.ckpt"
+    folder = new_folder(path, 1)
+    folder.mkdir(parents=True)
+    rest, sizes = write_shares(make(1), folder)
+    [(name, size)] = sizes.items()
+    close_folder(rest, [{}, {name: size - 8}, sizes], folder, path)
+    assert_same(load_state(path), make(1))
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=f"its file {name} is missing"):
+        load_state(path)
+
+
+def test_parts_of_a_tensor_that_are_in_no_file_are_missed(tmp_path):
+    """Files of three processes of which the second's was never listed."""
+    folder = tmp_path / "shares"
+    folder.mkdir()
+    for start in (0, 2):
+        about = {"DCP_SHARDING_INFO": json.dumps({"state_dict/w": {"saved_offsets": [start]}}), "format": "pt"}
+        save_file({"state_dict/w": torch.ones(1)}, folder / f"{start}.safetensors", about)
+    torch.save({"rest": {"state_dict": {"w": {TENSOR: "state_dict/w"}}}, "sizes": {}}, folder / REST)
+    with pytest.raises(ValueError, match="shares: parts of state_dict/w are in no file"):
+        load_state(folder)
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_anew(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    save(make(1), path)
+    seen = []
+
+    def swapped(path, folder):
+        seen.append(folder)
+        rest = read_rest(path, folder)
+        if len(seen) == 1:
+            save(make(2), path)
+        return rest
+
+    monkeypatch.setattr(checkpoint_shards, "read_rest", swapped)
+    assert_same(load_state(path), make(2))
+    assert len(seen) == 2 and not seen[0].exists()
 
 
 def test_nothing_but_tensors_and_plain_containers_is_unpickled(tmp_path):

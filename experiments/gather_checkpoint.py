@@ -1,0 +1,79 @@
+"""`+exp=gather_checkpoint`: a checkpoint in shares as one file, which every strategy, job and script reads."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from callbacks.atomic import write_atomically
+from callbacks.run_record import RunRecord
+from experiments.assembly import plain
+from experiments.report import ending_text, heading, say
+from experiments.training import recorded
+from lightning_modules.checkpoint import best_of_run, load_state
+
+OF_THE_OPTIMIZER = ("optimizer_states", "lr_schedulers")  # the Trainer refuses to go on where they are left out
+
+
+def gather_checkpoint(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+    """Write the checkpoint `cfg.ckpt` to one file in the run's folder; returns what the record keeps.
+
+    Raises:
+        ValueError: no checkpoint named, one that is not whole, or the file is there already.
+        FileNotFoundError: no checkpoint there.
+    """
+    start, output_dir = time.monotonic(), Path(cfg.output_dir)
+    if checkpoint or not cfg.ckpt:
+        raise ValueError("gather_checkpoint needs ckpt=<a run's folder or a checkpoint>, and takes no resume.")
+    source = best_of_run(cfg.ckpt)
+    target = output_dir / (cfg.job.filename or f"{source.stem}.ckpt")
+    if target.parent.resolve() != output_dir.resolve():
+        raise ValueError(f"job.filename={cfg.job.filename} must be a name without folders; output_dir says where.")
+    if target.exists():
+        raise ValueError(f"{target} is there already, and is not replaced. Remedy: another output_dir or job.filename.")
+    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+        metrics = gather(source, target, cfg.job.optimizer)
+        record.finish("finished", metrics)
+    say(heading("gathered"))
+    say(f"{source} -> {target}: {metrics['gather/num_tensors']:.0f} tensors, {metrics['gather/mib']:.1f} MiB, "
+        f"after step {metrics['gather/step']:.0f}")  # fmt: skip
+    say(ending_text(output_dir, {}, time.monotonic() - start))
+    return metrics
+
+
+def gather(source: Path, target: Path, optimizer: bool = True) -> dict[str, float]:
+    """Read a checkpoint, write it to one file, and see that this holds the same.
+
+    Args:
+        optimizer: keep the optimiser's state, without which no training goes on from it; it is as large as weights
+            and averages together.
+
+    Raises:
+        FileNotFoundError, ValueError: no whole checkpoint at `source`.
+        OSError: the file holds something else than was written.
+    """
+    state = load_state(source)
+    if not optimizer:
+        state = {key: value for key, value in state.items() if key not in OF_THE_OPTIMIZER}
+
+    def write(path: Path) -> None:
+        torch.save(state, path)
+        if not _same(load_state(path), state):
+            raise OSError(f"{path} does not hold what was written to it: the disk is not to be trusted.")
+
+    write_atomically(target, write)
+    mib = target.stat().st_size / 2**20
+    return {"gather/num_tensors": float(len(state["state_dict"])), "gather/mib": mib,
+            "gather/step": float(state["global_step"])}  # fmt: skip
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return isinstance(second, torch.Tensor) and first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(_same, first, second))
+    return first == second

@@ -1,0 +1,71 @@
+"""`+exp=gather_checkpoint`: one file holds what the shares hold."""
+
+import pytest
+import torch
+
+from experiments.composition import compose_config
+from experiments.gather_checkpoint import gather, gather_checkpoint
+from lightning_modules.checkpoint import load_state
+from lightning_modules.checkpoint_shards import close_folder, new_folder, write_shares
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder with a checkpoint in shares."""
+    weight = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    state = {"state_dict": {"network.w": weight, "ema.w": 2 * weight, "n": torch.tensor(4)}, "global_step": 7,
+             "optimizer_states": [{"state": {0: {"exp_avg": weight - 1}}, "param_groups": [{"lr": 0.5}]}]}  # fmt: skip
+    path = tmp_path / "run/checkpoints/best.ckpt"
+    folder = new_folder(path, 7)
+    folder.mkdir(parents=True)
+    rest, sizes = write_shares(state, folder)
+    close_folder(rest, [sizes], folder, path)
+    return tmp_path / "run"
+
+
+def words(run, *more):
+    return compose_config(["+exp=gather_checkpoint", f"ckpt={run}", f"output_dir={run.parent / 'out'}", *more])
+
+
+def test_one_file_holds_what_the_shares_hold(run):
+    metrics = gather_checkpoint(words(run), "")
+    path = run.parent / "out/best.ckpt"
+    assert path.is_file() and not path.is_symlink() and metrics["gather/step"] == 7
+    one, shares = torch.load(path, weights_only=True), load_state(run / "checkpoints/best.ckpt")
+    assert one.keys() == shares.keys()
+    for name, tensor in shares["state_dict"].items():
+        assert torch.equal(one["state_dict"][name], tensor)
+    assert torch.equal(one["optimizer_states"][0]["state"][0]["exp_avg"], one["state_dict"]["network.w"] - 1)
+    assert one["optimizer_states"][0]["param_groups"] == [{"lr": 0.5}]
+    with pytest.raises(ValueError, match="best.ckpt is there already"):
+        gather_checkpoint(words(run), "")
+
+
+def test_without_the_optimisers_state(run):
+    gather_checkpoint(words(run / "checkpoints/best.ckpt", "job.optimizer=false", f"output_dir={run}/out"), "")
+    one = torch.load(run / "out/best.ckpt", weights_only=True)
+    assert "optimizer_states" not in one and set(one["state_dict"]) == {"network.w", "ema.w", "n"}
+
+
+def test_what_cannot_be_gathered(run, tmp_path):
+    with pytest.raises(ValueError, match="needs ckpt="):
+        gather_checkpoint(words(run, "ckpt=null"), "")
+    with pytest.raises(ValueError, match="job.filename=../a.ckpt must be a name without folders"):
+        gather_checkpoint(words(run, "job.filename=../a.ckpt"), "")
+    with pytest.raises(FileNotFoundError, match="absent.ckpt' does not exist. Beside it: best.ckpt"):
+        gather_checkpoint(words(run / "checkpoints/absent.ckpt"), "")
+    assert not list(tmp_path.glob("out/*.ckpt"))
+
+
+def test_a_disk_that_forgets_is_seen(run, monkeypatch):
+    save = torch.save
+
+    def forgetful(state, path):
+        save({**state, "state_dict": {name: tensor * 0 for name, tensor in state["state_dict"].items()}}, path)
+
+    monkeypatch.setattr(torch, "save", forgetful)
+    with pytest.raises(OSError, match="does not hold what was written"):
+        gather(run / "checkpoints/best.ckpt", run / "one.ckpt")
+    assert not (run / "one.ckpt").exists()
