@@ -17,8 +17,8 @@ VAE = ["+exp=vae_train", *DATA, *AUTOENCODER[3:], *SIZES, "model.autoencoder.blo
 GAN = ["autoencoder=gan", "autoencoder.module.discriminator.channels=16", "autoencoder.module.disc_start=2",
        "autoencoder.module.discriminator.num_downsamplings=1", "trainer.accumulate_grad_batches=1"]  # fmt: skip
 # No batch normalisation, which differs by the number of processes.
-CLASSIFIER = ["+exp=classifier_train", *DATA, *SIZES, "model/backbone=convnext_atto", "data.image_size=32", "model/init=random",
-              "model.classifier.warmup_steps=1", "model.classifier.lr_schedule=constant",
+CLASSIFIER = ["+exp=classifier_train", *DATA, *SIZES, "model/backbone=convnext_atto", "data.image_size=32",
+              "model/init=random", "model.classifier.warmup_steps=1", "model.classifier.lr_schedule=constant",
               "trainer.gradient_clip_val=0.01"]  # fmt: skip
 
 
