@@ -55,6 +55,7 @@ SMALL = {
     "dataset_export": [],
     "gather_checkpoint": ["job.filename=one.ckpt"],
     "inspect_data": DATA,
+    "scaling": [*DATA, *AUTOENCODER, *UNET],
     "synthesize": ["num_images=12", "job.images_per_shard=5", "trainer.accelerator=cpu"],
     "vae_train": [*DATA, *AUTOENCODER, *TRAINER],
 }
@@ -73,6 +74,7 @@ FILES = {
     "dataset_export": ["export.json", "labels.csv", "images"],
     "gather_checkpoint": ["one.ckpt"],
     "inspect_data": ["report.html", "counts.csv", "contact_sheet.png", "cooccurrence.png", "tensorboard"],
+    "scaling": ["scaling.json"],
     "synthesize": [
         "plan.parquet",
         "data/shard-00002-of-00003.parquet",
@@ -90,6 +92,7 @@ WITHOUT_DATA = (
     "dataset_export",
     "gather_checkpoint",
     "pretrain_transfer",
+    "scaling",
     "synthesize",
 )  # experiments that leave no index of images
 NOISE = ("Tip:", "GPU available", "TPU", "litlogger", "treespec", "weights_only", "eval mode", "Loading `train",

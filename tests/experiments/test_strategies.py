@@ -1,8 +1,10 @@
 """Every strategy trains what one process trains, goes on from what any other saved, and measures the same."""
 
+import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ import torch
 from PIL import Image
 from tiny_runs import AUTOENCODER, DDPM_TRAIN, TRAINER, column, run_process, start_process
 
+from experiments.scaling_model import state_bytes
 from lightning_modules.checkpoint import load_state
 
 pytestmark = pytest.mark.slow
 SHARING = ["ddp", "fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"]
+PATH = {"PYTHONPATH": str(Path(__file__).parent)}
 # The default generator, 20 steps of 16 images.
 DEFAULT = [
     "+exp=ddpm_train", "data.num_images=60", "data.epoch_size=320", "autoencoder.pretrained=vae/checkpoints/last.ckpt",
@@ -81,8 +85,9 @@ def test_every_strategy_measures_and_paints_the_same(folder, strategy):
     """Nine images for two processes: the last share is uneven."""
     words = [*DDPM_TRAIN, "autoencoder.pretrained=tiny/checkpoints/last.ckpt", "callbacks.frechet.num_images=9",
              "trainer.max_epochs=1", "data.epoch_size=64", "trainer.accumulate_grad_batches=2",
-             "model.diffusion.warmup_steps=1"]  # fmt: skip
-    result = run_process(*words, *by(strategy), f"output_dir=measured-{strategy}", cwd=folder)
+             "model.diffusion.warmup_steps=1", "+callbacks.spy._target_=bytes_spy.BytesSpy",
+             f"+callbacks.spy.folder={folder}/measured-{strategy}"]  # fmt: skip
+    result = run_process(*words, *by(strategy), f"output_dir=measured-{strategy}", cwd=folder, **PATH)
     assert result.code == 0, result.err
     one, other = folder / "measured-single", folder / f"measured-{strategy}"
     for name in ("val/fd_efficientnet_lite0", "val/kd_efficientnet_lite0", "val/loss"):
@@ -91,3 +96,10 @@ def test_every_strategy_measures_and_paints_the_same(folder, strategy):
     pictures = [np.asarray(Image.open(run / "samples/epoch_0000.png")).astype(int) for run in (one, other)]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
     assert load_state(other / "checkpoints/last.ckpt")["state_dict"]["ema.num_updates"] == 2
+    # What devices hold is what the model of scaling says, but for what shares are filled up with.
+    ranks = [json.loads(path.read_text()) for path in sorted(other.glob("bytes*.json"))]
+    assert len(ranks) == (1 if strategy == "single" else 2)
+    expected = state_bytes(strategy, ranks[0].pop("num_trained"), len(ranks))
+    for name, value in expected.items():
+        if name != "gradients":
+            assert sum(rank[name] for rank in ranks) / len(ranks) == pytest.approx(value, rel=0.03), name
