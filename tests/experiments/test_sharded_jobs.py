@@ -1,5 +1,7 @@
 """Jobs besides the default generator, under strategies in shares: clipped, accumulated, stopped and gone on, as one."""
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny_runs import AUTOENCODER, DATA, TRAINER, column, run_process
@@ -62,3 +64,7 @@ def test_stopped_after_an_epoch_and_gone_on_equals_one_process(folder, job, stra
     moments = [state["optimizer_states"][0]["state"] for state in saved]
     first, second = (torch.cat([values["exp_avg"].flatten() for values in state.values()]) for state in moments)
     assert float((first - second).norm()) <= 1e-2 * float(first.norm())
+    if job == "classifier":  # each image once, whatever the shares were filled up with
+        tables = [pq.read_table(folder / at / "predictions.parquet").to_pandas().set_index("id") for at in (job, name)]
+        assert tables[0].index.is_unique and set(tables[0].index) == set(tables[1].index)
+        pd.testing.assert_frame_equal(tables[1].loc[tables[0].index], tables[0], atol=1e-3, rtol=0)
