@@ -18,9 +18,8 @@ class BytesSpy(L.Callback):
     def on_train_end(self, trainer, pl_module):
         """Count; of DeepSpeed's own copy of the weights too."""
         [optimizer] = trainer.optimizers
-        optimizer = getattr(optimizer, "optimizer", optimizer)  # of Lightning's wrapper
         copies = []
-        if hasattr(optimizer, "optimizer"):  # DeepSpeed's
+        if "deepspeed" in type(optimizer).__module__:
             third = hasattr(optimizer, "fp32_partitioned_groups_flat")
             copies = optimizer.fp32_partitioned_groups_flat if third else optimizer.single_partition_of_fp32_groups
             optimizer = optimizer.optimizer

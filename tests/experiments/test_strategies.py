@@ -27,9 +27,10 @@ DEFAULT = [
 
 
 def by(strategy):
-    """Words for a run of 16 images a step under a strategy, on two processes where it shares."""
-    num = 1 if strategy == "single" else 2
-    return [f"strategy={strategy}", f"trainer.devices={num}", f"data.batch_size={16 // num}"]
+    """Words for a run of 16 images a step under a strategy, on two processes unless it says `single` or `on one`."""
+    name, _, on_one = strategy.partition(" ")
+    num = 1 if on_one or name == "single" else 2
+    return [f"strategy={name}", f"trainer.devices={num}", f"data.batch_size={16 // num}"]
 
 
 def losses(folder):
@@ -53,9 +54,12 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("first, second", [*zip(SHARING, SHARING, strict=True), ("fsdp2", "ddp"), ("ddp", "fsdp2")])
+ACROSS = [("fsdp2", "ddp on one"), ("ddp on one", "fsdp2"), ("deepspeed_zero3", "ddp")]
+
+
+@pytest.mark.parametrize("first, second", [*zip(SHARING, SHARING, strict=True), *ACROSS])
 def test_killed_under_one_and_resumed_under_another_equals_one_process(folder, first, second):
-    run = folder / f"{first}-{second}"
+    run = folder / f"{first}-{second}".replace(" ", "_")
     process = start_process(*DEFAULT, *by(first), f"output_dir={run.name}", cwd=folder)
     while process.poll() is None and not (run.is_dir() and (run / "metrics.csv").exists() and len(losses(run)) >= 8):
         time.sleep(0.05)
