@@ -24,7 +24,7 @@ PACKAGES = ("torch", "lightning", "diffusers", "timm", "torchmetrics", "numpy", 
 class RunRecord(Callback):
     """Write `<output_dir>/config.yaml` at the start and `<output_dir>/record.json` at the start and the end.
 
-    record.json holds versions, code revision, seed, fingerprints of the data and its split, device, times and final
+    record.json holds versions, code revision, seed, fingerprints of the data and its split, machines, times and final
     metrics; `status` is running, finished, interrupted or failed. A resumed run adds to `sessions`, one entry a start;
     `wall_seconds` is their sum. Jobs without a Trainer call `start` and `finish` themselves.
 
@@ -33,6 +33,7 @@ class RunRecord(Callback):
         config: the resolved config, in plain containers.
         fingerprints: name -> fingerprint, beside those that the datamodule tells (data, split).
         ends_with_training: False for a job that goes on after the training, and calls `finish_after` at its end.
+        environment: the machines, and how the processes work together.
 
     Raises:
         ValueError: config holds something that is not plain.
@@ -44,6 +45,7 @@ class RunRecord(Callback):
         config: Mapping[str, Any],
         fingerprints: Mapping[str, str] | None = None,
         ends_with_training: bool = True,
+        environment: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = output_dir
         self.ends_with_training = ends_with_training
@@ -59,6 +61,7 @@ class RunRecord(Callback):
             "fingerprints": dict(fingerprints or {}),
             "code": code_revision(),
             "versions": package_versions(),
+            **({} if environment is None else {"environment": dict(environment)}),
             "sessions": [],
         }
 

@@ -15,6 +15,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 ECHO_SECONDS = 1.0  # launchers pass on a signal that the terminal has sent already: within this time it is the same one
 
 
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # by which SLURM says that the time is almost up: sbatch --signal=USR1@120
+
+
 class Interrupted(SystemExit):
     """Raised out of Trainer.fit once the checkpoint is saved; its code is 128 + the signal's number on rank 0.
 
@@ -33,14 +36,14 @@ class Interrupted(SystemExit):
 
 
 class GracefulShutdown(Callback):
-    """On SIGINT or SIGTERM save `<output_dir>/checkpoints/last.ckpt` at the end of the batch and leave `Trainer.fit`.
+    """On SIGINT, SIGTERM or a queue's warning save `checkpoints/last.ckpt` at the batch's end and leave `Trainer.fit`.
 
     The ranks agree at the end of each batch, so it is enough that one of them gets the signal. After the last batch of
     an epoch, or where a validation follows, the checkpoint is a makeshift: resuming would not go back to what follows.
     So that is finished, and the checkpoint saved again after one batch more. A second signal stops at once.
 
-    Lightning's SIGTERM handling is set aside while this trains (it stops without a checkpoint), SLURM's requeueing on
-    its own signal is not.
+    Lightning's own handling of these signals is set aside while this trains: it stops without a checkpoint, or with one
+    of the midst of a step.
 
     Args:
         output_dir: folder of the run.
@@ -50,6 +53,7 @@ class GracefulShutdown(Callback):
         self.path = str(Path(output_dir) / "checkpoints" / "last.ckpt")
         self._received: int | None = None
         self._received_at = 0.0
+        self._is_warned = False  # some rank was, whatever this one has received
         self._process = 0
         self._listening = False
         self._previous: dict[int, Any] = {}
@@ -66,8 +70,9 @@ class GracefulShutdown(Callback):
         self._listen(signal.SIGINT)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to SIGTERM in the place of Lightning's handler, which is there by now."""
-        self._listen(signal.SIGTERM)
+        """Listen to SIGTERM and warnings in the place of Lightning's handlers, which are there by now."""
+        for number in (signal.SIGTERM, *WARNINGS):
+            self._listen(number)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -76,6 +81,7 @@ class GracefulShutdown(Callback):
         self._is_exact = False
         at_step_end = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if at_step_end and trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):
+            self._is_warned = trainer.strategy.reduce_boolean_decision(self._received in WARNINGS, all=False)
             self._save(trainer)
             self._num_saved += 1
             self._is_exact = not trainer.is_last_batch
@@ -113,7 +119,8 @@ class GracefulShutdown(Callback):
         return callback.dirpath is not None and Path(callback.dirpath).resolve() == Path(self.path).resolve().parent
 
     def _leave(self, trainer: Trainer) -> None:
-        leaving = Interrupted(self.path, 128 + (self._received or signal.SIGTERM) if trainer.is_global_zero else 0)
+        number = self._received or (signal.SIGUSR1 if self._is_warned else signal.SIGTERM)
+        leaving = Interrupted(self.path, 128 + number if trainer.is_global_zero else 0)
         if trainer.is_global_zero:
             print(f"\n{leaving}", file=sys.stderr, flush=True)
         raise leaving

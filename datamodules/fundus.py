@@ -13,6 +13,7 @@ import torch
 from torch import LongTensor
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules import workers
 from datamodules.augment import flip_batch, to_unit_range
 from datamodules.balance import balanced_weights
 from datamodules.copies import Copies, cached_duplicates, check_handling
@@ -283,6 +284,7 @@ class FundusDataModule(lightning.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             collate_fn=as_it_is,
+            worker_init_fn=workers.begin,
         )
         return ResumableLoader(loader, batches, self.training_images if training else "")
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules import workers
 from datamodules.loader import as_it_is
-from datamodules.shard_stream import one_thread
 from datamodules.shards import ShardSource
 
 
@@ -73,7 +73,7 @@ class ShardBatches(L.LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=as_it_is,
-            worker_init_fn=one_thread,
+            worker_init_fn=workers.begin,
         )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

@@ -18,12 +18,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from datamodules import workers
 from datamodules.augment import draw_numbers
 from datamodules.findings import NAMES
 from datamodules.loader import Epochs, ResumableLoader, as_it_is
@@ -255,11 +255,6 @@ def stream_loader(dataset: StreamDataset, batches: StreamBatches, num_workers: i
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         collate_fn=as_it_is,
-        worker_init_fn=one_thread,
+        worker_init_fn=workers.begin,
     )
     return StreamLoader(loader, batches, images)
-
-
-def one_thread(worker: int) -> None:
-    """OpenCV's threads do not survive a fork."""
-    cv2.setNumThreads(0)

@@ -20,8 +20,10 @@ from callbacks.progress import TimeLeftProgressBar
 from callbacks.run_record import HParams, RunRecord
 from callbacks.shutdown import GracefulShutdown
 from callbacks.step_checkpoint import StepCheckpoint
+from callbacks.watch import Watch
 from callbacks.whole_files import WholeFiles
 from datamodules.fundus import FundusDataModule
+from experiments.machines import environment
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.checkpoint import (
     CONFIG_KEY,
@@ -199,14 +201,16 @@ def build_trainer(
     every = {"dirpath": str(checkpoints), "enable_version_counter": False, "save_top_k": 1}
     best_every = math.lcm(monitored_every_n_epochs, cfg.trainer.check_val_every_n_epoch or 1)
     standing = [
-        RunRecord(folder, plain(cfg), ends_with_training=ends_with_training),
+        RunRecord(folder, plain(cfg), ends_with_training=ends_with_training,
+                  environment=environment_of(cfg)),
         TimeLeftProgressBar(),
         HParams(hparams, metrics),
         LearningRate(),
         ModelCheckpoint(filename="best", monitor=monitor, mode=mode, every_n_epochs=best_every, **every),
         StepCheckpoint(filename="last", every_n_train_steps=cfg.checkpoint_every_n_steps, **every),
         GracefulShutdown(folder),
-    ]
+        Watch(),
+    ]  # fmt: skip
     strategy = build_strategy(cfg)
     if find_unused and strategy in ("auto", "ddp") and world_size(cfg) > 1:
         strategy = "ddp_find_unused_parameters_true"
@@ -233,6 +237,12 @@ def strategy_words(cfg: DictConfig) -> str:
         return cfg.strategy.name
     arguments = ", ".join(f"{name}={value}" for name, value in cfg.strategy.items() if name != "_target_")
     return f"{cfg.strategy._target_.rpartition('.')[2]}({arguments})"
+
+
+def environment_of(cfg: DictConfig) -> dict[str, Any]:
+    """The machines and how the processes work together, for the record and for people."""
+    batch = cfg.data.batch_size * (cfg.trainer.accumulate_grad_batches or 1)
+    return environment(trial_trainer(cfg), strategy_words(cfg), batch)
 
 
 def world_size(cfg: DictConfig) -> int:

@@ -14,11 +14,14 @@ from pydoc import locate
 from types import FrameType
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from callbacks.shutdown import WARNINGS
 from datamodules.cache import CacheError
 from experiments.composition import CommandError
+from experiments.launch import LaunchError
 from experiments.report import say_error
 from experiments.runs import FOLDER_VARIABLE, status_of
 
@@ -31,6 +34,7 @@ MISTAKES = (
     IsADirectoryError,
     PermissionError,
     CacheError,
+    LaunchError,
     MisconfigurationException,
 )
 
@@ -64,32 +68,37 @@ def explained(function: Callable[..., Any], *arguments: Any) -> int:
         return _explain(error, f"{what}: {error}. {remedy}, then go on: the same command and resume=auto.")
     except KeyboardInterrupt as error:
         say_error("\ninterrupted: go on with the same command and resume=auto.")
-        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+        return 128 + (error.number if isinstance(error, Terminated) else signal.SIGINT)
     return 0
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, where a run does not listen to it itself."""
+    """SIGTERM, or a queue's warning, where a run does not listen to it itself."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 @contextmanager
 def heard() -> Iterator[None]:
-    """Answer SIGTERM as Ctrl-C is answered: a run that is killed while it reads the data says how to go on."""
+    """Answer SIGTERM and a queue's warning as Ctrl-C: a run that is stopped while it reads data says how to go on."""
     process = os.getpid()
 
     def leave(number: int, frame: FrameType | None) -> None:
         if os.getpid() != process:  # a worker that was forked from this one
             os._exit(128 + number)
-        raise Terminated
+        raise Terminated(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, *WARNINGS)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _wrong_arguments(error: BaseException | None) -> bool:
@@ -117,7 +126,7 @@ def _explain(error: Exception, message: str) -> int:
     say_error(f"error: {message}")
     folder = os.environ.get(FOLDER_VARIABLE)
     text = "".join(traceback.format_exception(error))
-    if os.environ.get(TRACEBACK_VARIABLE):
+    if os.environ.get(TRACEBACK_VARIABLE) or torch.distributed.is_initialized():  # one of several: all is on the screen
         say_error(text)
     elif folder and Path(folder).is_dir() and status_of(Path(folder)) != "finished":  # a finished run is left as it is
         try:

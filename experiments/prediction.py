@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
+from experiments import launch
 from experiments.assembly import world_size
 
 PRECISION = "32-true"  # whatever trainer.precision says: what is made follows from the recipe alone
@@ -38,6 +39,7 @@ def predict(trainer: L.Trainer, module: L.LightningModule, data: L.LightningData
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, which Lightning turns into an exit.
     """
+    launch.begin()
     try:
         trainer.predict(module, datamodule=data, return_predictions=False)
     except BaseException as error:

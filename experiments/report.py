@@ -14,7 +14,7 @@ RANK_VARIABLES = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
 
 def say(text: str = "") -> None:
     """Print on the first process only."""
-    if not _other_rank():
+    if is_first():
         print(text, flush=True)
 
 
@@ -22,6 +22,11 @@ def say_error(text: str) -> None:
     """Print to stderr, on every process: perhaps it is not the first that fails."""
     rank = _other_rank()
     print(f"[process {rank}] {text}" if rank else text, file=sys.stderr, flush=True)
+
+
+def is_first() -> bool:
+    """Whether this is the first process, or the only one."""
+    return not _other_rank()
 
 
 def _other_rank() -> str:

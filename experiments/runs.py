@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 FOLDER_VARIABLE = "SYNFUNDUS_OUTPUT_DIR"  # tells the processes that a run starts which folder it has
 RESUME_VARIABLE = "SYNFUNDUS_RESUME_FROM"
-NOT_COMPARED = ("output_dir", "resume")
+NOT_COMPARED = ("output_dir", "resume", "wait_minutes")
 
 
 @dataclass(frozen=True)
@@ -30,55 +29,13 @@ def settle(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
     `resume=auto` takes `output_dir` if it was given, else the newest unfinished run of the same experiment with the
     same configuration; with nothing to go on from it starts afresh, and says so. A path goes on from that checkpoint.
 
-    The processes of a launcher (torchrun, SLURM, one start on each node) each come here on their own, some when the
-    first has written its record already: `output_dir` has to be given, and all but the first take what they find.
-
     Raises:
-        ValueError: the folder already holds a run and `resume` was not given; processes of a launcher without
-            `output_dir`.
+        ValueError: the folder already holds a run and `resume` was not given.
         FileNotFoundError: `resume` is a path that does not exist.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0" and FOLDER_VARIABLE in os.environ:
-        return RunFolder(Path(os.environ[FOLDER_VARIABLE]), os.environ.get(RESUME_VARIABLE, ""), "")
-    rank, is_one_of_several = place_in_launch()
-    is_one_of_several |= config.get("trainer", {}).get("num_nodes", 1) > 1
-    if is_one_of_several and not output_dir_given:
-        raise ValueError(
-            "several processes were started by a launcher, and each would name a folder by its own clock: give "
-            "output_dir=<folder>, which all of them see."
-        )
-    if rank > 0:
-        return _joined(config)
     folder = _decide(config, output_dir_given)
-    if is_one_of_several and folder.output_dir != Path(config["output_dir"]):
-        raise ValueError(
-            f"output_dir={config['output_dir']} exists, and the processes of a launcher cannot agree on another name: "
-            "give one that does not."
-        )
     os.environ[FOLDER_VARIABLE], os.environ[RESUME_VARIABLE] = str(folder.output_dir), folder.checkpoint
     return folder
-
-
-def place_in_launch() -> tuple[int, bool]:
-    """Which of the processes that a launcher has started this is, and whether there are others.
-
-    The first of each node, where Lightning starts the others itself.
-    """
-    for kind in (TorchElasticEnvironment, SLURMEnvironment):
-        if kind.detect():
-            environment = kind()
-            return environment.global_rank(), environment.world_size() > 1
-    node = LightningEnvironment().node_rank()
-    return node, node > 0
-
-
-def _joined(config: Mapping[str, Any]) -> RunFolder:
-    """The folder that the first process of a launch has settled on; the record there may be that of this very run."""
-    wanted, resume = Path(config["output_dir"]), config["resume"]
-    if resume not in (None, "auto"):
-        return RunFolder(wanted, str(named_checkpoint("resume", resume)), "")
-    last = wanted / "checkpoints" / "last.ckpt"
-    return RunFolder(wanted, str(last) if resume == "auto" and last.exists() else "", "")
 
 
 def _decide(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:

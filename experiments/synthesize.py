@@ -41,7 +41,6 @@ from experiments.synthesis.recipe import (
     keep_to,
     make_recipe,
     shards_of,
-    wait_for,
 )
 from experiments.training import recorded
 from lightning_modules.latent_diffusion import LatentDiffusion
@@ -147,7 +146,6 @@ def kept(cfg: DictConfig, root: Path) -> Iterator[RunRecord | None]:
 def begin(cfg: DictConfig, root: Path, generator: LatentDiffusion, law: Law, synthesizer: Synthesizer) -> SyntheticSet:
     """Plan and recipe, written by the first process or there already."""
     if rank_zero_only.rank != 0:
-        wait_for(root)
         return SyntheticSet(root)
     say(heading("plan"))
     job = cfg.job

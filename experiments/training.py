@@ -13,8 +13,10 @@ from callbacks.run_record import RunRecord
 from datamodules.fundus import FundusDataModule
 from datamodules.manifest import SPLITS
 from datamodules.mixed import SYNTHETIC
-from experiments.assembly import build_datamodule, plain, world_size
+from experiments import launch
+from experiments.assembly import build_datamodule, environment_of, plain, world_size
 from experiments.lineage import check_test_patients
+from experiments.machines import environment_text
 from experiments.report import config_text, data_text, heading, say, say_error
 from lightning_modules.checkpoint import load_progress
 from lightning_modules.checkpoint_shards import prune
@@ -30,6 +32,7 @@ def prepare_data(cfg: DictConfig, output_dir: Path, weights: str | None = None) 
         ValueError: rejected images beyond data.max_rejected; they are in `rejected.csv` all the same. Test patients
             who trained the generator of a synthetic set in the data, or `weights`.
     """
+    say(environment_text(environment_of(cfg)))
     datamodule = build_datamodule(cfg)
     say(heading("data, by the index"))
     summary = datamodule.preview()
@@ -91,6 +94,7 @@ def fit(
     """
     if checkpoint:
         _check_epochs(checkpoint, trainer.max_epochs)
+    launch.begin()
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint or None, weights_only=True)
     trainer.save_checkpoint(output_dir / "checkpoints" / "last.ckpt", weights_only=False)
     if trainer.is_global_zero:

@@ -2,14 +2,13 @@
 
 import json
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from callbacks.atomic import write_text
 from datamodules.plan.written import Plan
-from datamodules.synthetic import FORMAT, MANIFEST, PLAN, RECIPE, SyntheticSet
+from datamodules.synthetic import FORMAT, MANIFEST, RECIPE, SyntheticSet
 from experiments.runs import differing_keys
 from lightning_modules.checkpoint import weights_fingerprint
 from lightning_modules.latent_diffusion import LatentDiffusion
@@ -118,21 +117,6 @@ def _at(tree: Any, key: str) -> Any:
     for name in key.split("."):
         tree = tree.get(name) if isinstance(tree, Mapping) else None
     return tree
-
-
-def wait_for(root: Path, seconds: float = 3600.0) -> None:
-    """Wait until the first process has written plan and recipe.
-
-    Raises:
-        TimeoutError: it has not.
-    """
-    end = time.monotonic() + seconds
-    while not ((root / PLAN).is_file() and (root / RECIPE).is_file()):
-        if time.monotonic() > end:
-            raise TimeoutError(
-                f"the first process has written no {RECIPE} into {str(root)!r} in {seconds:.0f} seconds."
-            )
-        time.sleep(0.2)
 
 
 def complete(found: SyntheticSet) -> dict[str, Any]:

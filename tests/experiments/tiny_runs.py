@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +41,16 @@ class Result:
     err: str
 
 
-def start_process(*words: str, cwd: Path, **environment: str) -> subprocess.Popen:
-    """Start `python -m experiments.run` with these words in a process of its own, which leads a group."""
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+BY_TORCHRUN = (*TORCHRUN, "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0")
+
+
+def start_process(
+    *words: str, cwd: Path, by: Sequence[str] = (sys.executable,), **environment: str
+) -> subprocess.Popen:
+    """Start `python -m experiments.run` with these words in a process of its own, or by a launcher, as a group."""
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.run", *words],
+        [*by, "-m", "experiments.run", *words],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
@@ -53,9 +60,9 @@ def start_process(*words: str, cwd: Path, **environment: str) -> subprocess.Pope
     )
 
 
-def run_process(*words: str, cwd: Path, **environment: str) -> Result:
+def run_process(*words: str, cwd: Path, by: Sequence[str] = (sys.executable,), **environment: str) -> Result:
     """Run it to its end."""
-    process = start_process(*words, cwd=cwd, **environment)
+    process = start_process(*words, cwd=cwd, by=by, **environment)
     out, err = process.communicate(timeout=240)
     return Result(process.returncode, out, err)
 

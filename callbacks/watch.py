@@ -1,0 +1,188 @@
+"""A process that dies ends the run: the others notice, even those that wait for it in a collective, and end too.
+
+Gloo notices by itself that a neighbour has gone, NCCL does not, and neither does notice a machine that falls silent.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+SILENCE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a machine that does not answer for 30 seconds
+CONNECT_SECONDS = 20.0
+
+
+class Watch(Callback):
+    """Each process holds a connection to the first, which the system closes when it dies, whatever it dies of.
+
+    The first tells the others. Who has been told has `grace_seconds` to fail by itself, with a traceback, and is ended
+    then. `dismiss` is the end of it, when the job is done.
+
+    Args:
+        grace_seconds: between the news of a death and the end.
+    """
+
+    def __init__(self, grace_seconds: float = 20.0) -> None:
+        self.grace_seconds = grace_seconds
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Connect, once for all Trainers of a job."""
+        global _circle
+        if trainer.world_size > 1 and _circle is None:
+            _circle = _Circle(trainer, self.grace_seconds)
+            atexit.register(_leave_without_dismissal, _circle)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Tell the others that this process fails; one that was asked to stop, as all are, just leaves."""
+        if isinstance(exception, SystemExit):
+            dismiss()
+        elif _circle is not None:
+            _circle.fail()
+
+
+class _Circle:
+    """The connections of one process."""
+
+    def __init__(self, trainer: Trainer, grace_seconds: float) -> None:
+        self.rank, self.grace_seconds = trainer.global_rank, grace_seconds
+        self._peers: list[socket.socket] = []
+        self._lock, self._is_over = threading.Lock(), False
+        self._name = f"process {self.rank} ({os.getpid()} on {socket.gethostname()})"
+        self._server = _server() if self.rank == 0 else None
+        at = {"port": self._server.getsockname()[1] if self._server else 0, "token": secrets.token_hex(8)}
+        at = trainer.strategy.broadcast(at | {"name": self._name})
+        self._token = at["token"]
+        if self._server is not None:
+            threading.Thread(target=self._accept, args=(trainer.world_size - 1,), daemon=True).start()
+        else:
+            self._connect(trainer.strategy.cluster_environment.main_address, at)
+
+    # -- the ends of it
+
+    def dismiss(self) -> None:
+        """All is well: what becomes of the others is no matter any more."""
+        self._is_over = True
+        self._tell("bye")
+        self.forget()
+
+    def fail(self) -> None:
+        """Tell the others, and see that this process does end."""
+        self._tell(f"failed {self._name} has failed: its traceback is the one to read")
+        self._end_soon()
+
+    def forget(self) -> None:
+        """Close what this process holds; of a fork, which the connections are not for."""
+        for held in (*self._peers, *([self._server] if self._server else [])):
+            held.close()
+
+    # -- connections
+
+    def _accept(self, num_peers: int) -> None:
+        for _ in range(num_peers):
+            try:
+                peer, _ = self._server.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._hear, args=(peer,), daemon=True).start()
+
+    def _connect(self, address: str, at: dict[str, Any]) -> None:
+        try:
+            peer = socket.create_connection((address, at["port"]), CONNECT_SECONDS)
+        except OSError as error:
+            _say(f"{self._name} cannot watch the first at {address}:{at['port']} ({error}), nor be watched by it.")
+            return
+        peer.settimeout(None)
+        peer.sendall(json.dumps({"token": self._token, "name": self._name}).encode() + b"\n")
+        self._peers.append(peer)
+        threading.Thread(target=self._listen, args=(peer, peer.makefile(), at["name"]), daemon=True).start()
+
+    def _hear(self, peer: socket.socket) -> None:
+        lines = peer.makefile()
+        with contextlib.suppress(OSError, ValueError):
+            told = json.loads(lines.readline())
+            if told["token"] == self._token:
+                self._peers.append(peer)
+                self._listen(peer, lines, told["name"])
+
+    def _listen(self, peer: socket.socket, lines: Any, name: str) -> None:
+        """Wait for the last word of another process, or for its end without one."""
+        for option, value in SILENCE.items():
+            if hasattr(socket, option):  # not on every system
+                peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        try:
+            word, _, rest = lines.readline().strip().partition(" ")
+        except (OSError, ValueError):
+            word, rest = "", ""
+        if word != "bye" and not self._is_over:
+            self._lose(rest or f"{name} has died: if no traceback of it is above it was killed, as the system does when "
+                               "memory runs out, or its machine does not answer")  # fmt: skip
+
+    def _lose(self, words: str) -> None:
+        if self.rank == 0:
+            self._tell(f"failed {words}")
+        if self._end_soon():
+            _say(f"{words}. So this run ends. After mending it: the same command and resume=auto.", self.rank)
+
+    def _tell(self, words: str) -> None:
+        for peer in list(self._peers):
+            with contextlib.suppress(OSError):
+                peer.sendall(f"{words}\n".encode())
+
+    def _end_soon(self) -> bool:
+        """End this process by force if it does not by itself; False if that is settled already."""
+        with self._lock:
+            if self._is_over:
+                return False
+            self._is_over = True
+
+        def end() -> None:
+            time.sleep(self.grace_seconds)
+            os._exit(1)
+
+        threading.Thread(target=end, daemon=True).start()
+        return True
+
+
+_circle: _Circle | None = None  # of this process, as torch's process group is
+
+
+def dismiss() -> None:
+    """Say that the job of this process is done."""
+    global _circle
+    if _circle is not None:
+        _circle.dismiss()
+        _circle = None
+
+
+def _leave_without_dismissal(circle: _Circle) -> None:
+    if circle is _circle:  # an exception outside of the Trainer, which nothing has told of
+        circle.fail()
+
+
+def _forget_in_a_fork() -> None:
+    global _circle
+    if _circle is not None:
+        _circle.forget()
+        _circle = None
+
+
+os.register_at_fork(after_in_child=_forget_in_a_fork)
+
+
+def _server() -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", 0))
+
+
+def _say(text: str, rank: int = 0) -> None:
+    print(f"\n[process {rank}] {text}" if rank else f"\n{text}", file=sys.stderr, flush=True)

@@ -1,0 +1,98 @@
+"""A process that dies ends the run within a minute, with a word on the screen, and resume=auto goes on."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from tiny_runs import BY_TORCHRUN, DDPM_TRAIN, TRAINER, VAE_TRAIN, column, run_process, start_process
+
+pytestmark = pytest.mark.slow
+TINY = [*DDPM_TRAIN, "autoencoder.pretrained=vae/checkpoints/last.ckpt", "~callbacks.frechet", "~callbacks.sample_grid",
+        "data.epoch_size=96", "checkpoint_every_n_steps=2"]  # fmt: skip
+PATH = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+LIGHTNING: dict = {}
+TORCHRUN = {"by": BY_TORCHRUN}
+
+
+def by(strategy):
+    return [f"strategy={strategy}", "trainer.devices=2"]
+
+
+def dies(rank, how):
+    spots = {"_target_": "dying.Dies", "rank": rank, "step": 5, "how": how}
+    return [f"+callbacks.dying.{name}={value}" for name, value in spots.items()]
+
+
+def alive(group: int) -> list[str]:
+    """Processes of a session that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == group and fields[0] not in "ZX":
+            found.append(stat.parent.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds an autoencoder, and runs that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("death")
+    assert run_process(*VAE_TRAIN, *TRAINER, "trainer.max_epochs=1", "output_dir=vae", cwd=folder).code == 0
+    for strategy in ("ddp", "fsdp2", "deepspeed_zero2"):
+        whole = run_process(*TINY, *by(strategy), f"output_dir=whole-{strategy}", cwd=folder)
+        assert whole.code == 0, whole.err
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("launcher", "strategy", "rank", "how"),
+    [
+        (LIGHTNING, "ddp", 1, "raise"),
+        (LIGHTNING, "ddp", 1, "kill"),
+        (LIGHTNING, "ddp", 0, "kill"),
+        (LIGHTNING, "fsdp2", 0, "mistake"),
+        (LIGHTNING, "deepspeed_zero2", 1, "kill"),
+        (TORCHRUN, "ddp", 1, "mistake"),
+        (TORCHRUN, "fsdp2", 1, "kill"),
+        (TORCHRUN, "deepspeed_zero2", 0, "raise"),
+    ],
+    ids=lambda value: "torchrun" if value is TORCHRUN else "lightning" if value is LIGHTNING else str(value),
+)
+def test_a_rank_that_dies_ends_the_run_and_it_goes_on(folder, launcher, strategy, rank, how):
+    run = folder / f"{'torchrun' if launcher else 'lightning'}-{strategy}-{rank}-{how}"
+    words = [*TINY, *by(strategy), f"output_dir={run.name}"]
+    process = start_process(*words, *dies(rank, how), cwd=folder, **launcher, **PATH)
+    died_at, deadline = None, time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline:
+        if died_at is None and run.is_dir() and (run / "metrics.csv").exists() and len(column(run, "train/loss")) >= 5:
+            died_at = time.monotonic()  # the step of the death is the next
+        if died_at is not None and time.monotonic() - died_at > 60:
+            break
+        time.sleep(0.1)
+    try:
+        assert process.poll() is not None, "the run goes on a minute after the death"
+        while alive(process.pid) and time.monotonic() - died_at < 60:
+            time.sleep(0.5)
+        assert not alive(process.pid)
+    finally:
+        if alive(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode != 0
+    if how == "kill":
+        assert f"process {rank} (" in err and "has died" in err, err
+    else:
+        assert "Traceback" in err and f"rank {rank} was to die" in err and "on_before_backward" in err, err
+    resumed = run_process(*words, "resume=auto", cwd=folder, **launcher)
+    assert resumed.code == 0, resumed.err
+    assert "going on from" in resumed.out
+    assert json.loads((run / "record.json").read_text())["status"] == "finished"
+    whole = [float(value) for _, value in column(folder / f"whole-{strategy}", "train/loss")]
+    assert len(whole) == 12
+    assert [float(value) for _, value in column(run, "train/loss")] == pytest.approx(whole, abs=1e-4)
