@@ -123,8 +123,8 @@ class _Circle:
         except (OSError, ValueError):
             word, rest = "", ""
         if word != "bye" and not self._is_over:
-            self._lose(rest or f"{name} has died: if no traceback of it is above it was killed, as the system does when "
-                               "memory runs out, or its machine does not answer")  # fmt: skip
+            self._lose(rest or f"{name} has died: if no traceback of it is above, it was killed, as the system does if "
+                               "memory runs out, or its machine is silent")  # fmt: skip
 
     def _lose(self, words: str) -> None:
         if self.rank == 0:

@@ -10,6 +10,7 @@ LOGGED = (
     "TPU available: False",
     "Loading `train_dataloader` to estimate number of stepping batches.",
     "`Trainer.fit` stopped: `max_epochs=",  # the end that was asked for
+    "SLURM auto-requeueing enabled.",  # it finds our own handlers, and leaves them
 )
 WARNED = (
     # Lightning's own use of torch's trees; nothing of ours can change it.

@@ -140,3 +140,24 @@ def test_the_same_command_gives_the_same_run(command, whole, here):
     share_cache(here, whole)
     assert command(*WORDS, "output_dir=again").code == 0
     same_ends(here / "again", whole / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_to_all_spares_the_loaders_workers(here, whole, processes):
+    """As SLURM sends it: SIGTERM to every process of the job, workers of loaders included."""
+    share_cache(here, whole)
+    words = [*WORDS, "data.num_workers=1", "~callbacks.frechet", "~callbacks.sample_grid", "data.batch_size=4"]
+    words += [f"trainer.devices={processes}", "data.epoch_size=160", "output_dir=out", "job.cache_latents=false"]
+    process = start_process(*words, cwd=here)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if (here / "out/metrics.csv").exists() and any(step >= 3 for step, _ in column(here / "out", "train/loss")):
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "go on with resume=auto" in err, err
+    assert "Traceback" not in err
+    reached = torch.load(here / "out/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert reached >= 3 and reached % 7, "saved when the signal came"

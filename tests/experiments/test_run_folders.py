@@ -10,7 +10,8 @@ import yaml
 from tiny_runs import DDPM_TRAIN, DIFFUSION, VAE_TRAIN, column
 
 from callbacks.run_record import RunRecord
-from experiments.runs import FOLDER_VARIABLE, RESUME_VARIABLE, differing_keys, settle
+from experiments.launch import inherited, is_started_by_a_run
+from experiments.runs import differing_keys, settle
 from experiments.training import recorded
 
 CONFIG = {"name": "x", "seed": 0, "resume": None, "output_dir": "runs/x/3", "trainer": {"max_epochs": 2},
@@ -108,8 +109,9 @@ def test_resume_from_a_path_writes_into_a_new_folder(here):
 def test_processes_that_a_run_starts_take_its_folder(here, monkeypatch):
     first = settle(CONFIG, False)
     first.output_dir.mkdir(parents=True)
+    assert not is_started_by_a_run()
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert settle({**CONFIG, "output_dir": "runs/x/4"}, False).output_dir == first.output_dir
+    assert is_started_by_a_run() and inherited() == first
 
 
 def test_paths_differ_only_outside_the_runs_folder():
@@ -165,85 +167,6 @@ def test_going_on_with_a_run_that_has_ended_changes_nothing(command, here):
     now = torch.load(here / "out/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(weights[name], now[name]) for name in weights)
     assert json.loads((here / "out/record.json").read_text())["status"] == "finished"
-
-
-# -- processes that a launcher has started
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    """The environment of a process that torchrun has started."""
-
-    def launch(rank, world_size=2):
-        place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size,
-                 "GROUP_RANK": 0, "ROLE_RANK": rank, "ROLE_WORLD_SIZE": world_size, "TORCHELASTIC_RUN_ID": "none",
-                 "TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": 0,
-                 "MASTER_ADDR": "localhost", "MASTER_PORT": 29500}  # fmt: skip
-        for name, value in place.items():
-            monkeypatch.setenv(name, str(value))
-        for name in (FOLDER_VARIABLE, RESUME_VARIABLE):
-            monkeypatch.delenv(name, raising=False)
-
-    return launch
-
-
-def test_processes_of_a_launcher_must_be_told_the_folder(here, launched):
-    launched(1)
-    with pytest.raises(ValueError, match="give output_dir=<folder>"):
-        settle(CONFIG, output_dir_given=False)
-    launched(0, world_size=1)
-    assert str(settle(CONFIG, output_dir_given=False).output_dir) == "runs/x/3", "one alone may name it"
-
-
-def test_a_late_process_joins_the_run_that_the_first_has_begun(here, launched):
-    leave_run(here / "runs/x/3", checkpoint=False)
-    launched(0)
-    with pytest.raises(ValueError, match="already holds a run"):
-        settle(CONFIG, output_dir_given=True)
-    launched(1)
-    assert settle(CONFIG, output_dir_given=True).checkpoint == ""
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_all_processes_of_a_launcher_go_on_from_the_same_checkpoint(here, launched, rank):
-    leave_run(here / "runs/x/3")
-    launched(rank)
-    found = settle({**CONFIG, "resume": "auto"}, output_dir_given=True)
-    assert found.checkpoint == "runs/x/3/checkpoints/last.ckpt" and str(found.output_dir) == "runs/x/3"
-    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
-        settle({**CONFIG, "resume": "nowhere.ckpt"}, output_dir_given=True)
-
-
-def test_processes_of_a_launcher_do_not_go_on_in_a_folder_that_is_there(here, launched):
-    (here / "a.ckpt").touch()
-    (here / "runs/x/3").mkdir(parents=True)
-    launched(0)
-    with pytest.raises(ValueError, match="cannot agree on another name"):
-        settle({**CONFIG, "resume": "a.ckpt"}, output_dir_given=True)
-
-
-def test_of_several_nodes_the_first_must_be_told_the_folder_too(here):
-    with pytest.raises(ValueError, match="give output_dir=<folder>"):
-        settle({**CONFIG, "trainer": {"num_nodes": 2}}, output_dir_given=False)
-
-
-def test_the_first_process_of_another_node_joins(here, monkeypatch):
-    leave_run(here / "runs/x/3", checkpoint=False)
-    monkeypatch.setenv("NODE_RANK", "1")
-    assert settle(CONFIG, output_dir_given=True).note == ""
-
-
-@pytest.mark.parametrize(("rank", "is_first"), [(0, True), (1, False)])
-def test_tasks_of_slurm(here, monkeypatch, rank, is_first):
-    leave_run(here / "runs/x/3", checkpoint=False)
-    for name, value in {"NTASKS": 2, "PROCID": rank, "LOCALID": rank, "NODEID": 0, "JOB_ID": 7, "JOB_NAME": "x",
-                        "NNODES": 1, "NTASKS_PER_NODE": 2}.items():  # fmt: skip
-        monkeypatch.setenv(f"SLURM_{name}", str(value))
-    if is_first:
-        with pytest.raises(ValueError, match="already holds a run"):
-            settle(CONFIG, output_dir_given=True)
-    else:
-        settle(CONFIG, output_dir_given=True)
 
 
 def test_where_the_record_cannot_be_written_the_error_itself_is_told(tmp_path, monkeypatch, capsys):
