@@ -16,6 +16,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+LOOK_SECONDS = 2.0  # between two looks at whether the launcher is still there
 SILENCE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a machine that does not answer for 30 seconds
 CONNECT_SECONDS = 20.0
 
@@ -64,6 +65,8 @@ class _Circle:
             threading.Thread(target=self._accept, args=(trainer.world_size - 1,), daemon=True).start()
         else:
             self._connect(trainer.strategy.cluster_environment.main_address, at)
+        if self.rank or "TORCHELASTIC_RUN_ID" in os.environ:  # else the parent is a shell, which may go
+            threading.Thread(target=self._look_at, args=(os.getppid(),), daemon=True).start()
 
     # -- the ends of it
 
@@ -84,6 +87,12 @@ class _Circle:
             held.close()
 
     # -- connections
+
+    def _look_at(self, parent: int) -> None:
+        while not self._is_over:
+            if os.getppid() != parent:
+                self._lose(f"what had started {self._name} has died")
+            time.sleep(LOOK_SECONDS)
 
     def _accept(self, num_peers: int) -> None:
         for _ in range(num_peers):

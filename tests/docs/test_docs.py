@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from datamodules.findings import FINDINGS
 from experiments.backbone_names import spelt_out
-from experiments.composition import compose_config, experiments
+from experiments.composition import check_command, compose_config, experiments
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -91,6 +91,38 @@ def test_commands_compose(page):
             words = [] if found is None else shlex.split(re.sub(r"=<(\w+)>", r"=\1", found[1]), comments=True)
             if any(word.startswith("+exp=") for word in words):
                 compose_config(spelt_out(word for word in words if "=" in word or word.startswith("~")))
+
+
+@pytest.mark.parametrize("page", CHECKED, ids=lambda page: page.name)
+def test_sweeps_compose(page):
+    for block in blocks(page):
+        for command in commands(block.text) if block.language == "sh" else ():
+            found = re.search(rf"{RUN} (-m .*)", command)
+            if found is not None:
+                if "submitit" in command:
+                    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+                check_command(shlex.split(found[1]))
+
+
+def test_the_batch_script_is_one_and_composes(tmp_path):
+    """Its last command, as the shell makes it of the variables of a job and of words behind the script."""
+    script = ROOT / "docs/slurm/train.sbatch"
+    subprocess.run(["bash", "-n", script], check=True)
+    (tmp_path / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/activate").touch()
+    job = {"SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "7"}
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SYNFUNDUS_VENV": str(tmp_path)}
+    words = ["data=csv", "data.root=/photos", "data.table=/photos/labels.csv"]
+    done = subprocess.run(["bash", script, *words], env={**os.environ, **job, **path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[:4] == ["--kill-on-bad-exit=1", "python", "-m", "experiments.run"]
+    cfg = compose_config(spelt_out(said[4:]))
+    assert (cfg.trainer.devices, cfg.trainer.num_nodes, cfg.resume, cfg.output_dir) == (4, 2, "auto", "runs/x-7")
+    settings = re.findall(r"^#SBATCH (\S+)", script.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"--ntasks-per-node=4", "--nodes=2", "--requeue", "--signal=USR1@180"} <= set(settings)
 
 
 @pytest.mark.parametrize("page", CHECKED, ids=lambda page: page.name)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_runs import BY_TORCHRUN, DDPM_TRAIN, TRAINER, VAE_TRAIN, column, run_process, start_process
+from tiny_runs import BY_TORCHRUN, DDPM_TRAIN, TRAINER, VAE_TRAIN, alive, column, run_process, start_process
 
 pytestmark = pytest.mark.slow
 TINY = [*DDPM_TRAIN, "autoencoder.pretrained=vae/checkpoints/last.ckpt", "~callbacks.frechet", "~callbacks.sample_grid",
@@ -26,23 +26,10 @@ def dies(rank, how):
     return [f"+callbacks.dying.{name}={value}" for name, value in spots.items()]
 
 
-def alive(group: int) -> list[str]:
-    """Processes of a session that still run."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == group and fields[0] not in "ZX":
-            found.append(stat.parent.name)
-    return found
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Holds an autoencoder, and runs that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("death")
+    folder = tmp_path_factory.mktemp("death").resolve()
     assert run_process(*VAE_TRAIN, *TRAINER, "trainer.max_epochs=1", "output_dir=vae", cwd=folder).code == 0
     for strategy in ("ddp", "fsdp2", "deepspeed_zero2"):
         whole = run_process(*TINY, *by(strategy), f"output_dir=whole-{strategy}", cwd=folder)
@@ -59,6 +46,7 @@ def folder(tmp_path_factory):
         (LIGHTNING, "fsdp2", 0, "mistake"),
         (LIGHTNING, "deepspeed_zero2", 1, "kill"),
         (TORCHRUN, "ddp", 1, "mistake"),
+        (TORCHRUN, "ddp", None, "kill"),
         (TORCHRUN, "fsdp2", 1, "kill"),
         (TORCHRUN, "deepspeed_zero2", 0, "raise"),
     ],
@@ -67,25 +55,30 @@ def folder(tmp_path_factory):
 def test_a_rank_that_dies_ends_the_run_and_it_goes_on(folder, launcher, strategy, rank, how):
     run = folder / f"{'torchrun' if launcher else 'lightning'}-{strategy}-{rank}-{how}"
     words = [*TINY, *by(strategy), f"output_dir={run.name}"]
-    process = start_process(*words, *dies(rank, how), cwd=folder, **launcher, **PATH)
+    more = dies(rank, how) if rank is not None else ["data.epoch_size=32000"]
+    process = start_process(*words, *more, cwd=folder, **launcher, **PATH)
     died_at, deadline = None, time.monotonic() + 200
     while process.poll() is None and time.monotonic() < deadline:
         if died_at is None and run.is_dir() and (run / "metrics.csv").exists() and len(column(run, "train/loss")) >= 5:
             died_at = time.monotonic()  # the step of the death is the next
+            if rank is None:
+                process.kill()  # the launcher
         if died_at is not None and time.monotonic() - died_at > 60:
             break
         time.sleep(0.1)
     try:
         assert process.poll() is not None, "the run goes on a minute after the death"
-        while alive(process.pid) and time.monotonic() - died_at < 60:
+        while alive(folder) and time.monotonic() - died_at < 60:
             time.sleep(0.5)
-        assert not alive(process.pid)
+        assert not alive(folder)
     finally:
-        if alive(process.pid):
-            os.killpg(process.pid, signal.SIGKILL)
+        for left in alive(folder):
+            os.kill(left, signal.SIGKILL)
     _, err = process.communicate(timeout=10)
     assert process.returncode != 0
-    if how == "kill":
+    if rank is None:
+        assert "what had started process" in err and "has died" in err
+    elif how == "kill":
         assert f"process {rank} (" in err and "has died" in err, err
     else:
         assert "Traceback" in err and f"rank {rank} was to die" in err and "on_before_backward" in err, err

@@ -58,6 +58,12 @@ def start(nodes, number, words, cwd) -> subprocess.Popen:
     return start_process(*words, *two, cwd=cwd, by=by, GLOO_SOCKET_IFNAME=cable(nodes, number))
 
 
+def kill(node: str) -> None:
+    """All processes of a node, as when its power fails."""
+    for pid in subprocess.run(["ip", "netns", "pids", node], capture_output=True, text=True).stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Holds an autoencoder, and the runs of one node on one process and on two."""
@@ -96,7 +102,7 @@ def test_where_a_node_is_lost_the_other_ends_within_a_minute(folder, nodes, how)
             assert all(process.poll() is None for process in both) and time.monotonic() < deadline
             time.sleep(0.1)
         if how == "killed":
-            os.killpg(both[1].pid, signal.SIGKILL)
+            kill(nodes[1])
         else:
             ip("-n", nodes[1], "link", "set", cable(nodes, 1), "down")
         lost_at = time.monotonic()
@@ -105,7 +111,6 @@ def test_where_a_node_is_lost_the_other_ends_within_a_minute(folder, nodes, how)
         assert both[0].returncode != 0
         assert "process 1 (" in err and "has died" in err and "resume=auto" in err, err
     finally:
-        for process in both:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+        for node, process in zip(nodes, both, strict=True):
+            kill(node)
             process.communicate()

@@ -1,5 +1,6 @@
 """Sizes at which a run takes seconds, and runs in processes of their own."""
 
+import contextlib
 import csv
 import os
 import subprocess
@@ -65,6 +66,16 @@ def run_process(*words: str, cwd: Path, by: Sequence[str] = (sys.executable,), *
     process = start_process(*words, cwd=cwd, by=by, **environment)
     out, err = process.communicate(timeout=240)
     return Result(process.returncode, out, err)
+
+
+def alive(folder: Path) -> list[int]:
+    """Processes that work in a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(entry / "cwd") == str(folder) and "Z" not in (entry / "stat").read_text().split(") ")[1][:1]:
+                found.append(int(entry.name))
+    return found
 
 
 def column(output_dir: Path, name: str) -> list[tuple[int, str]]:
