@@ -65,7 +65,7 @@ class _Circle:
             threading.Thread(target=self._accept, args=(trainer.world_size - 1,), daemon=True).start()
         else:
             self._connect(trainer.strategy.cluster_environment.main_address, at)
-        if self.rank or "TORCHELASTIC_RUN_ID" in os.environ:  # else the parent is a shell, which may go
+        if "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get("LOCAL_RANK", "0") != "0":  # a shell may go before
             threading.Thread(target=self._look_at, args=(os.getppid(),), daemon=True).start()
 
     # -- the ends of it

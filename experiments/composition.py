@@ -252,6 +252,8 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
         listed = text.split("Available options", 1)[1].split("Config search path")[0].splitlines()[1:]
         known = [line.strip() for line in listed if line.strip() and not line.strip().startswith("_")]
         group, name = option.groups()
+        if name.startswith("submitit_"):
+            return f"{group}={name} is not installed. Remedy: pip install hydra-submitit-launcher."
         return f"{group} has no option {name!r}{_nearest(name, known)} Options: {', '.join(known)}."
     group = re.search(r"Could not override '([\w/@.]+)'", text)
     if group:

@@ -18,6 +18,7 @@ from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
 from experiments.compare_runs import compare_runs
 from experiments.composition import compose_config
+from experiments.launch import Place
 from experiments.report import config_text, ending_text, say
 from experiments.training import recorded
 from experiments.transfer.cells import SYNTHETIC, Cell, FineTuning, check, fine_tunings, pretraining, run
@@ -49,6 +50,11 @@ def pretrain_transfer(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         ValueError: settings that mean nothing; a cell that failed: the others are kept, and resume=auto goes on.
     """
     start, output_dir, job = time.monotonic(), Path(cfg.output_dir), plain(cfg)["job"]
+    if Place.here().size > 1:
+        raise ValueError(
+            "pretrain_transfer runs each cell in a process of its own, and was started as several. Remedy: start it "
+            "once, without torchrun or srun."
+        )
     check_metric(job["metric"])
     check_lists(job)
     tunings = fine_tunings(output_dir, job)

@@ -13,6 +13,7 @@ from tiny_runs import BY_TORCHRUN, DDPM_TRAIN, column, run_process
 
 from experiments import launch
 from experiments.launch import LaunchError, Meeting, Place
+from experiments.pretrain_transfer import pretrain_transfer
 from experiments.runs import RunFolder
 
 FOLDER = RunFolder(Path("runs/x/3"), "runs/x/3/checkpoints/last.ckpt", "going on")
@@ -162,6 +163,12 @@ def test_places_of_one_start_on_each_node(unplaced):
     for name, value in {"MASTER_ADDR": "a", "MASTER_PORT": "7", "NODE_RANK": "1"}.items():
         unplaced.setenv(name, value)
     assert Place.here(2) == Place("one start on each node", 1, 2, "a", 7) and not Place.here(2).is_process
+
+
+def test_a_study_is_started_once(unplaced, composed):
+    unplaced.setattr(Place, "here", lambda num_nodes=1: Place("torchrun", 0, 2, "a", 7))
+    with pytest.raises(ValueError, match="was started as several. Remedy: start it once,"):
+        pretrain_transfer(composed("+exp=pretrain_transfer"), "")
 
 
 # -- runs
