@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 
+from callbacks.finite_loss import FiniteLoss
 from callbacks.learning_rate import LearningRate
 from callbacks.metrics_csv import MetricsCSV, resume_step
 from callbacks.progress import TimeLeftProgressBar
@@ -220,7 +221,7 @@ def build_trainer(
         **settings,
         strategy=strategy,
         logger=loggers,
-        callbacks=[*parts, *standing],
+        callbacks=[FiniteLoss(folder), *parts, *standing],
         default_root_dir=folder,
         plugins=[WholeFiles(load_state)],
     )

@@ -1,0 +1,94 @@
+"""A run whose loss or weights are no longer numbers ends, and its checkpoints hold numbers."""
+
+import json
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from tiny_fit import TinyModule, fit, read_saved
+
+from callbacks.finite_loss import PATIENCE, FiniteLoss, NotFiniteError
+from callbacks.run_record import RunRecord
+from callbacks.step_checkpoint import StepCheckpoint
+
+
+class Breaking(TinyModule):
+    """Its loss is not finite in some steps."""
+
+    def __init__(self, steps, value=float("nan")):
+        super().__init__()
+        self.steps, self.value = steps, value
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        loss = loss * self.value if self.trainer.fit_loop.total_batch_idx in self.steps else loss
+        self.log("train/loss", loss, sync_dist=True)
+        return loss
+
+
+class Stepping(Breaking):
+    """Steps by itself, and leaves out what is not finite."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        if loss.isfinite():
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+
+def run(folder, module, **settings):
+    last = StepCheckpoint(folder / "checkpoints", "last", every_n_train_steps=1, enable_version_counter=False)
+    callbacks = [FiniteLoss(str(folder)), RunRecord(str(folder), {"seed": 3}), last]
+    return fit(folder, callbacks, module=module, enable_checkpointing=True, **settings)
+
+
+def saved(folder):
+    return read_saved(folder / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_logged_ends_the_run(tmp_path, value):
+    with pytest.raises(NotFiniteError, match=rf"step 4, epoch 0: train/loss=(nan|{value})\. Last good checkpoint: .*last"):
+        run(tmp_path, Breaking({3}, value))
+    assert saved(tmp_path)["global_step"] == 3 and saved(tmp_path)["state_dict"]["scale"].isfinite().all()
+    assert json.loads((tmp_path / "record.json").read_text())["status"] == "failed"
+
+
+def test_weights_are_looked_at_before_they_are_written(tmp_path):
+    """No loss is looked at here: those of few steps are logged."""
+    with pytest.raises(NotFiniteError, match=r"step 4, epoch 0: 1 of 1 weights are not finite \(the first: scale\)"):
+        run(tmp_path, Breaking({3}), log_every_n_steps=100)
+    assert saved(tmp_path)["global_step"] == 3
+
+
+def test_the_last_step_is_looked_at_and_recorded(tmp_path):
+    with pytest.raises(NotFiniteError, match="step 12, epoch"):
+        run(tmp_path, Breaking({11}), log_every_n_steps=100, limit_val_batches=0)
+    assert json.loads((tmp_path / "record.json").read_text())["status"] == "failed"
+
+
+def test_nothing_is_measured_with_weights_that_are_not_finite(tmp_path):
+    class Measuring(Callback):
+        def on_validation_start(self, trainer, pl_module):
+            assert pl_module.scale.isfinite().all()
+
+    callbacks = [FiniteLoss(str(tmp_path)), Measuring()]
+    with pytest.raises(NotFiniteError, match="No checkpoint was saved before"):
+        fit(tmp_path, callbacks, module=Breaking({5}), log_every_n_steps=100)
+
+
+def test_a_step_that_the_module_leaves_out_does_no_harm_but_many_do(tmp_path):
+    trainer, module = run(tmp_path / "few", Stepping({2, 3, 6}))
+    assert trainer.global_step == 9 and module.scale.isfinite().all()
+    with pytest.raises(NotFiniteError, match=r"step 5, epoch 1: train/loss=nan"):
+        run(tmp_path / "many", Stepping({2, *range(6, 6 + PATIENCE)}))
+
+
+def test_a_run_of_numbers_is_left_alone(tmp_path):
+    _, watched = run(tmp_path, TinyModule())
+    _, alone = fit(tmp_path, module=TinyModule())
+    assert torch.equal(watched.scale, alone.scale) and watched.losses == alone.losses

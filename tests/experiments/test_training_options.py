@@ -1,0 +1,47 @@
+"""Options of every training job, under every strategy, in runs of their own."""
+
+import json
+
+import pytest
+import torch
+from tiny_runs import DDPM_TRAIN, VAE_TRAIN, column, run_process
+
+from lightning_modules.checkpoint import load_state
+
+pytestmark = pytest.mark.slow
+# The tiny generator, 6 steps of 8 images.
+TRAIN = [*DDPM_TRAIN, "autoencoder.pretrained=vae/checkpoints/last.ckpt", "~callbacks.frechet", "~callbacks.sample_grid",
+         "data.epoch_size=48", "trainer.max_epochs=1", "model.diffusion.warmup_steps=1"]  # fmt: skip
+STRATEGIES = ["single", "ddp", "fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"]
+
+
+def by(strategy):
+    """Words for a run of 8 images a step under a strategy, on two processes where it shares."""
+    num = 1 if strategy == "single" else 2
+    return [f"strategy={strategy}", f"trainer.devices={num}", f"data.batch_size={8 // num}"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds an autoencoder, and runs write there."""
+    folder = tmp_path_factory.mktemp("options")
+    result = run_process(*VAE_TRAIN, "output_dir=vae", cwd=folder)
+    assert result.code == 0, result.err
+    return folder
+
+
+def status(run):
+    return json.loads((run / "record.json").read_text())["status"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_run_that_breaks_ends_on_all_processes(folder, strategy):
+    run = folder / f"broken-{strategy}"
+    words = ["model.diffusion.learning_rate=1e30", "checkpoint_every_n_steps=1"]
+    result = run_process(*TRAIN, *by(strategy), *words, f"output_dir={run.name}", cwd=folder)
+    assert result.code == 1 and "error: training broke at step" in result.err, result.err
+    assert "Remedy: " in result.err and "Traceback" not in result.err
+    assert status(run) == "failed"
+    if (run / "checkpoints/last.ckpt").exists():
+        for name, tensor in load_state(run / "checkpoints/last.ckpt")["state_dict"].items():
+            assert not name.startswith("network.") or tensor.isfinite().all(), name
