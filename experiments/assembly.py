@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.finite_loss import FiniteLoss
+from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer
 from callbacks.learning_rate import LearningRate
 from callbacks.metrics_csv import MetricsCSV, resume_step
 from callbacks.progress import TimeLeftProgressBar
@@ -199,15 +200,17 @@ def build_trainer(
         MetricsCSV(folder, first_step=step),
     ]  # fmt: skip
     checkpoints = output_dir / "checkpoints"
-    every = {"dirpath": str(checkpoints), "enable_version_counter": False, "save_top_k": 1}
+    every = {"dirpath": str(checkpoints), "enable_version_counter": False}
     best_every = math.lcm(monitored_every_n_epochs, cfg.trainer.check_val_every_n_epoch or 1)
+    best = {"monitor": monitor, "mode": mode, "every_n_epochs": best_every, **every}
     standing = [
         RunRecord(folder, plain(cfg), ends_with_training=ends_with_training,
                   environment=environment_of(cfg)),
         TimeLeftProgressBar(),
         HParams(hparams, metrics),
         LearningRate(),
-        ModelCheckpoint(filename="best", monitor=monitor, mode=mode, every_n_epochs=best_every, **every),
+        ModelCheckpoint(filename="best", **best),
+        *([BestCheckpoints(save_top_k=cfg.checkpoint_keep_best, **best)] if cfg.checkpoint_keep_best > 1 else ()),
         StepCheckpoint(filename="last", every_n_train_steps=cfg.checkpoint_every_n_steps, **every),
         GracefulShutdown(folder),
         Watch(),
@@ -217,7 +220,9 @@ def build_trainer(
         strategy = "ddp_find_unused_parameters_true"
     settings = {"inference_mode": isinstance(strategy, str), **plain(cfg.trainer), **overrides}  # shares take none
     settings.pop("_target_")
-    return L.Trainer(
+    return KeepingTrainer(
+        cfg.checkpoint_keep_last,
+        load_progress,
         **settings,
         strategy=strategy,
         logger=loggers,
@@ -261,11 +266,15 @@ def trial_trainer(cfg: DictConfig) -> L.Trainer:
 
     Raises:
         ValueError: an accelerator, strategy or number of devices that this machine lacks, a precision in which the
-            state of a sampler cannot be kept, an argument of the Trainer that has a key of its own here.
+            state of a sampler cannot be kept, an argument of the Trainer that has a key of its own here, a way
+            of keeping checkpoints that is none.
     """
     for key, ours in TRAINER_KEYS.items():
         if key in cfg.trainer:
             raise ValueError(f"trainer.{key} is not given there: use {ours}.")
+    for key in ("checkpoint_keep_last", "checkpoint_keep_best"):
+        if cfg[key] < 1:
+            raise ValueError(f"{key}={cfg[key]} must be at least 1, which keeps {key.rpartition('_')[2]}.ckpt alone.")
     if str(cfg.trainer.precision) not in PRECISIONS:
         raise ValueError(f"trainer.precision={cfg.trainer.precision} must be one of: {', '.join(PRECISIONS)}.")
     names = ("accelerator", "devices", "num_nodes", "precision")

@@ -45,3 +45,25 @@ def test_a_run_that_breaks_ends_on_all_processes(folder, strategy):
     if (run / "checkpoints/last.ckpt").exists():
         for name, tensor in load_state(run / "checkpoints/last.ckpt")["state_dict"].items():
             assert not name.startswith("network.") or tensor.isfinite().all(), name
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_the_last_and_the_best_few_are_kept(folder, strategy):
+    """Of shares nothing is left that no name stands for; a run on one process goes on counting."""
+    run = folder / f"kept-{strategy}"
+    words = [*TRAIN, f"output_dir={run.name}", "checkpoint_every_n_steps=2", "checkpoint_keep_last=3"]
+    first = run_process(*words, *by(strategy), "checkpoint_keep_best=2", "trainer.max_epochs=3", cwd=folder)
+    assert first.code == 0, first.err
+    checkpoints = run / "checkpoints"
+    found = {path.name: load_state(path)["global_step"] for path in checkpoints.glob("*.ckpt")}
+    steps = {name: step for name, step in found.items() if name.startswith("step=")}
+    assert steps == {"step=00000014.ckpt": 14, "step=00000016.ckpt": 16} and found["last.ckpt"] == 18
+    best = {name: step for name, step in found.items() if name.startswith("best-")}
+    assert len(best) == 2 and found["best.ckpt"] in best.values()
+    if strategy == "fsdp2":
+        named = {path.resolve() for path in checkpoints.glob("*.ckpt")}
+        assert {path.resolve() for path in (checkpoints / "shards").iterdir()} == named
+    second = run_process(*words, *by("single"), "resume=auto", "trainer.max_epochs=4", cwd=folder)
+    assert second.code == 0, second.err
+    steps = [load_state(path)["global_step"] for path in sorted(checkpoints.glob("step=*.ckpt"))]
+    assert steps == [20, 22] and load_state(checkpoints / "last.ckpt")["global_step"] == 24

@@ -1,0 +1,122 @@
+"""The last few states and the few best epochs are kept, whole, at any time and over a resume."""
+
+import errno
+import os
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny_fit import ResumableModule, TinyData, read_saved
+
+from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer
+from callbacks.step_checkpoint import StepCheckpoint
+from callbacks.whole_files import WholeFiles
+
+VALUES = [5.0, 3.0, 4.0, 1.0, 2.0, 6.0]  # val/loss of each epoch
+
+
+class Scripted(ResumableModule):
+    """Its val/loss is known."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", VALUES[self.current_epoch])
+
+
+class Kill(Callback):
+    """Stops before a step, as a kill would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise InterruptedError
+
+
+def run(folder, keep_last=1, keep_best=1, mode="min", resume=False, kill=None, **settings):
+    """Six batches an epoch, a checkpoint every two steps."""
+    torch.manual_seed(0)
+    every = {"dirpath": folder, "enable_version_counter": False}
+    callbacks = [ModelCheckpoint(filename="best", monitor="val/loss", mode=mode, **every)]
+    callbacks += [BestCheckpoints("val/loss", mode=mode, save_top_k=keep_best, **every)] if keep_best > 1 else []
+    callbacks += [StepCheckpoint(filename="last", every_n_train_steps=2, **every)]
+    callbacks += [Kill(kill)] if kill else []
+    trainer = KeepingTrainer(
+        keep_last, read_saved, accelerator="cpu", devices=1, logger=False, callbacks=callbacks, max_epochs=6,
+        num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
+        plugins=[WholeFiles(read_saved)], **settings,
+    )  # fmt: skip
+    trainer.fit(Scripted(), datamodule=TinyData(), ckpt_path=folder / "last.ckpt" if resume else None)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    trainer.save_checkpoint(folder / "last.ckpt")  # as the autoencoder does, at the same step
+    return trainer
+
+
+def names(folder, pattern="step=*"):
+    return sorted(path.name for path in folder.glob(pattern))
+
+
+def test_the_last_few_are_kept_and_hold_their_steps(tmp_path):
+    trainer = run(tmp_path, keep_last=3)
+    assert names(tmp_path, "*") == ["best.ckpt", "last.ckpt", "step=00000032.ckpt", "step=00000034.ckpt"]
+    assert [read_saved(tmp_path / name)["global_step"] for name in names(tmp_path)] == [32, 34]
+    assert read_saved(tmp_path / "last.ckpt")["global_step"] == trainer.global_step == 36
+
+
+def test_one_keeps_nothing_beside_and_deletes_nothing(tmp_path):
+    (tmp_path / "step=00000001.ckpt").write_text("of another run with this folder")
+    run(tmp_path)
+    assert names(tmp_path, "*") == ["best.ckpt", "last.ckpt", "step=00000001.ckpt"]
+
+
+@pytest.mark.parametrize("step", [3, 9, 16, 17])
+def test_resumed_goes_on_counting(tmp_path, step):
+    run(tmp_path / "whole", keep_last=4, keep_best=3)
+    with pytest.raises(InterruptedError):
+        run(tmp_path / "killed", keep_last=4, keep_best=3, kill=step)
+    run(tmp_path / "killed", keep_last=4, keep_best=3, resume=True)
+    assert names(tmp_path / "killed", "*") == names(tmp_path / "whole", "*")
+    for name in names(tmp_path / "whole", "*"):
+        ours, theirs = (read_saved(tmp_path / at / name) for at in ("whole", "killed"))
+        assert ours["global_step"] == theirs["global_step"], name
+        assert torch.equal(ours["state_dict"]["scale"], theirs["state_dict"]["scale"]), name
+
+
+def test_a_save_that_fails_loses_none(tmp_path, monkeypatch):
+    with pytest.raises(InterruptedError):
+        run(tmp_path, keep_last=3, kill=9)
+    before = read_saved(tmp_path / "last.ckpt")["global_step"]
+
+    def full(checkpoint, file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        run(tmp_path, keep_last=3, resume=True)
+    assert read_saved(tmp_path / "last.ckpt")["global_step"] == before == 8
+    assert [read_saved(tmp_path / name)["global_step"] for name in names(tmp_path)] == [7, 8]
+
+
+def test_without_links_it_is_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+    run(tmp_path, keep_last=2)
+    assert [read_saved(tmp_path / name)["global_step"] for name in names(tmp_path)] == [34]
+
+
+@pytest.mark.parametrize("mode, kept", [("min", {1: 3.0, 3: 1.0, 4: 2.0}), ("max", {0: 5.0, 2: 4.0, 5: 6.0})])
+def test_the_best_few_carry_epoch_and_value(tmp_path, mode, kept):
+    trainer = run(tmp_path, keep_best=3, mode=mode)
+    assert names(tmp_path, "best-*") == [f"best-{epoch:04d}-{value:.6g}.ckpt" for epoch, value in kept.items()]
+    best = (min if mode == "min" else max)(kept, key=kept.get)
+    assert read_saved(tmp_path / "best.ckpt")["epoch"] == best
+    assert trainer.checkpoint_callback.best_model_path == str(tmp_path / "best.ckpt")
+
+
+def test_fewer_best_than_before_keep_the_best_of_them(tmp_path):
+    with pytest.raises(InterruptedError):
+        run(tmp_path, keep_best=3, kill=20)
+    assert names(tmp_path, "best-*") == ["best-0000-5.ckpt", "best-0001-3.ckpt", "best-0002-4.ckpt"]
+    run(tmp_path, keep_best=2, resume=True)
+    assert {"best-0003-1.ckpt", "best-0004-2.ckpt"} <= set(names(tmp_path, "best-*"))
+    assert "best-0001-3.ckpt" not in names(tmp_path, "best-*")
