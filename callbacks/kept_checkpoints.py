@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.atomic import write_atomically
+from callbacks.whole_files import finish_writing
 
 LAST = "last.ckpt"
 KEPT = "step=*.ckpt"
@@ -36,6 +37,7 @@ class KeepingTrainer(L.Trainer):
         """As L.Trainer's."""
         path = Path(filepath)
         if self._keep_last > 1 and self.is_global_zero and path.name == LAST:
+            finish_writing(self)
             self._keep(path)
         super().save_checkpoint(filepath, weights_only, storage_options)
 

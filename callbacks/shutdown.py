@@ -12,6 +12,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from callbacks.whole_files import finish_writing
+
 ECHO_SECONDS = 1.0  # launchers pass on a signal that the terminal has sent already: within this time it is the same one
 
 
@@ -119,6 +121,7 @@ class GracefulShutdown(Callback):
         return callback.dirpath is not None and Path(callback.dirpath).resolve() == Path(self.path).resolve().parent
 
     def _leave(self, trainer: Trainer) -> None:
+        finish_writing(trainer)
         number = self._received or (signal.SIGUSR1 if self._is_warned else signal.SIGTERM)
         leaving = Interrupted(self.path, 128 + number if trainer.is_global_zero else 0)
         if trainer.is_global_zero:

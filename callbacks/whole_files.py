@@ -1,11 +1,15 @@
 """Checkpoints that are whole or not there, on whatever file system the run's folder is."""
 
+import copy
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Trainer
+from torch.utils._pytree import tree_leaves
 
 from callbacks.atomic import write_atomically
 
@@ -42,3 +46,66 @@ class WholeFiles(TorchCheckpointIO):
                 torch.save(checkpoint, file)
 
         write_atomically(path, write)
+
+
+class FilesMeanwhile(WholeFiles):
+    """WholeFiles that writes in a thread while the training goes on.
+
+    What is written is a copy in the processor's memory, taken before `save_checkpoint` returns. One is written at a
+    time: the next save waits for it, and raises what its writing raised. So does `teardown`, at the end of a training;
+    after it nothing goes on that would be held up, and files are written at once.
+
+    Lightning's AsyncCheckpointIO copies on the device, lets copies pile up, and loses errors after `teardown`.
+    """
+
+    def __init__(self, read: Callable[[str | Path], dict[str, Any]]) -> None:
+        super().__init__(read)
+        self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(1)
+        self._written: Future | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """As WholeFiles, later; raises what the save before it should have."""
+        self.wait()
+        if self._thread is None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            self._written = self._thread.submit(super().save_checkpoint, snapshot(checkpoint), path, storage_options)
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        """As WholeFiles."""
+        self.wait()
+        return super().load_checkpoint(path, map_location, weights_only)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """As WholeFiles."""
+        self.wait()
+        super().remove_checkpoint(path)
+
+    def wait(self) -> None:
+        """Return once the last checkpoint is on the disk.
+
+        Raises:
+            OSError: whatever the disk said; the file is then as it was before.
+        """
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def teardown(self) -> None:
+        """Wait, and write at once from now on."""
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+        self.wait()
+
+
+def snapshot(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A copy that nothing changes any more, its tensors in the processor's memory."""
+    tensors = (leaf for leaf in tree_leaves(checkpoint) if isinstance(leaf, torch.Tensor))
+    return copy.deepcopy(checkpoint, {id(tensor): tensor.detach().to("cpu", copy=True) for tensor in tensors})
+
+
+def finish_writing(trainer: Trainer) -> None:
+    """Return once what the Trainer has saved is on the disk; see FilesMeanwhile."""
+    if isinstance(trainer.strategy.checkpoint_io, FilesMeanwhile):
+        trainer.strategy.checkpoint_io.wait()

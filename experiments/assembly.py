@@ -23,7 +23,7 @@ from callbacks.run_record import HParams, RunRecord
 from callbacks.shutdown import GracefulShutdown
 from callbacks.step_checkpoint import StepCheckpoint
 from callbacks.watch import Watch
-from callbacks.whole_files import WholeFiles
+from callbacks.whole_files import FilesMeanwhile, WholeFiles
 from datamodules.fundus import FundusDataModule
 from experiments.machines import environment
 from lightning_modules.autoencoder import Autoencoder
@@ -38,6 +38,7 @@ from lightning_modules.checkpoint import (
 from lightning_modules.checkpoint_shards import REST
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.networks.kl import pretrained
+from lightning_modules.strategies.sharded import ShardedCheckpoints
 
 PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")  # weights and the sampler's state stay float32
 TRAINER_KEYS = {"strategy": "strategy=<option>", "callbacks": "+callbacks.NAME._target_=…", "logger": "a callback",
@@ -228,7 +229,7 @@ def build_trainer(
         logger=loggers,
         callbacks=[FiniteLoss(folder), *parts, *standing],
         default_root_dir=folder,
-        plugins=[WholeFiles(load_state)],
+        plugins=[(FilesMeanwhile if cfg.checkpoint_async else WholeFiles)(load_state)],
     )
 
 
@@ -277,6 +278,11 @@ def trial_trainer(cfg: DictConfig) -> L.Trainer:
             raise ValueError(f"{key}={cfg[key]} must be at least 1, which keeps {key.rpartition('_')[2]}.ckpt alone.")
     if str(cfg.trainer.precision) not in PRECISIONS:
         raise ValueError(f"trainer.precision={cfg.trainer.precision} must be one of: {', '.join(PRECISIONS)}.")
+    if cfg.checkpoint_async and isinstance(build_strategy(cfg), ShardedCheckpoints):
+        raise ValueError(
+            f"checkpoint_async=true: strategy {strategy_words(cfg)} writes checkpoints in shares, together with all "
+            "processes, and cannot do so while they train. Remedy: checkpoint_async=false; or strategy=single or ddp."
+        )
     names = ("accelerator", "devices", "num_nodes", "precision")
     settings = {name: cfg.trainer[name] for name in names} | {"strategy": build_strategy(cfg)}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}

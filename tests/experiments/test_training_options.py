@@ -1,10 +1,14 @@
 """Options of every training job, under every strategy, in runs of their own."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 import torch
-from tiny_runs import DDPM_TRAIN, VAE_TRAIN, column, run_process
+from tiny_runs import DDPM_TRAIN, VAE_TRAIN, column, run_process, start_process
+from torch.utils._pytree import tree_leaves
 
 from lightning_modules.checkpoint import load_state
 
@@ -67,3 +71,50 @@ def test_the_last_and_the_best_few_are_kept(folder, strategy):
     assert second.code == 0, second.err
     steps = [load_state(path)["global_step"] for path in sorted(checkpoints.glob("step=*.ckpt"))]
     assert steps == [20, 22] and load_state(checkpoints / "last.ckpt")["global_step"] == 24
+
+
+MEANWHILE = ["checkpoint_async=true", "checkpoint_every_n_steps=1", "checkpoint_keep_last=9"]
+
+
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_what_is_saved_meanwhile_is_what_is_saved_at_once(folder, strategy):
+    """And what a kill leaves is whole, and gone on from."""
+    runs = {name: folder / f"{name}-{strategy}" for name in ("at-once", "meanwhile", "killed")}
+    words = [*TRAIN, *by(strategy), *MEANWHILE, "trainer.max_epochs=2"]
+    once = run_process(*words, "checkpoint_async=false", f"output_dir={runs['at-once'].name}", cwd=folder)
+    meanwhile = run_process(*words, f"output_dir={runs['meanwhile'].name}", cwd=folder)
+    assert once.code == 0 and meanwhile.code == 0, once.err + meanwhile.err
+    same_checkpoints(runs["at-once"], runs["meanwhile"], 10)
+
+    killed = start_process(*words, f"output_dir={runs['killed'].name}", cwd=folder)
+    while killed.poll() is None and len(list(runs["killed"].glob("checkpoints/step=*.ckpt"))) < 3:
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    for path in runs["killed"].glob("checkpoints/*.ckpt"):
+        assert load_state(path)["global_step"] < 12, path
+    resumed = run_process(*words, f"output_dir={runs['killed'].name}", "resume=auto", cwd=folder)
+    assert resumed.code == 0 and "going on from" in resumed.out, resumed.err
+    same_checkpoints(runs["at-once"], runs["killed"], 1)
+
+
+def same_checkpoints(ours, theirs, at_least):
+    """All under the same names hold the same weights, averages, moments and place in the data, bit by bit."""
+    names = {path.name for path in (ours / "checkpoints").glob("*.ckpt")}
+    names &= {path.name for path in (theirs / "checkpoints").glob("*.ckpt")}
+    assert "last.ckpt" in names and len(names) >= at_least
+    for name in names:
+        one, other = (load_state(at / "checkpoints" / name) for at in (ours, theirs))
+        for key in ("global_step", "loops", "lr_schedulers"):
+            assert one[key] == other[key], (name, key)
+        for key in ("state_dict", "optimizer_states"):
+            first, second = (tree_leaves(checkpoint[key]) for checkpoint in (one, other))
+            assert len(first) == len(second) > 0
+            for mine, their in zip(first, second, strict=True):
+                assert torch.equal(mine, their) if torch.is_tensor(mine) else mine == their, (name, key)
+
+
+def test_shares_are_not_written_meanwhile(folder):
+    result = run_process(*TRAIN, *by("fsdp2"), "checkpoint_async=true", "output_dir=refused", cwd=folder)
+    assert result.code == 1 and "Remedy: checkpoint_async=false; or strategy=single or ddp." in result.err
+    assert not (folder / "refused/checkpoints").exists()
