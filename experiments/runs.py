@@ -12,6 +12,7 @@ import yaml
 FOLDER_VARIABLE = "SYNFUNDUS_OUTPUT_DIR"  # tells the processes that a run starts which folder it has
 RESUME_VARIABLE = "SYNFUNDUS_RESUME_FROM"
 NOT_COMPARED = ("output_dir", "resume", "wait_minutes")
+NOT_OF_THE_RESULT = ("checkpoint_keep_last", "checkpoint_keep_best", "checkpoint_async", "activation_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,11 @@ def status_of(folder: Path) -> str:
 
 
 def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Dotted keys whose values differ between two resolved configurations, but for where the run is written."""
+    """Dotted keys whose values differ between two resolved configurations, but for where and how the run is written."""
     here, there = _leaves(ours, str(ours.get("output_dir"))), _leaves(theirs, str(theirs.get("output_dir")))
     keys = dict.fromkeys([*here, *there])
-    return [key for key in keys if key not in NOT_COMPARED and here.get(key) != there.get(key)]
+    compared = (key for key in keys if key not in NOT_COMPARED and key.rpartition(".")[2] not in NOT_OF_THE_RESULT)
+    return [key for key in compared if here.get(key) != there.get(key)]
 
 
 def _leaves(config: Mapping[str, Any], folder: str, prefix: str = "") -> dict[str, Any]:

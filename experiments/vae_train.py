@@ -35,7 +35,7 @@ from experiments.assembly import (
 )
 from experiments.lineage import trained_on
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
-from experiments.runs import named_checkpoint
+from experiments.runs import NOT_OF_THE_RESULT, named_checkpoint
 from experiments.training import describe_data, fit, prepare_data
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.checkpoint import load_state
@@ -145,10 +145,12 @@ def existing_autoencoder(cfg: DictConfig) -> str | None:
 def recipe_fingerprint(cfg: DictConfig, datamodule: FundusDataModule) -> str:
     """16 hexadecimal digits over all that the trained autoencoder depends on."""
     config = plain(cfg)
+    training = {key: value for key, value in config["autoencoder"].items() if key != "pretrained"}
+    training["module"] = {key: value for key, value in training["module"].items() if key not in NOT_OF_THE_RESULT}
     recipe: dict[str, Any] = {
         "version": RECIPE_VERSION,
         "network": config["model"]["autoencoder"],
-        "training": {key: value for key, value in config["autoencoder"].items() if key != "pretrained"},
+        "training": training,
         "data": [datamodule.training_images, *(config["data"].get(key) for key in ORDER_KEYS)],
         "trainer": {key: value for key, value in config["trainer"].items() if key not in NOT_OF_THE_RECIPE},
         "world_size": world_size(cfg),

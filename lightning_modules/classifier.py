@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from lightning_modules.blocks import recompute
 from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.ema import AveragedNetwork
 from lightning_modules.layerwise import freeze_layers, layer_groups
@@ -54,6 +55,7 @@ class Classifier(L.LightningModule):
         ema_decay: of averaged weights, which are then those that are measured; 0 keeps none.
         warmup_steps, warmup_epochs: in which the rate rises; the greater of the two.
         decay_steps: end of lr_schedule "cosine"; None takes the Trainer's number of steps.
+        activation_checkpointing: train the backbone's blocks as `recompute` has it: less memory, more time.
 
     Raises:
         ValueError: settings out of range, unknown names.
@@ -79,6 +81,7 @@ class Classifier(L.LightningModule):
         decay_steps: int | None = None,
         ema_decay: float = 0.0,
         seed: int = 0,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         _check_settings(layer_decay, label_smoothing, mixup, num_frozen)
@@ -95,7 +98,7 @@ class Classifier(L.LightningModule):
         self.class_weights = class_weights
         levels = max(self.network.heads.num_levels.values())
         self.register_buffer("level_weights", torch.ones(len(columns), levels))
-        self.seed = seed
+        self.seed, self.activation_checkpointing = seed, activation_checkpointing
         self.config: dict[str, Any] | None = None  # resolved configuration, plain containers; goes into checkpoints
         self.trained_on: dict[str, Tensor] | None = None  # as write_facts has it; goes into checkpoints
         self.train()  # the Trainer takes modes as they are
@@ -134,6 +137,8 @@ class Classifier(L.LightningModule):
 
     def configure_model(self) -> None:
         """Spread the network, and its averages, over the processes, where the strategy does that."""
+        if self.activation_checkpointing and self.trainer.training:
+            recompute(self.network.backbone)
         shard = getattr(self.trainer.strategy, "shard", None)
         for network in (self.network, *([self.ema.network] if self.ema else ())) if shard else ():
             shard(network.backbone)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.blocks import recompute
 from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.conditioning import UNKNOWN, LabelConditioning
 from lightning_modules.diffusion.objective import Objective
@@ -70,6 +71,7 @@ class LatentDiffusion(L.LightningModule):
             them. The interval is in fractions of the timesteps, 0 the clean end.
         sampling_precision: "32", or "bf16" for autocast; the sampler's state is float32 in both.
         seed: of noise, timesteps, hidden labels and dropout.
+        activation_checkpointing: train the denoiser's blocks as `recompute` has it: less memory, more time.
 
     Raises:
         ValueError: parts that do not fit together; unknown names; a sampling that means nothing.
@@ -95,6 +97,7 @@ class LatentDiffusion(L.LightningModule):
         sampling_precision: str = "32",
         seed: int = 0,
         channels_last: bool = False,
+        activation_checkpointing: bool = False,
     ):
         super().__init__()
         _check_parts(autoencoder, denoiser, conditioning)
@@ -119,7 +122,7 @@ class LatentDiffusion(L.LightningModule):
             "guidance_interval": (low, high),
             "precision": sampling_precision,
         }
-        self.seed = seed
+        self.seed, self.activation_checkpointing = seed, activation_checkpointing
         self.config: dict[str, Any] | None = None  # resolved configuration, plain containers; goes into checkpoints
         self.trained_on: dict[str, Tensor] | None = None  # as write_facts has it; goes into checkpoints
 
@@ -133,6 +136,8 @@ class LatentDiffusion(L.LightningModule):
 
     def configure_model(self) -> None:
         """Spread what is learnt, and its averages, over the processes, where the strategy does that."""
+        if self.activation_checkpointing and self.trainer.training:
+            recompute(self.network.denoiser)
         shard = getattr(self.trainer.strategy, "shard", None)
         for network in (self.network, self.ema.network) if shard else ():
             shard(network.denoiser)

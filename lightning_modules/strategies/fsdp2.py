@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from lightning_modules.blocks import blocks
 from lightning_modules.strategies.sharded import ShardedCheckpoints, whole
 
 
@@ -72,16 +73,3 @@ class FSDP2(ShardedCheckpoints, ModelParallelStrategy):
                 for number, values in saved["state"].items()
             }
             optimizer.load_state_dict({**saved, "state": state})
-
-
-def blocks(network: nn.Module) -> list[nn.Module]:
-    """What a network's outermost lists of modules hold: its blocks, in the order in which it has them.
-
-    A Sequential counts as a list where what it holds has parts of its own: not where it strings layers together.
-    """
-    found = []
-    for part in network.children():
-        is_list = isinstance(part, nn.ModuleList | nn.Sequential)
-        of_blocks = is_list and all(any(block.children()) for block in part.children())
-        found += part.children() if of_blocks else blocks(part)
-    return [block for block in found if any(True for _ in block.parameters())]

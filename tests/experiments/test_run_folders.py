@@ -58,6 +58,13 @@ def test_resume_takes_the_newest_unfinished_run_of_the_same_configuration(here):
     assert found.note == "going on from runs/x/1/checkpoints/last.ckpt"
 
 
+def test_resume_may_change_how_checkpoints_are_kept_and_activations_computed(here):
+    leave_run(here / "runs/x/1", model={"diffusion": {"activation_checkpointing": False}}, checkpoint_keep_last=1)
+    changed = {"model": {"diffusion": {"activation_checkpointing": True}}, "checkpoint_async": True}
+    found = resumed(**changed, checkpoint_keep_last=3, activation_checkpointing=True)
+    assert found.note == "going on from runs/x/1/checkpoints/last.ckpt"
+
+
 def test_resume_names_what_differs_and_starts_afresh(here):
     leave_run(here / "runs/x/1", trainer={"max_epochs": 3}, seed=1)
     found = resumed()

@@ -7,15 +7,17 @@ import time
 
 import pytest
 import torch
-from tiny_runs import DDPM_TRAIN, VAE_TRAIN, column, run_process, start_process
+from tiny_runs import DATA, DDPM_TRAIN, TRAINER, VAE_TRAIN, column, run_process, start_process
 from torch.utils._pytree import tree_leaves
 
 from lightning_modules.checkpoint import load_state
 
 pytestmark = pytest.mark.slow
 # The tiny generator, 6 steps of 8 images.
-TRAIN = [*DDPM_TRAIN, "autoencoder.pretrained=vae/checkpoints/last.ckpt", "~callbacks.frechet", "~callbacks.sample_grid",
-         "data.epoch_size=48", "trainer.max_epochs=1", "model.diffusion.warmup_steps=1"]  # fmt: skip
+TRAIN = [
+    *DDPM_TRAIN, "autoencoder.pretrained=vae/checkpoints/last.ckpt", "~callbacks.frechet", "~callbacks.sample_grid",
+    "data.epoch_size=48", "trainer.max_epochs=1", "model.diffusion.warmup_steps=1",
+]  # fmt: skip
 STRATEGIES = ["single", "ddp", "fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"]
 
 
@@ -118,3 +120,51 @@ def test_shares_are_not_written_meanwhile(folder):
     result = run_process(*TRAIN, *by("fsdp2"), "checkpoint_async=true", "output_dir=refused", cwd=folder)
     assert result.code == 1 and "Remedy: checkpoint_async=false; or strategy=single or ddp." in result.err
     assert not (folder / "refused/checkpoints").exists()
+
+
+def losses(run):
+    return [float(value) for _, value in column(run, "train/loss")]
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    """The run on one process without any option."""
+    result = run_process(*TRAIN, *by("single"), "output_dir=plain", cwd=folder)
+    assert result.code == 0, result.err
+    return folder / "plain"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_activations_computed_again_train_the_same(folder, plain, strategy):
+    """Under one name for each weight; gone on from without the option."""
+    run = folder / f"recomputed-{strategy}"
+    words = [*TRAIN, *by(strategy), f"output_dir={run.name}"]
+    first = run_process(*words, "activation_checkpointing=true", cwd=folder)
+    assert first.code == 0, first.err
+    assert losses(run) == pytest.approx(losses(plain), abs=1e-5)
+    ours, theirs = (load_state(at / "checkpoints/last.ckpt")["state_dict"] for at in (plain, run))
+    assert list(ours) == list(theirs)
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, atol=1e-4, rtol=1e-4, msg=name)
+    second = run_process(*words, "resume=auto", "trainer.max_epochs=2", cwd=folder)
+    assert second.code == 0 and "going on from" in second.out, second.err
+    assert len(losses(run)) == 12
+
+
+def test_an_autoencoder_and_a_classifier_take_it_too(folder):
+    light = ["activation_checkpointing=true", "trainer.max_epochs=1"]
+    ways = {
+        "vae": VAE_TRAIN,
+        "gan": [*VAE_TRAIN, "autoencoder=gan", "autoencoder.module.disc_start=1", "autoencoder.module.warmup_steps=1",
+                "autoencoder.max_epochs=1", "autoencoder.module.perceptual=null", "autoencoder.batch_size=8",
+                "autoencoder.module.discriminator.channels=16", "autoencoder.module.discriminator.num_downsamplings=1"],
+        "classifier": ["+exp=classifier_train", *DATA, *TRAINER, "model/backbone=resnet10t", "model/init=random",
+                       "model.findings=[eye_side,is_gc]", "job.num_replicates=0", "model.classifier.warmup_steps=1",
+                       "job.monitor=val/loss", "model.classifier.ema_decay=0.9"],
+    }  # fmt: skip
+    for name, words in ways.items():
+        for option, given in (("plain", light[1:]), ("light", light)):
+            result = run_process(*words, *given, f"output_dir={name}-{option}", cwd=folder)
+            assert result.code == 0, result.err
+        found = [losses(folder / f"{name}-{option}") for option in ("plain", "light")]
+        assert found[0] and found[0] == pytest.approx(found[1], abs=1e-5), name
