@@ -18,7 +18,8 @@ from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.latent_statistics import LatentStatistics
 from lightning_modules.losses.adversarial import discriminator_hinge, generator_hinge
 from lightning_modules.names import check_name
-from lightning_modules.networks.kl import NETWORK_KEY, downsampling, network_config
+from lightning_modules.networks.folded import downsampling
+from lightning_modules.networks.kl import NETWORK_KEY, network_config
 from lightning_modules.optimisation import adamw, lr_scheduler
 from lightning_modules.randomness import seed_global_stream, step_generator
 from lightning_modules.ranks import Part, mean_over_ranks

@@ -2,18 +2,22 @@
 
 Legend:
     B batch    C latent channels    h, w latent cells    p patch_size    N = (h / p)(w / p) tokens    E hidden width
+
+This file imports nothing of this package: `export_model` puts a copy of it beside the weights, as their code.
 """
 
 import math
 
 import torch
 import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 TIME_FEATURES = 256
 
 
-class DiT(nn.Module):
+class DiT(ModelMixin, ConfigMixin):
     """Transformer denoiser with adaLN-Zero blocks.
 
     Source: Peebles & Xie 2023 (arXiv 2212.09748), section 3.2. Differs from the paper: RMS-normalised queries and keys
@@ -31,6 +35,7 @@ class DiT(nn.Module):
         ValueError: sizes that do not fit together.
     """
 
+    @register_to_config
     def __init__(
         self,
         latent_channels: int,

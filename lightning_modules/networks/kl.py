@@ -1,97 +1,29 @@
 """Autoencoder networks: diffusers' AutoencoderKL, built from flat sizes or loaded from where its weights lie."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_modules.checkpoint import load_state
 from lightning_modules.checkpoint_shards import REST
+from lightning_modules.networks.folded import FoldedAutoencoderKL, ShortcutAutoencoderKL
 
 NETWORK_KEY = "synfundus_autoencoder_network"  # of a checkpoint: what AutoencoderKL was built with
 WEIGHT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 
 
-class FoldedAutoencoderKL(AutoencoderKL):
-    """AutoencoderKL that folds p x p pixels into channels first, and unfolds them last.
-
-    No layer works at full resolution, which is where a plain one spends most of its time and memory. p follows from
-    `in_channels` = 3 p^2. Source of the folding: Shi et al. 2016 (arXiv 1609.05158), sub-pixel convolution.
-    """
-
-    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
-        """Images [B, 3, H, W] -> posterior of latents."""
-        return super().encode(F.pixel_unshuffle(x, folding(self.config)), return_dict=return_dict)
-
-    def decode(self, z: Tensor, return_dict: bool = True, generator: None = None) -> DecoderOutput | tuple:
-        """Latents -> images [B, 3, H, W]."""
-        sample = F.pixel_shuffle(super().decode(z, return_dict=False)[0], folding(self.config))
-        return DecoderOutput(sample=sample) if return_dict else (sample,)
-
-
-class ShortcutAutoencoderKL(FoldedAutoencoderKL):
-    """FoldedAutoencoderKL whose convolutions learn what a linear code of each cell leaves over.
-
-    A linear map from a cell's pixels to its moments, and one back, are added to encoder and decoder. They start as the
-    mean colour of the cell, and the convolutions start small: from the first step on there is a blurred image to
-    improve, where a plain network spends its first thousand steps on finding the colours.
-
-    Source: residual autoencoding of Chen et al. 2024 (arXiv 2410.10733). Differs from the paper: the shortcuts are
-    learnt, and one spans the whole network instead of each stage.
-    """
-
-    def __init__(self, **config: object):
-        super().__init__(**config)
-        self.register_to_config(linear_shortcut=True)
-        fold, latents = folding(self.config), self.config.latent_channels
-        side = downsampling(self.config) // fold  # of a cell, in folded pixels
-        self.shortcut_in = nn.Conv2d(3 * fold**2, 2 * latents, side, stride=side)
-        self.shortcut_out = nn.ConvTranspose2d(latents, 3 * fold**2, side, stride=side)
-        with torch.no_grad():
-            for part in (self.shortcut_in, self.shortcut_out):
-                part.weight.zero_()
-                part.bias.zero_()
-            for colour in range(min(3, latents)):
-                folded = slice(colour * fold**2, (colour + 1) * fold**2)
-                self.shortcut_in.weight[colour, folded] = 2 / (side * fold) ** 2
-                self.shortcut_out.weight[colour, folded] = 0.5
-            for convolution in (self.encoder.conv_out, self.decoder.conv_out):
-                convolution.weight.mul_(0.1)
-
-    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
-        """Images [B, 3, H, W] -> posterior of latents."""
-        folded = F.pixel_unshuffle(x, folding(self.config))
-        moments = self.quant_conv(self.encoder(folded)) + self.shortcut_in(folded)
-        posterior = DiagonalGaussianDistribution(moments)
-        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
-
-    def decode(self, z: Tensor, return_dict: bool = True, generator: None = None) -> DecoderOutput | tuple:
-        """Latents -> images [B, 3, H, W]."""
-        folded = self.decoder(self.post_quant_conv(z)) + self.shortcut_out(z)
-        sample = F.pixel_shuffle(folded, folding(self.config))
-        return DecoderOutput(sample=sample) if return_dict else (sample,)
-
-
-def folding(config: object) -> int:
-    """Pixels of the side of a fold, 1 for a plain AutoencoderKL; from the config it was built with."""
-    return math.isqrt(config.in_channels // 3)
-
-
-def downsampling(config: object) -> int:
-    """Pixels of the side of a latent cell; from the config that an AutoencoderKL was built with."""
-    return folding(config) * 2 ** (len(config.block_out_channels) - 1)
+def _class_of(config: Mapping[str, Any]) -> type[AutoencoderKL]:
+    """The class of a network by what it was built with."""
+    if config.get("linear_shortcut"):
+        return ShortcutAutoencoderKL
+    return AutoencoderKL if config.get("in_channels", 3) == 3 else FoldedAutoencoderKL
 
 
 def _build(linear_shortcut: bool = False, **config: object) -> AutoencoderKL:
-    if linear_shortcut:
-        return ShortcutAutoencoderKL(**config)
-    return (AutoencoderKL if config["in_channels"] == 3 else FoldedAutoencoderKL)(**config)
+    return _class_of({**config, "linear_shortcut": linear_shortcut})(**config)
 
 
 def kl_autoencoder(
@@ -155,8 +87,10 @@ def pretrained(source: str, subfolder: str | None = None, network: torch.nn.Modu
     if names_a_path and not path.is_dir():
         raise FileNotFoundError(f"autoencoder source={source!r}: no such file or folder ({path.absolute()}).")
     inside = f"{subfolder}/" if subfolder else ""
+    place = str(path) if path.is_dir() else source
     try:
-        return AutoencoderKL.from_pretrained(str(path) if path.is_dir() else source, subfolder=subfolder)
+        network = _class_of(AutoencoderKL.load_config(place, subfolder=subfolder))
+        return network.from_pretrained(place, subfolder=subfolder)
     except OSError as error:
         where = path.absolute() if path.is_dir() else f"https://huggingface.co/{source}"
         raise FileNotFoundError(

@@ -3,7 +3,8 @@ import torch
 from torch.nn import functional as F
 
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.networks.kl import FoldedAutoencoderKL, downsampling, kl_autoencoder, pretrained
+from lightning_modules.networks.folded import FoldedAutoencoderKL, downsampling
+from lightning_modules.networks.kl import kl_autoencoder, pretrained
 
 SIZES = {"latent_channels": 2, "block_channels": (8, 8), "norm_groups": 4, "mid_attention": False}
 
