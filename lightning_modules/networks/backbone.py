@@ -64,6 +64,7 @@ class TimmBackbone(nn.Module):
                 f"and windows fit, such as {_usual_size(published)}, by data.image_size or model.backbone.input_size."
             ) from error
         self.name, self.input_size = name, input_size
+        self.arguments = {key: value for key, value in given.items() if value is not None}  # that timm built it with
         usual = (published.mean, published.std) if published is not None else ((0.5,) * 3, (0.5,) * 3)
         mean, std = (own if given is None else given for given, own in zip((mean, std), usual, strict=True))
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:

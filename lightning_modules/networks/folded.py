@@ -75,7 +75,7 @@ class ShortcutAutoencoderKL(FoldedAutoencoderKL):
 
 
 def _with_the_plain_ones() -> inspect.Signature:
-    """Signature by which `from_pretrained` knows what a config.json may hold: AutoencoderKL's, and `linear_shortcut`."""
+    """By which `from_pretrained` knows what a config.json may hold: AutoencoderKL's, and `linear_shortcut`."""
     plain = inspect.signature(AutoencoderKL.__init__)
     more = inspect.Parameter("linear_shortcut", inspect.Parameter.KEYWORD_ONLY, default=True)
     return plain.replace(parameters=[*plain.parameters.values(), more])

@@ -1,0 +1,90 @@
+"""`+exp=export_model`: a checkpoint as a folder for diffusers, or for timm and ONNX, compared with the original."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from callbacks.atomic import whole_folder, write_text
+from callbacks.run_record import RunRecord, package_versions
+from experiments.assembly import plain
+from experiments.card.front_matter import check_licence
+from experiments.model_export.agreement import Comparison, check
+from experiments.model_export.card import Model, card
+from experiments.model_export.kinds import AVERAGED, RAW, export_of
+from experiments.report import ending_text, heading, parameters_text, say
+from experiments.training import recorded
+from lightning_modules.checkpoint import best_of_run, load_state
+from lightning_modules.names import check_name
+
+FOLDER, REPORT, CARD = "model", "export.json", "README.md"
+
+
+def export_model(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+    """Write `model/` into the run's folder, if it gives what the original gives; returns what the record keeps.
+
+    Raises:
+        ValueError: settings that mean nothing, a checkpoint that cannot be exported, a bound that does not hold.
+        FileNotFoundError: no such checkpoint.
+    """
+    start, output_dir = time.monotonic(), Path(cfg.output_dir)
+    job = check_job(cfg, checkpoint)
+    path = best_of_run(cfg.ckpt)
+    export = export_of(path, load_state(path), job["weights"], job["onnx"], job["trusted"])
+    say(heading(f"{export.model.kind}, {export.model.weights} weights of {path}"))
+    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+        with whole_folder(output_dir / FOLDER) as folder:
+            networks = export.write(folder)
+            say(parameters_text(networks))
+            say(heading("the folder against the original, in a process that has only the folder"))
+            comparisons = export.compare(folder)
+            say("\n".join(map(str, comparisons)))
+            check(comparisons)
+            text = card(export.model, networks, comparisons, folder, job["license"], job["title"])
+            write_text(folder / CARD, text)
+            write_text(output_dir / REPORT, report(export.model, path, comparisons))
+        metrics = {"export/largest_difference": max(one.largest_difference for one in comparisons)}
+        record.finish("finished", metrics)
+    say(ending_text(output_dir, metrics, time.monotonic() - start))
+    say(f"model:        {output_dir / FOLDER}   ({CARD} there says how to use it)")
+    return metrics
+
+
+def check_job(cfg: DictConfig, checkpoint: str) -> dict[str, Any]:
+    """The settings of the job in plain containers.
+
+    Raises:
+        ValueError: one that means nothing; a folder that holds a model.
+    """
+    if checkpoint:
+        raise ValueError("export_model trains nothing: leave resume out, and name the checkpoint by ckpt=<path>.")
+    if not cfg.ckpt:
+        raise ValueError(
+            "ckpt is not given: name a checkpoint of ddpm_train, vae_train or classifier_train, or the folder of such "
+            "a run, whose best one is taken, as in ckpt=runs/ddpm_train/<date>_<time>."
+        )
+    job = plain(cfg)["job"]
+    check_name("job.weights", job["weights"], (AVERAGED, RAW))
+    check_licence(job["license"])
+    there = Path(cfg.output_dir) / FOLDER
+    if there.exists():
+        raise ValueError(
+            f"{there} is there already, and is not written over. Remedy: move it away, or give another output_dir."
+        )
+    return job
+
+
+def report(model: Model, path: Path, comparisons: Sequence[Comparison]) -> str:
+    """What was exported, and how far it is from the original."""
+    told = {
+        "kind": model.kind,
+        "ckpt": str(path),
+        "weights": model.weights,
+        "fingerprint": model.fingerprint,
+        "versions": package_versions(),
+        "comparisons": [comparison.plain() for comparison in comparisons],
+    }
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,139 @@
+"""The three kinds of models that are exported: how each is loaded, written, and compared with its folder."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from torch import nn
+
+from experiments.assembly import load_generator, pretrained_autoencoder
+from experiments.card.origin import architecture
+from experiments.classifier_train import load_classifier
+from experiments.model_export.agreement import (
+    Comparison,
+    compare_autoencoder,
+    compare_classifier,
+    compare_generator,
+)
+from experiments.model_export.card import Model
+from experiments.model_export.classifier import check_classifier, findings_of, write_classifier
+from experiments.model_export.generator import (
+    check_autoencoder,
+    check_generator,
+    vocabulary_of,
+    write_autoencoder,
+    write_generator,
+)
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.checkpoint import CONFIG_KEY, check_targets, weights_fingerprint
+
+AVERAGED, RAW = "averaged", "raw"
+ONLY = "trained"  # weights of what keeps no averages
+BEST = "best.ckpt"  # what evaluation.json of a run is of
+
+
+@dataclass(frozen=True)
+class Export:
+    """A model in memory, what its card says of it, and how it is written into a folder and compared with that."""
+
+    model: Model
+    write: Callable[[Path], Mapping[str, nn.Module]]
+    compare: Callable[[Path], list[Comparison]]
+
+
+def export_of(path: Path, state: Mapping[str, Any], weights: str, with_onnx: bool, trusted: Sequence[str]) -> Export:
+    """The model of a checkpoint, of whichever kind.
+
+    Args:
+        state: the checkpoint at `path`.
+        weights: AVERAGED or RAW, where there are both.
+
+    Raises:
+        ValueError: a checkpoint of no kind that is known, or with parts that cannot be exported.
+    """
+    parts = (state.get(CONFIG_KEY) or {}).get("model") or {}
+    if "classifier" in parts:
+        return _classifier(path, state, weights, with_onnx, trusted)
+    if "denoiser" in parts:
+        return _generator(path, state, weights, trusted)
+    if "autoencoder" in parts:
+        return _autoencoder(path, state, trusted)
+    raise ValueError(
+        f"ckpt={path}: it does not say what it is of. Remedy: one that ddpm_train, vae_train or classifier_train wrote."
+    )
+
+
+def _generator(path: Path, state: Mapping[str, Any], weights: str, trusted: Sequence[str]) -> Export:
+    module = load_generator(path, trusted)
+    check_generator(module)
+    if weights == RAW:
+        module.ema.network.load_state_dict(module.network.state_dict())
+    module.sample_by(precision="32")
+    network, sampling = module.ema.network, module.sampling
+    facts = {
+        "denoiser": architecture(state[CONFIG_KEY]["model"]["denoiser"]),
+        "autoencoder": _words(module.autoencoder),
+        "objective": f"predicts {module.objective.prediction}, weighted {module.objective.weighting}",
+        "samples, unless told otherwise": f"by `{sampling['scheduler']}` in {sampling['num_steps']} steps, with "
+        f"guidance {sampling['guidance']:g}",
+    }
+    fingerprint = weights_fingerprint(network, module.autoencoder.network)  # as recipe.json of a set has it
+    findings = vocabulary_of(network.conditioning)
+    model = Model("generator", state, weights, fingerprint, _size(state), findings, facts)
+    return Export(
+        model,
+        lambda folder: write_generator(module, folder, network),
+        lambda folder: compare_generator(module, folder),
+    )
+
+
+def _autoencoder(path: Path, state: Mapping[str, Any], trusted: Sequence[str]) -> Export:
+    check_targets(state[CONFIG_KEY], trusted, str(path))
+    module = pretrained_autoencoder(OmegaConf.create(state[CONFIG_KEY]), str(path)).eval()
+    check_autoencoder(module)
+    fingerprint = weights_fingerprint(module.network)
+    model = Model("autoencoder", state, ONLY, fingerprint, _size(state), [], {"autoencoder": _words(module)})
+    return Export(
+        model,
+        lambda folder: write_autoencoder(module, folder),
+        lambda folder: compare_autoencoder(module, folder, model.image_size),
+    )
+
+
+def _classifier(path: Path, state: Mapping[str, Any], weights: str, with_onnx: bool, trusted: Sequence[str]) -> Export:
+    module = load_classifier(path, trusted)
+    check_classifier(module, with_onnx)
+    which = ONLY if module.ema is None else weights
+    if which == RAW:
+        module.ema = None
+    network = module.measured.eval()
+    size, fingerprint = network.backbone.input_size, weights_fingerprint(network)  # as annotation.json has it
+    facts = {"backbone": architecture(state[CONFIG_KEY]["model"]["backbone"])}
+    evaluation = {} if which == RAW else _evaluation(path)
+    model = Model("classifier", state, which, fingerprint, size, findings_of(network), facts, evaluation)
+    return Export(
+        model,
+        lambda folder: write_classifier(network, folder, with_onnx),
+        lambda folder: compare_classifier(module, folder, model.image_size),
+    )
+
+
+def _words(module: Autoencoder) -> str:
+    """Class and sizes of an autoencoder's network."""
+    config, cell = module.network.config, module.downsampling
+    sizes = f"widths {list(config.block_out_channels)}, {cell} x {cell} pixels a latent cell"
+    return f"`{type(module.network).__name__}` ({sizes}, {module.latent_channels} channels)"
+
+
+def _evaluation(path: Path) -> Mapping[str, Any]:
+    """What the run measured of its best checkpoint; {} for another one."""
+    told = path.resolve().parent.parent / "evaluation.json"
+    return json.loads(told.read_text("utf-8")) if path.name == BEST and told.is_file() else {}
+
+
+def _size(state: Mapping[str, Any]) -> int:
+    """Pixels of the images that it was trained on."""
+    return int(state[CONFIG_KEY]["data"]["image_size"])

@@ -1,0 +1,1 @@
+"""Files that are copied into an exported generator as they are, and run there with diffusers and torch alone."""
