@@ -74,6 +74,7 @@ def write_generator(module: LatentDiffusion, folder: Path, network: nn.Module) -
         part.save_pretrained(folder / name)
         index[name] = [_with_code(part, folder / name), type(part).__name__]
     scheduler = build_scheduler(sampling["scheduler"], module.objective)
+    scheduler.register_to_config(clip_sample=False)  # for those that it is exchanged for: latents are not in [-1, 1]
     scheduler.save_pretrained(folder / "scheduler")
     low, high = sampling["guidance_interval"]
     index |= {
