@@ -40,6 +40,12 @@ def check_generator(module: LatentDiffusion) -> None:
             f"the denoiser is a {type(denoiser).__name__}, and export_model knows UNet and DiT: the code of another "
             "cannot be put beside its weights. Remedy: a generator trained with one of model/denoiser's own options."
         )
+    conditioning = module.network.conditioning
+    if type(conditioning) is not LabelConditioning:
+        raise ValueError(
+            f"the conditioning is a {type(conditioning).__name__}, and export_model knows LabelConditioning alone. "
+            "Remedy: a generator trained with that."
+        )
     check_autoencoder(module.autoencoder)
 
 

@@ -29,9 +29,8 @@ def stirred(network: torch.nn.Module, seed: int) -> None:
 
 def autoencoder(*words: str) -> Autoencoder:
     """An autoencoder of 16 pixels, its latents measured."""
-    module = build_autoencoder(
-        compose_config(["+exp=vae_train", f"data.image_size={SIZE}", *AUTOENCODER, *words]), False
-    )
+    cfg = compose_config(["+exp=vae_train", f"data.image_size={SIZE}", *AUTOENCODER, *words])
+    module = build_autoencoder(cfg, with_judges=False)
     stirred(module.network, 1)
     module.measure_latents([torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))])
     return module.eval()
@@ -50,8 +49,8 @@ def generator(*words: str, denoiser: list[str] = UNET) -> LatentDiffusion:
 
 def classifier(*words: str, backbone: str = "resnet10t", findings: str = "dr_grade,is_gc,eye_side") -> Classifier:
     """A classifier that says something else of every image."""
-    cfg = compose_config(spelt_out(["+exp=classifier_train", f"model/backbone={backbone}", "model/init=random",
-                                    f"data.image_size={2 * SIZE}", f"model.findings=[{findings}]", *words]))  # fmt: skip
+    own = [f"model/backbone={backbone}", f"data.image_size={2 * SIZE}", f"model.findings=[{findings}]", *words]
+    cfg = compose_config(spelt_out(["+exp=classifier_train", "model/init=random", *own]))
     module = build_classifier(cfg)
     torch.nn.init.normal_(module.network.heads.directions.weight, std=0.3)
     torch.nn.init.normal_(module.network.heads.offsets, std=0.5)

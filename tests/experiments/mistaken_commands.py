@@ -86,6 +86,7 @@ WORDS = [
     Mistake("+exp=ddpm_train model.denoiser._target_=my_package.MyUNet", "cannot import 'my_package'", code=2),
     Mistake("+exp=ddpm_train model.diffusion.scheduler=dddim", "Did you mean 'ddim'?"),
     Mistake("+exp=ddpm_train callbacks.frechet.extractor.name=efficientnet_lite", "did you mean"),
+    Mistake("+exp=export_model", "ckpt is not given"),
 ]
 SIZES = [
     Mistake("+exp=ddpm_train data.image_size=70", "Nearest sizes: 68 and 72"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from checkpoints import DIT, autoencoder, classifier, generator, saved
+from checkpoints import DIT, PLAIN_KL, autoencoder, classifier, generator, saved
 
 from callbacks.atomic import whole_folder
 from experiments import export_model as job
@@ -99,7 +99,7 @@ def test_a_generator(command, here, denoiser):
 
 
 @pytest.mark.slow
-def test_a_classifier_and_an_autoencoder(command, here):
+def test_a_classifier(command, here):
     saved(classifier(), here / "classifier.ckpt")
     result = command("+exp=export_model", "ckpt=classifier.ckpt", "output_dir=out")
     assert result.code == 0, result.err
@@ -108,10 +108,15 @@ def test_a_classifier_and_an_autoencoder(command, here):
     assert head(here / "out/model/README.md")["library_name"] == "timm"
     said = run_card(here / "out/model", "")
     assert "dr_grade {'none': 0." in said and "'is_gc': array(" in said
-    saved(autoencoder(), here / "vae.ckpt")
-    result = command("+exp=export_model", "ckpt=vae.ckpt", "output_dir=vae")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [PLAIN_KL, []], ids=["plain", "shortcut"])
+def test_an_autoencoder(command, here, words):
+    saved(autoencoder(*words), here / "vae.ckpt")
+    result = command("+exp=export_model", "ckpt=vae.ckpt", "output_dir=out")
     assert result.code == 0, result.err
-    assert "torch.Size([1, 4, 4, 4])" in run_card(here / "vae/model", "")
+    assert re.search(r"torch.Size\(\[1, 4, \d, \d\]\)", run_card(here / "out/model", ""))
 
 
 @pytest.mark.parametrize("change", [lambda images: images + 1e-4, lambda images: images * torch.nan])
