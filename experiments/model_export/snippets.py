@@ -93,8 +93,16 @@ def using(kind: str, findings: Sequence[Mapping[str, Any]], size: int, folder: P
         own = (folder / "folded_autoencoder.py").is_file()
         words = {"name": "AutoModel", "trust": ", trust_remote_code=True"}
         words = words if own else {"name": "AutoencoderKL", "trust": ""}
-        why = [CODE.format(files="`folded_autoencoder.py`")] if own else []
-        return [needs("diffusers", "torch"), block(AUTOENCODER.format(size=size, **words)), *why]
+        why = (
+            [f"{CODE.format(files='`folded_autoencoder.py`')} `AutoModel` does so from diffusers 0.36 on."]
+            if own
+            else []
+        )
+        return [
+            needs("diffusers", "torch"),
+            block(AUTOENCODER.format(size=size, **words)),
+            *why,
+        ]
     parts = [INPUT, needs("timm", "torch", "safetensors"), block(TIMM.format(size=size))]
     if (folder / "model.onnx").is_file():
         parts += [needs("onnxruntime"), block(ONNX.format(size=size))]

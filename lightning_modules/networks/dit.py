@@ -79,8 +79,8 @@ class DiT(ModelMixin, ConfigMixin):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """x_t [B, C, h, w], t float [B] in [0, 1000), cond [B, D] -> [B, C, h, w]."""
-        x = self.patchify(x_t).flatten(2).transpose(1, 2) + self.positions  # [B, N, E]
-        c = F.silu(self.time_mlp(time_features(t)) + self.cond_proj(cond))  # [B, E]
+        x = self.patchify(x_t).flatten(2).transpose(1, 2) + self.positions.to(x_t.dtype)  # [B, N, E]
+        c = F.silu(self.time_mlp(time_features(t).to(x_t.dtype)) + self.cond_proj(cond))  # [B, E]
         for block in self.blocks:
             x = block(x, c)  # [B, N, E]
         shift, scale = self.final_modulation(c).unsqueeze(1).chunk(2, dim=-1)  # [B, 1, E] each

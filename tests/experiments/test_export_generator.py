@@ -95,6 +95,14 @@ def test_a_network_in_channels_last_is_exported_too(tmp_path):
     torch.testing.assert_close(theirs, module.sample(labels(), SEEDS), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("denoiser", [UNET, DIT], ids=["unet", "dit"])
+def test_it_runs_in_half_precision(tmp_path, denoiser):
+    module = generator(denoiser=denoiser)
+    exported(module, tmp_path / "model")
+    images = loaded(tmp_path / "model", torch_dtype=torch.bfloat16)(ROWS, SEEDS, output_type="pt").images
+    assert (images.float() - module.sample(labels(), SEEDS)).abs().mean() < 0.02
+
+
 def test_the_parts_are_what_diffusers_knows(tmp_path):
     module = generator(*PLAIN_KL)
     pipeline = exported(module, tmp_path / "model")

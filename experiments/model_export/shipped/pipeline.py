@@ -42,8 +42,8 @@ class FundusPipeline(DiffusionPipeline):
         vae: AutoencoderKL,
         label_embedder: nn.Module,
         scheduler: SchedulerMixin,
-        unet: UNet2DModel | None = None,
-        transformer: nn.Module | None = None,
+        unet: UNet2DModel = None,  # without "| None", which diffusers 0.35 does not read
+        transformer: nn.Module = None,
         num_inference_steps: int = 50,
         guidance_scale: float = 1.0,
         guidance_low: float = 0.0,
