@@ -220,7 +220,8 @@ def test_either_weights_of_a_checkpoint_in_a_file_or_in_shares(tmp_path, weights
     if in_shares:
         checkpoint, path = load_state(path), tmp_path / "shares.ckpt"
         folder = new_folder(path, 7)
-        close_folder(write_shares(checkpoint, folder), folder, path)
+        rest, sizes = write_shares(checkpoint, folder)
+        close_folder(rest, [sizes], folder, path)
     averaged = module.sample(labels(), SEEDS)
     module.ema.network.load_state_dict(module.network.state_dict())
     raw = module.sample(labels(), SEEDS)

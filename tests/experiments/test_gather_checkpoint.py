@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from checkpoints import generator, saved
 
+from experiments.assembly import load_generator
 from experiments.composition import compose_config
 from experiments.gather_checkpoint import gather, gather_checkpoint
 from lightning_modules.checkpoint import load_state
@@ -23,6 +25,18 @@ def run(tmp_path):
     rest, sizes = write_shares(state, folder)
     close_folder(rest, [sizes], folder, path)
     return tmp_path / "run"
+
+
+def test_gathered_and_in_shares_paint_the_same(tmp_path):
+    state, shares = load_state(saved(generator(), tmp_path / "file.ckpt")), tmp_path / "shares.ckpt"
+    folder = new_folder(shares, 7)
+    folder.mkdir(parents=True)
+    rest, sizes = write_shares(state, folder)
+    close_folder(rest, [sizes], folder, shares)
+    gather(shares, tmp_path / "gathered.ckpt")
+    models = [load_generator(tmp_path / f"{name}.ckpt") for name in ("file", "shares", "gathered")]
+    images = [model.sample(model.network.conditioning.unknown(2), [3, 4]) for model in models]
+    assert torch.equal(images[0], images[1]) and torch.equal(images[0], images[2]) and images[0].std() > 0.01
 
 
 def words(run, *more):
