@@ -19,6 +19,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnv
 from experiments.runs import FOLDER_VARIABLE, RESUME_VARIABLE, RunFolder
 
 ARRIVAL_MINUTES = 10.0  # between the first and the last of the processes that a launcher starts
+FAREWELL_SECONDS = 10.0
 EXTERNAL = {"torchrun": TorchElasticEnvironment, "SLURM": SLURMEnvironment}
 BEGUN, ENDED, FAILED = b"begun", b"ended", b"failed"
 
@@ -143,9 +144,13 @@ class Meeting:
             self._say(BEGUN)
 
     def end(self, is_well: bool) -> None:
-        """On the first process: send the others home, if they have not been let in."""
-        if not self._has_begun:
-            self._say(ENDED if is_well else FAILED)
+        """On the first process: send the others home, if they have not been let in; the store goes when they know."""
+        if self.place.rank or self._has_begun:
+            return
+        self._say(ENDED if is_well else FAILED)
+        end = time.monotonic() + FAREWELL_SECONDS
+        while self._store.add("heard", 0) < self.place.size - 1 and time.monotonic() < end:
+            time.sleep(0.05)
 
     def _say(self, word: bytes) -> None:
         if self.place.rank == 0:
@@ -163,7 +168,9 @@ class Meeting:
                         "process first, until it trains."
                     )
                 time.sleep(0.2)  # not store.wait, which would not hear SIGTERM
-            return self._store.get("word")
+            word = self._store.get("word")
+            self._store.add("heard", 1)
+            return word
         except dist.DistError as error:
             raise LaunchError(
                 f"the first process has gone, which process {self.place.rank} waited for: what it said last tells why. "

@@ -91,6 +91,7 @@ WORDS = [
 SIZES = [
     Mistake("+exp=ddpm_train data.image_size=70", "Nearest sizes: 68 and 72"),
     Mistake("+exp=ddpm_train data.num_images=20 data.batch_size=64", "data.batch_size=64 on 1 process(es) is more"),
+    Mistake("+exp=ddpm_train trainer.num_nodes=2", "nothing says where the nodes meet"),
     Mistake("+exp=ddpm_train data.num_images=8 data.batch_size=2 autoencoder.batch_size=2", "split is empty"),
     Mistake("+exp=ddpm_train trainer.max_epochs=1 model.diffusion.warmup_steps=100", "warmup_steps=100"),
     Mistake("+exp=ddpm_train autoencoder.pretrained=vae.ckpt", "vae.ckpt"),

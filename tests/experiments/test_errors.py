@@ -18,7 +18,8 @@ INTRODUCTION = """# What each error means
 
 A mistake is answered by one message on stderr and a non-zero exit status: 2 where the words of the command mean
 nothing, 1 where the run cannot start or go on. The traceback goes to `error.log` in the run's folder;
-`SYNFUNDUS_TRACEBACK=1` prints it. What has a traceback on the screen is a defect of ours: please report it.
+`SYNFUNDUS_TRACEBACK=1` prints it, and so does a run of several processes that fails while it trains. What else has a
+traceback on the screen is a defect of ours: please report it.
 
 Everything below is printed by the tests, which compare it with this page. All commands begin with
 `python -m experiments.run`; `photos` is a folder in the working folder `/home/you`.

@@ -74,6 +74,7 @@ def test_where_the_first_does_all_alone_the_others_leave(port, is_well):
     first, second = meet(port)
     thread, answers = told(second)
     first.end(is_well)
+    assert not first._store.check(["facts/1"]) and first._store.add("heard", 0) == 1, "it goes when the other knows"
     thread.join(10)
     if is_well:
         assert answers == [None]
