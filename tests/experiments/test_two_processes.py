@@ -1,11 +1,14 @@
 """Two processes by one word: one folder, one metrics.csv, other images and noise on each, the same Fréchet distance."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import DDPM_TRAIN, VAE_TRAIN, column, run_process
+from tiny_runs import DDPM_TRAIN, VAE_TRAIN, alive, column, run_process, start_process
 
 pytestmark = pytest.mark.slow
 TWO = ["trainer.devices=2", "strategy=ddp"]
@@ -78,14 +81,9 @@ def test_two_processes_train_the_autoencoder_first(here):
     assert (run / "autoencoder/checkpoints/last.ckpt").is_file() and column(run, "val/loss")
 
 
-def test_a_signal_to_two_processes_is_resumed(here):
-    """As a terminal sends Ctrl-C: to both."""
-    import os
-    import signal
-    import time
-
-    from tiny_runs import start_process
-
+@pytest.mark.parametrize(("number", "to_both"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_a_signal_to_two_processes_is_resumed(here, number, to_both):
+    """As a terminal sends Ctrl-C, to both; or to the second alone."""
     words = [*DDPM_TRAIN, *TWO, "data.epoch_size=320", "~callbacks.frechet", "~callbacks.sample_grid"]
     process = start_process(*words, cwd=here)
     deadline = time.monotonic() + 200
@@ -94,9 +92,13 @@ def test_a_signal_to_two_processes_is_resumed(here):
         if found and any(step >= 5 for step, _ in column(found[0].parent, "train/loss")):
             break
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
+    if to_both:
+        os.killpg(process.pid, number)
+    else:
+        [second] = [pid for pid in alive(here) if pid not in (process.pid, os.getpid())]
+        os.kill(second, number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT and "go on with resume=auto" in err, err
+    assert process.returncode == 128 + number and "go on with resume=auto" in err, err
     assert "Traceback" not in err
     resumed = run_process(*words, "resume=auto", cwd=here)
     assert resumed.code == 0, resumed.err
