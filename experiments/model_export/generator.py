@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import diffusers
-import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
@@ -66,14 +65,14 @@ def write_generator(module: LatentDiffusion, folder: Path, network: nn.Module) -
     """Write all that a pipeline needs; returns the networks by the folder that each is in.
 
     Args:
-        network: the weights that are to be written: `module.network` or the averaged one.
+        network: the weights that are to be written, in the contiguous format: `module.network` or the averaged one.
     """
     denoiser, sampling = network.denoiser, module.sampling
     is_unet = isinstance(denoiser, UNet)
     parts = {
         "vae": _network(module.autoencoder),
         "label_embedder": embedder(network.conditioning, denoiser.cond_proj if is_unet else None),
-        "unet" if is_unet else "transformer": _contiguous(denoiser.unet if is_unet else denoiser),
+        "unet" if is_unet else "transformer": denoiser.unet if is_unet else denoiser,
     }
     index: dict[str, Any] = {"_class_name": ["pipeline", "FundusPipeline"], "_diffusers_version": diffusers.__version__}
     for name, part in parts.items():
@@ -134,16 +133,11 @@ def embedder(conditioning: LabelConditioning, projection: nn.Linear | None) -> L
 
 def _network(module: Autoencoder) -> AutoencoderKL:
     """The autoencoder's network, with mean and deviation of its latents in its config, where they were measured."""
-    network = _contiguous(module.network)
+    network = copy.deepcopy(module.network)
     if module.measured:
         mean, std = module.latent_shift.tolist(), module.latent_scale.tolist()
         network.register_to_config(latents_mean=mean, latents_std=std, scaling_factor=1.0)
     return network
-
-
-def _contiguous(network: nn.Module) -> nn.Module:
-    """A copy as safetensors takes it, whatever the memory format that it was trained in."""
-    return copy.deepcopy(network).to(memory_format=torch.contiguous_format)
 
 
 def _with_code(part: nn.Module, folder: Path, loads_alone: bool = False) -> str:

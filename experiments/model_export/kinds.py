@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -29,6 +30,7 @@ from experiments.model_export.generator import (
 )
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.checkpoint import CONFIG_KEY, check_targets, weights_fingerprint
+from lightning_modules.networks.kl import NETWORK_KEY
 
 AVERAGED, RAW = "averaged", "raw"
 ONLY = "trained"  # weights of what keeps no averages
@@ -54,12 +56,12 @@ def export_of(path: Path, state: Mapping[str, Any], weights: str, with_onnx: boo
     Raises:
         ValueError: a checkpoint of no kind that is known, or with parts that cannot be exported.
     """
-    parts = (state.get(CONFIG_KEY) or {}).get("model") or {}
-    if "classifier" in parts:
+    names = state["state_dict"] if CONFIG_KEY in state else ()
+    if any(name.startswith("network.heads.") for name in names):
         return _classifier(path, state, weights, with_onnx, trusted)
-    if "denoiser" in parts:
+    if any(name.startswith("network.denoiser.") for name in names):
         return _generator(path, state, weights, trusted)
-    if "autoencoder" in parts:
+    if NETWORK_KEY in state and CONFIG_KEY in state:  # also one that ddpm_train has trained, by its configuration
         return _autoencoder(path, state, trusted)
     raise ValueError(
         f"ckpt={path}: it does not say what it is of. Remedy: one that ddpm_train, vae_train or classifier_train wrote."
@@ -72,6 +74,8 @@ def _generator(path: Path, state: Mapping[str, Any], weights: str, trusted: Sequ
     if weights == RAW:
         module.ema.network.load_state_dict(module.network.state_dict())
     module.sample_by(precision="32")
+    lay_out(module)
+    module.memory_format = torch.contiguous_format
     network, sampling = module.ema.network, module.sampling
     facts = {
         "denoiser": architecture(state[CONFIG_KEY]["model"]["denoiser"]),
@@ -94,6 +98,7 @@ def _autoencoder(path: Path, state: Mapping[str, Any], trusted: Sequence[str]) -
     check_targets(state[CONFIG_KEY], trusted, str(path))
     module = pretrained_autoencoder(OmegaConf.create(state[CONFIG_KEY]), str(path)).eval()
     check_autoencoder(module)
+    lay_out(module)
     fingerprint = weights_fingerprint(module.network)
     model = Model("autoencoder", state, ONLY, fingerprint, _size(state), [], {"autoencoder": _words(module)})
     return Export(
@@ -119,6 +124,17 @@ def _classifier(path: Path, state: Mapping[str, Any], weights: str, with_onnx: b
         lambda folder: write_classifier(network, folder, with_onnx),
         lambda folder: compare_classifier(module, folder, model.image_size),
     )
+
+
+@torch.no_grad()
+def lay_out(module: nn.Module) -> None:
+    """Put all tensors in memory as those of a file are, whatever the memory format that they were trained in.
+
+    So safetensors takes them; and sums are rounded as in what is loaded, of which `to(memory_format=...)` does not
+    take care where a kernel has one pixel.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
 
 
 def _words(module: Autoencoder) -> str:

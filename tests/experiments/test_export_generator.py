@@ -90,8 +90,10 @@ def test_images_of_fixed_seeds_are_ours(tmp_path, denoiser, scheduler, words):
 
 
 def test_a_network_in_channels_last_is_exported_too(tmp_path):
-    module = generator("model.diffusion.channels_last=true")
-    theirs = exported(module, tmp_path / "model")(labels(), SEEDS, output_type="pt").images
+    module = generator("model.diffusion.channels_last=true", "autoencoder.module.channels_last=true")
+    path = saved(module, tmp_path / "a.ckpt")
+    export_of(path, load_state(path), "averaged", False, []).write(tmp_path / "model")
+    theirs = loaded(tmp_path / "model")(labels(), SEEDS, output_type="pt").images
     torch.testing.assert_close(theirs, module.sample(labels(), SEEDS), rtol=0, atol=1e-5)
 
 
@@ -231,6 +233,16 @@ def test_either_weights_of_a_checkpoint_in_a_file_or_in_shares(tmp_path, weights
     export.write(tmp_path / "model")
     images = loaded(tmp_path / "model")(ROWS, SEEDS, output_type="pt").images
     torch.testing.assert_close(images, averaged if weights == "averaged" else raw, rtol=0, atol=1e-5)
+
+
+def test_an_autoencoder_that_ddpm_train_has_trained_is_known_as_one(tmp_path):
+    """Its checkpoint holds the configuration of the whole run."""
+    module = generator()
+    module.autoencoder.config = module.config
+    path = saved(module.autoencoder, tmp_path / "autoencoder.ckpt")
+    export = export_of(path, load_state(path), "averaged", False, [])
+    assert (export.model.kind, export.model.weights, export.model.image_size) == ("autoencoder", "trained", 16)
+    assert set(export.write(tmp_path / "model")) == {"autoencoder"}
 
 
 def test_parts_of_elsewhere_are_refused():

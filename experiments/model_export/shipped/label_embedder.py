@@ -32,13 +32,17 @@ class LabelEmbedder(ModelMixin, ConfigMixin):
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.projection = nn.Linear(dim, projection_dim) if projection_dim else nn.Identity()
 
-    def forward(self, labels: Tensor) -> Tensor:
-        """Labels int64 [B, F], -1 for unknown -> [B, D]."""
+    def forward(self, *labels: Tensor) -> Tensor:
+        """Each int64 [B, F], -1 for unknown -> the vectors of all of them, one after the other, [n B, D]."""
+        return self.projection(torch.cat([self.mlp(self._embedded(one)) for one in labels]))
+
+    def _embedded(self, labels: Tensor) -> Tensor:
+        """Labels -> [B, dim]."""
         rows, first = labels + 1, 0  # row 0 of a finding's table stands for unknown, row 1 + level for a level
         for column, finding in enumerate(self.config.findings):
             rows[:, column] += first
             first += len(finding["levels"]) + 1
-        return self.projection(self.mlp(self.embedding(rows).sum(1)))
+        return self.embedding(rows).sum(1)
 
     @property
     def names(self) -> list[str]:

@@ -126,8 +126,9 @@ class FundusPipeline(DiffusionPipeline):
         self, noise: Tensor, labels: Tensor, steps: int, scale: float, generators: list[torch.Generator]
     ) -> Tensor:
         """From noise to x_0, float32 throughout."""
-        cond = self.label_embedder(labels)
-        uncond = self.label_embedder(torch.full_like(labels, -1))
+        unknown = torch.full_like(labels, -1)
+        conds = {1.0: self.label_embedder(labels), 0.0: self.label_embedder(unknown)}
+        both = self.label_embedder(labels, unknown)
         num_timesteps = self.scheduler.config.num_train_timesteps
         low, high = (bound * (num_timesteps - 1) for bound in (self.config.guidance_low, self.config.guidance_high))
         stepping = {"generator": generators} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
@@ -137,16 +138,15 @@ class FundusPipeline(DiffusionPipeline):
             model_input = self.scheduler.scale_model_input(x_t, timestep)
             t = torch.full((len(x_t),), float(timestep), device=x_t.device)
             w = scale if low <= timestep <= high else 1.0
-            prediction = self._guided(model_input, t, cond, uncond, w)
+            prediction = (
+                self._predict(model_input, t, conds[w]) if w in conds else self._guided(model_input, t, both, w)
+            )
             x_t = self.scheduler.step(prediction, timestep, x_t, return_dict=False, **stepping)[0]
         return x_t
 
-    def _guided(self, x_t: Tensor, t: Tensor, cond: Tensor, uncond: Tensor, w: float) -> Tensor:
-        """uncond + w (cond - uncond); one pass where w is 0 or 1, else one over 2 B (Ho & Salimans 2022)."""
-        if w in (0, 1):
-            return self._predict(x_t, t, cond if w == 1 else uncond)
-        both = self._predict(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([cond, uncond]))
-        with_labels, without = both.chunk(2)
+    def _guided(self, x_t: Tensor, t: Tensor, both: Tensor, w: float) -> Tensor:
+        """uncond + w (cond - uncond), in one pass (Ho & Salimans 2022); `both` [2 B, D] is cond, then uncond."""
+        with_labels, without = self._predict(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
         return without + w * (with_labels - without)
 
     def _predict(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
