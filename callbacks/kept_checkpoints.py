@@ -13,11 +13,11 @@ from callbacks.atomic import write_atomically
 from callbacks.whole_files import finish_writing
 
 LAST = "last.ckpt"
-KEPT = "step=*.ckpt"
+KEPT = "step-*.ckpt"
 
 
 class KeepingTrainer(L.Trainer):
-    """Trainer that keeps what a `last.ckpt` held before, as `step=00001200.ckpt` beside it, before it is overwritten.
+    """Trainer that keeps what a `last.ckpt` held before, as `step-00001200.ckpt` beside it, before it is overwritten.
 
     It is a second name of what is there, so nothing is written twice, and at any time a kill leaves all of them whole.
 

@@ -53,21 +53,21 @@ def run(folder, keep_last=1, keep_best=1, mode="min", resume=False, kill=None, *
     return trainer
 
 
-def names(folder, pattern="step=*"):
+def names(folder, pattern="step-*"):
     return sorted(path.name for path in folder.glob(pattern))
 
 
 def test_the_last_few_are_kept_and_hold_their_steps(tmp_path):
     trainer = run(tmp_path, keep_last=3)
-    assert names(tmp_path, "*") == ["best.ckpt", "last.ckpt", "step=00000032.ckpt", "step=00000034.ckpt"]
+    assert names(tmp_path, "*") == ["best.ckpt", "last.ckpt", "step-00000032.ckpt", "step-00000034.ckpt"]
     assert [read_saved(tmp_path / name)["global_step"] for name in names(tmp_path)] == [32, 34]
     assert read_saved(tmp_path / "last.ckpt")["global_step"] == trainer.global_step == 36
 
 
 def test_one_keeps_nothing_beside_and_deletes_nothing(tmp_path):
-    (tmp_path / "step=00000001.ckpt").write_text("of another run with this folder")
+    (tmp_path / "step-00000001.ckpt").write_text("of another run with this folder")
     run(tmp_path)
-    assert names(tmp_path, "*") == ["best.ckpt", "last.ckpt", "step=00000001.ckpt"]
+    assert names(tmp_path, "*") == ["best.ckpt", "last.ckpt", "step-00000001.ckpt"]
 
 
 @pytest.mark.parametrize("step", [3, 9, 16, 17])

@@ -62,8 +62,8 @@ def test_the_last_and_the_best_few_are_kept(folder, strategy):
     assert first.code == 0, first.err
     checkpoints = run / "checkpoints"
     found = {path.name: load_state(path)["global_step"] for path in checkpoints.glob("*.ckpt")}
-    steps = {name: step for name, step in found.items() if name.startswith("step=")}
-    assert steps == {"step=00000014.ckpt": 14, "step=00000016.ckpt": 16} and found["last.ckpt"] == 18
+    steps = {name: step for name, step in found.items() if name.startswith("step-")}
+    assert steps == {"step-00000014.ckpt": 14, "step-00000016.ckpt": 16} and found["last.ckpt"] == 18
     best = {name: step for name, step in found.items() if name.startswith("best-")}
     assert len(best) == 2 and found["best.ckpt"] in best.values()
     if strategy == "fsdp2":
@@ -71,7 +71,7 @@ def test_the_last_and_the_best_few_are_kept(folder, strategy):
         assert {path.resolve() for path in (checkpoints / "shards").iterdir()} == named
     second = run_process(*words, *by("single"), "resume=auto", "trainer.max_epochs=4", cwd=folder)
     assert second.code == 0, second.err
-    steps = [load_state(path)["global_step"] for path in sorted(checkpoints.glob("step=*.ckpt"))]
+    steps = [load_state(path)["global_step"] for path in sorted(checkpoints.glob("step-*.ckpt"))]
     assert steps == [20, 22] and load_state(checkpoints / "last.ckpt")["global_step"] == 24
 
 
@@ -89,7 +89,7 @@ def test_what_is_saved_meanwhile_is_what_is_saved_at_once(folder, strategy):
     same_checkpoints(runs["at-once"], runs["meanwhile"], 10)
 
     killed = start_process(*words, f"output_dir={runs['killed'].name}", cwd=folder)
-    while killed.poll() is None and len(list(runs["killed"].glob("checkpoints/step=*.ckpt"))) < 3:
+    while killed.poll() is None and len(list(runs["killed"].glob("checkpoints/step-*.ckpt"))) < 3:
         time.sleep(0.01)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
