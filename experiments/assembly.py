@@ -1,6 +1,9 @@
 """Objects from a configuration: the only place, with the jobs, where the two meet."""
 
 import math
+import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -267,22 +270,10 @@ def trial_trainer(cfg: DictConfig) -> L.Trainer:
 
     Raises:
         ValueError: an accelerator, strategy or number of devices that this machine lacks, a precision in which the
-            state of a sampler cannot be kept, an argument of the Trainer that has a key of its own here, a way
-            of keeping checkpoints that is none.
+            state of a sampler cannot be kept, an argument of the Trainer that has a key of its own here,
+            ways of saving and compiling that this strategy or machine lacks.
     """
-    for key, ours in TRAINER_KEYS.items():
-        if key in cfg.trainer:
-            raise ValueError(f"trainer.{key} is not given there: use {ours}.")
-    for key in ("checkpoint_keep_last", "checkpoint_keep_best"):
-        if cfg[key] < 1:
-            raise ValueError(f"{key}={cfg[key]} must be at least 1, which keeps {key.rpartition('_')[2]}.ckpt alone.")
-    if str(cfg.trainer.precision) not in PRECISIONS:
-        raise ValueError(f"trainer.precision={cfg.trainer.precision} must be one of: {', '.join(PRECISIONS)}.")
-    if cfg.checkpoint_async and isinstance(build_strategy(cfg), ShardedCheckpoints):
-        raise ValueError(
-            f"checkpoint_async=true: strategy {strategy_words(cfg)} writes checkpoints in shares, together with all "
-            "processes, and cannot do so while they train. Remedy: checkpoint_async=false; or strategy=single or ddp."
-        )
+    _check_settings(cfg)
     names = ("accelerator", "devices", "num_nodes", "precision")
     settings = {name: cfg.trainer[name] for name in names} | {"strategy": build_strategy(cfg)}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -294,6 +285,34 @@ def trial_trainer(cfg: DictConfig) -> L.Trainer:
             f"this machine cannot train with {asked} and strategy={strategy_words(cfg)}: {error} "
             "trainer=cpu trains on any machine."
         ) from error
+
+
+def _check_settings(cfg: DictConfig) -> None:
+    for key, ours in TRAINER_KEYS.items():
+        if key in cfg.trainer:
+            raise ValueError(f"trainer.{key} is not given there: use {ours}.")
+    for key in ("checkpoint_keep_last", "checkpoint_keep_best"):
+        if cfg[key] < 1:
+            raise ValueError(f"{key}={cfg[key]} must be at least 1, which keeps {key.rpartition('_')[2]}.ckpt alone.")
+    if str(cfg.trainer.precision) not in PRECISIONS:
+        raise ValueError(f"trainer.precision={cfg.trainer.precision} must be one of: {', '.join(PRECISIONS)}.")
+    strategy = build_strategy(cfg)
+    if cfg.checkpoint_async and isinstance(strategy, ShardedCheckpoints):
+        raise ValueError(
+            f"checkpoint_async=true: strategy {strategy_words(cfg)} writes checkpoints in shares, together with all "
+            "processes, and cannot do so while they train. Remedy: checkpoint_async=false; or strategy=single or ddp."
+        )
+    if cfg.compile and getattr(strategy, "zero_stage_3", False):
+        raise ValueError(
+            f"compile=true: {strategy_words(cfg)} fetches the weights of each layer as it comes, which cuts what is "
+            "compiled into pieces of no use. Remedy: strategy=fsdp2, or compile=false."
+        )
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if cfg.compile and shutil.which(compiler) is None:
+        raise ValueError(
+            f"compile=true needs a C++ compiler, and {compiler} is not there. Remedy: install it, name another by the "
+            "environment variable CXX, or compile=false."
+        )
 
 
 def final_metrics(trainer: L.Trainer) -> dict[str, float]:

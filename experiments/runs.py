@@ -12,7 +12,14 @@ import yaml
 FOLDER_VARIABLE = "SYNFUNDUS_OUTPUT_DIR"  # tells the processes that a run starts which folder it has
 RESUME_VARIABLE = "SYNFUNDUS_RESUME_FROM"
 NOT_COMPARED = ("output_dir", "resume", "wait_minutes")
-NOT_OF_THE_RESULT = ("checkpoint_keep_last", "checkpoint_keep_best", "checkpoint_async", "activation_checkpointing")
+NOT_OF_THE_RESULT = (
+    "checkpoint_keep_last",
+    "checkpoint_keep_best",
+    "checkpoint_async",
+    "activation_checkpointing",
+    "compile",
+    "compile_blocks",
+)  # but for rounding
 
 
 @dataclass(frozen=True)

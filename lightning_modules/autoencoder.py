@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 
-from lightning_modules.blocks import recompute
+from lightning_modules.blocks import prepare_blocks
 from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.latent_statistics import LatentStatistics
 from lightning_modules.losses.adversarial import discriminator_hinge, generator_hinge
@@ -56,7 +56,8 @@ class Autoencoder(L.LightningModule):
             predict. 0 adds none. Source: the noise of denoising autoencoders, Vincent et al. 2008.
         gradient_clip: largest norm of the gradient of either optimiser; None does not clip.
         seed: of the posterior's noise and of dropout.
-        activation_checkpointing: train the network's blocks as `recompute` has it: less memory, more time.
+        activation_checkpointing, compile_blocks: train the network's blocks with less memory, or faster, as
+            `recompute` and `compile_blocks` of blocks.py have it.
     """
 
     latent_shift: Tensor
@@ -86,6 +87,7 @@ class Autoencoder(L.LightningModule):
         seed: int = 0,
         channels_last: bool = False,
         activation_checkpointing: bool = False,
+        compile_blocks: bool = False,
     ):
         super().__init__()
         self.network, self.perceptual, self.discriminator = network, perceptual, discriminator
@@ -98,7 +100,7 @@ class Autoencoder(L.LightningModule):
         self.betas, self.weight_decay = betas, weight_decay
         self.warmup_steps, self.lr_schedule, self.decay_steps = warmup_steps, lr_schedule, decay_steps
         self.gradient_clip, self.seed = gradient_clip, seed
-        self.activation_checkpointing = activation_checkpointing
+        self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
         self.automatic_optimization = discriminator is None
         self.config: dict[str, Any] | None = None  # resolved configuration, plain containers; goes into checkpoints
         self.trained_on: dict[str, Tensor] | None = None  # as write_facts has it; goes into checkpoints
@@ -246,8 +248,8 @@ class Autoencoder(L.LightningModule):
 
     def configure_model(self) -> None:
         """Spread what is learnt over the processes, where the strategy does that."""
-        if self.activation_checkpointing and self.trainer.training:
-            recompute(self.network)
+        if self.trainer.training:
+            prepare_blocks(self.network, self.activation_checkpointing, self.compile_blocks)
         shard = getattr(self.trainer.strategy, "shard", None)
         if shard:
             for part in (*self.network.children(), *([self.discriminator] if self.discriminator else ())):

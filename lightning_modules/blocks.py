@@ -1,5 +1,6 @@
 """The blocks of a network: what is recomputed, compiled or shared out as one."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+RECOMPILE_LIMIT = 64  # ways in which the blocks of a network may differ, before those that follow are left as they are
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
@@ -21,6 +24,14 @@ def blocks(network: nn.Module) -> list[nn.Module]:
         of_blocks = is_list and all(any(block.children()) for block in part.children())
         found += part.children() if of_blocks else blocks(part)
     return [block for block in found if any(True for _ in block.parameters())]
+
+
+def prepare_blocks(network: nn.Module, recomputed: bool, compiled: bool) -> None:
+    """`recompute` and `compile_blocks` where asked for, in the order in which they have to come."""
+    if recomputed:
+        recompute(network)
+    if compiled:
+        compile_blocks(network)
 
 
 def recompute(network: nn.Module) -> None:
@@ -45,6 +56,8 @@ class Recomputed:
         """As the block's own."""
         if not (self.block.training and torch.is_grad_enabled()):
             return self.forward(*args, **kwargs)
+        if torch.compiler.is_compiling():  # the compiler updates running statistics once by itself
+            return checkpoint(self._compute, args, kwargs, use_reentrant=False)
         # Both as positional arguments: of tensors in others the device's random state would not be put back.
         return checkpoint(self._compute, args, kwargs, use_reentrant=False, context_fn=self._contexts)
 
@@ -53,6 +66,35 @@ class Recomputed:
 
     def _contexts(self) -> tuple[Any, Any]:
         return nullcontext(), _running_statistics_kept(self.block)
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Let torch.compile make the blocks of a network faster; blocks that are alike are compiled once.
+
+    Only where they are trained: in eval mode and without gradients they compute as before, and so do copies. Names of
+    parameters stay the same. Comes after `recompute`, before the network is spread; a second call changes nothing.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
+    torch._dynamo.config.optimize_ddp = False  # cuts a whole network into parts, which blocks are already
+    for block in blocks(network):
+        if not isinstance(block.forward, Compiled):
+            block.forward = Compiled(block)
+
+
+class Compiled:
+    """Forward pass of a block, compiled."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block, self.forward = block, block.forward
+        self.compiled = torch.compile(self.forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the block's own."""
+        is_trained = self.block.training and torch.is_grad_enabled()
+        return (self.compiled if is_trained else self.forward)(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.forward, memo)  # what is compiled belongs to this block
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from lightning_modules.blocks import recompute
+from lightning_modules.blocks import prepare_blocks
 from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.ema import AveragedNetwork
 from lightning_modules.layerwise import freeze_layers, layer_groups
@@ -55,7 +55,8 @@ class Classifier(L.LightningModule):
         ema_decay: of averaged weights, which are then those that are measured; 0 keeps none.
         warmup_steps, warmup_epochs: in which the rate rises; the greater of the two.
         decay_steps: end of lr_schedule "cosine"; None takes the Trainer's number of steps.
-        activation_checkpointing: train the backbone's blocks as `recompute` has it: less memory, more time.
+        activation_checkpointing, compile_blocks: train the backbone's blocks with less memory, or faster, as
+            `recompute` and `compile_blocks` of blocks.py have it.
 
     Raises:
         ValueError: settings out of range, unknown names.
@@ -82,6 +83,7 @@ class Classifier(L.LightningModule):
         ema_decay: float = 0.0,
         seed: int = 0,
         activation_checkpointing: bool = False,
+        compile_blocks: bool = False,
     ) -> None:
         super().__init__()
         _check_settings(layer_decay, label_smoothing, mixup, num_frozen)
@@ -98,7 +100,8 @@ class Classifier(L.LightningModule):
         self.class_weights = class_weights
         levels = max(self.network.heads.num_levels.values())
         self.register_buffer("level_weights", torch.ones(len(columns), levels))
-        self.seed, self.activation_checkpointing = seed, activation_checkpointing
+        self.seed = seed
+        self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
         self.config: dict[str, Any] | None = None  # resolved configuration, plain containers; goes into checkpoints
         self.trained_on: dict[str, Tensor] | None = None  # as write_facts has it; goes into checkpoints
         self.train()  # the Trainer takes modes as they are
@@ -137,8 +140,8 @@ class Classifier(L.LightningModule):
 
     def configure_model(self) -> None:
         """Spread the network, and its averages, over the processes, where the strategy does that."""
-        if self.activation_checkpointing and self.trainer.training:
-            recompute(self.network.backbone)
+        if self.trainer.training:
+            prepare_blocks(self.network.backbone, self.activation_checkpointing, self.compile_blocks)
         shard = getattr(self.trainer.strategy, "shard", None)
         for network in (self.network, *([self.ema.network] if self.ema else ())) if shard else ():
             shard(network.backbone)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.blocks import recompute
+from lightning_modules.blocks import prepare_blocks
 from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.conditioning import UNKNOWN, LabelConditioning
 from lightning_modules.diffusion.objective import Objective
@@ -71,7 +71,8 @@ class LatentDiffusion(L.LightningModule):
             them. The interval is in fractions of the timesteps, 0 the clean end.
         sampling_precision: "32", or "bf16" for autocast; the sampler's state is float32 in both.
         seed: of noise, timesteps, hidden labels and dropout.
-        activation_checkpointing: train the denoiser's blocks as `recompute` has it: less memory, more time.
+        activation_checkpointing, compile_blocks: train the denoiser's blocks with less memory, or faster, as
+            `recompute` and `compile_blocks` of blocks.py have it.
 
     Raises:
         ValueError: parts that do not fit together; unknown names; a sampling that means nothing.
@@ -98,6 +99,7 @@ class LatentDiffusion(L.LightningModule):
         seed: int = 0,
         channels_last: bool = False,
         activation_checkpointing: bool = False,
+        compile_blocks: bool = False,
     ):
         super().__init__()
         _check_parts(autoencoder, denoiser, conditioning)
@@ -122,7 +124,8 @@ class LatentDiffusion(L.LightningModule):
             "guidance_interval": (low, high),
             "precision": sampling_precision,
         }
-        self.seed, self.activation_checkpointing = seed, activation_checkpointing
+        self.seed = seed
+        self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
         self.config: dict[str, Any] | None = None  # resolved configuration, plain containers; goes into checkpoints
         self.trained_on: dict[str, Tensor] | None = None  # as write_facts has it; goes into checkpoints
 
@@ -136,8 +139,8 @@ class LatentDiffusion(L.LightningModule):
 
     def configure_model(self) -> None:
         """Spread what is learnt, and its averages, over the processes, where the strategy does that."""
-        if self.activation_checkpointing and self.trainer.training:
-            recompute(self.network.denoiser)
+        if self.trainer.training:
+            prepare_blocks(self.network.denoiser, self.activation_checkpointing, self.compile_blocks)
         shard = getattr(self.trainer.strategy, "shard", None)
         for network in (self.network, self.ema.network) if shard else ():
             shard(network.denoiser)

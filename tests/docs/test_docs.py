@@ -162,7 +162,9 @@ def test_defaults_in_the_table_of_keys_are_those_of_ddpm_train():
             if key in ("output_dir", "cache_dir", "data.root", "data.table") or isinstance(value, DictConfig):
                 continue
             if re.fullmatch(r"[\w.]+", key):
-                assert {"null": None, "true": True, "false": False}.get(default, default) in (value, str(value)), f"{key} is {value}"
+                assert {"null": None, "true": True, "false": False}.get(default, default) in (value, str(value)), (
+                    f"{key} is {value}"
+                )
                 num_compared += 1
     assert num_compared > 20
 

@@ -77,7 +77,7 @@ WORDS = [
     Mistake("+exp=ddpm_tran", "did you mean ddpm_train", code=2),
     Mistake("exp=ddpm_train", "write +exp=ddpm_train", code=2),
     Mistake("+exp=ddpm_train seed", "cannot read the command line", code=2),
-    Mistake("+exp=ddpm_train modle=kl", "did you mean model?", code=2),
+    Mistake("+exp=ddpm_train modle=kl", "did you mean model or", code=2),
     Mistake("+exp=ddpm_train model/denoiser=unet_xl", "did you mean unet_xs", code=2),
     Mistake("+exp=ddpm_train data.imag_size=128", "did you mean image_size", code=2),
     Mistake("+exp=ddpm_train data.image_size=large", "a whole number is needed", code=2),
@@ -98,6 +98,9 @@ SIZES = [
     Mistake("+exp=ddpm_train strategy=fsdp", "did you mean fsdp2", code=2),
     Mistake("+exp=ddpm_train autoencoder=gan strategy=deepspeed_zero2", "strategy=single, ddp or fsdp2"),
     Mistake("+exp=ddpm_train strategy=deepspeed_zero2 trainer.precision=16-mixed", "trainer.precision=bf16-mixed"),
+    Mistake("+exp=ddpm_train strategy=fsdp2 checkpoint_async=true", "checkpoint_async=false"),
+    Mistake("+exp=ddpm_train strategy=deepspeed_zero3 compile=true", "strategy=fsdp2, or compile=false"),
+    Mistake("+exp=ddpm_train checkpoint_keep_last=0", "must be at least 1"),
 ]
 FILES = [
     Mistake("+exp=ddpm_train data=folder data.root=/nowhere", "data.root is '/nowhere', which does not exist"),

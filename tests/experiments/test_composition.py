@@ -133,7 +133,7 @@ def test_experiment_without_plus():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["modle=kl"], "unknown key 'modle': did you mean model?"),
+        (["modle=kl"], "unknown key 'modle': did you mean model or"),
         (["model/denoisr=unet_s"], "unknown key 'model/denoisr': did you mean denoiser?"),
         (["model/denoiser=unet_xl"], "model/denoiser has no option 'unet_xl': did you mean unet_xs"),
         (["data=fantom"], "data has no option 'fantom': did you mean phantom"),

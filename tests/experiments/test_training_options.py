@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
 import pytest
 import torch
-from tiny_runs import DATA, DDPM_TRAIN, TRAINER, VAE_TRAIN, column, run_process, start_process
+from tiny_runs import DATA, DDPM_TRAIN, TRAINER, UNET, VAE_TRAIN, column, run_process, start_process
 from torch.utils._pytree import tree_leaves
 
 from lightning_modules.checkpoint import load_state
@@ -168,3 +169,37 @@ def test_an_autoencoder_and_a_classifier_take_it_too(folder):
             assert result.code == 0, result.err
         found = [losses(folder / f"{name}-{option}") for option in ("plain", "light")]
         assert found[0] and found[0] == pytest.approx(found[1], abs=1e-5), name
+
+
+DIT = [word for word in TRAIN if word not in UNET] + [
+    "model/denoiser=dit_s", "model.denoiser.hidden=16", "model.denoiser.depth=3", "model.denoiser.heads=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain_dit(folder):
+    result = run_process(*DIT, *by("single"), "output_dir=plain-dit", cwd=folder)
+    assert result.code == 0, result.err
+    return folder / "plain-dit"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+@pytest.mark.parametrize("strategy", STRATEGIES[:-1])
+def test_compiled_blocks_train_the_same(folder, plain_dit, strategy):
+    """With activations computed again; gone on from without either."""
+    run = folder / f"compiled-{strategy}"
+    words = [*DIT, *by(strategy), f"output_dir={run.name}"]
+    first = run_process(*words, "compile=true", "activation_checkpointing=true", cwd=folder, seconds=900)
+    assert first.code == 0, first.err
+    assert losses(run) == pytest.approx(losses(plain_dit), abs=1e-4)
+    ours, theirs = (load_state(at / "checkpoints/last.ckpt")["state_dict"] for at in (plain_dit, run))
+    assert list(ours) == list(theirs)
+    second = run_process(*words, "resume=auto", "trainer.max_epochs=2", cwd=folder)
+    assert second.code == 0 and "going on from" in second.out, second.err
+    assert len(losses(run)) == 12
+
+
+def test_a_machine_without_a_compiler_is_told_at_once(folder):
+    result = run_process(*TRAIN, "compile=true", "output_dir=uncompiled", cwd=folder, CXX="none-such")
+    assert result.code == 1 and "compile=true needs a C++ compiler, and none-such is not there. Remedy:" in result.err
+    assert not (folder / "uncompiled/checkpoints").exists()

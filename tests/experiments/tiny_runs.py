@@ -61,10 +61,12 @@ def start_process(
     )
 
 
-def run_process(*words: str, cwd: Path, by: Sequence[str] = (sys.executable,), **environment: str) -> Result:
-    """Run it to its end."""
+def run_process(
+    *words: str, cwd: Path, by: Sequence[str] = (sys.executable,), seconds: float = 240, **environment: str
+) -> Result:
+    """Run it to its end, which must come within so many seconds."""
     process = start_process(*words, cwd=cwd, by=by, **environment)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=seconds)
     return Result(process.returncode, out, err)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.blocks import Recomputed, blocks, recompute
+from lightning_modules.blocks import Compiled, Recomputed, blocks, compile_blocks, prepare_blocks, recompute
 from lightning_modules.ema import AveragedNetwork
 from lightning_modules.networks.backbone import TimmBackbone
 from lightning_modules.networks.dit import DiT
@@ -134,3 +134,62 @@ def test_frozen_blocks_get_no_gradients():
     denoise(network).sum().backward()
     assert all(weight.grad is None for weight in network.blocks[0].parameters())
     assert all(weight.grad is not None for weight in network.blocks[3].parameters())
+
+
+@pytest.fixture
+def eagerly(monkeypatch):
+    """Blocks are traced as they would be, and run as they are: no compiler, and seconds instead of minutes."""
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compiler(function, backend="aot_eager"))
+    yield
+    torch.compiler.reset()
+
+
+def undisturbed(network):
+    """Nothing is left out at random: what is compiled draws other numbers."""
+    for part in network.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        if hasattr(part, "drop_prob"):
+            part.drop_prob = 0.0
+    return network
+
+
+@pytest.mark.parametrize("name", ["dit", pytest.param("resnet26", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_compiled_blocks_compute_the_same_under_the_same_names(name, recomputed, eagerly):
+    plain, fast = undisturbed(build(name)), undisturbed(build(name))
+    prepare_blocks(fast, recomputed, compiled=True)
+    assert all(isinstance(block.forward, Compiled) for block in blocks(fast))
+    output, gradients, num_bytes = train(name, plain)
+    again, ours, fewer = train(name, fast)
+    torch.testing.assert_close(again, output, rtol=1e-4, atol=1e-4)
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(ours[key], gradient, rtol=1e-3, atol=1e-4, msg=key)
+    assert not recomputed or fewer < 0.5 * num_bytes
+    assert list(fast.state_dict()) == list(plain.state_dict())
+    for key, tensor in plain.state_dict().items():  # running statistics, counted once
+        torch.testing.assert_close(fast.state_dict()[key], tensor, msg=key)
+
+
+def test_nothing_is_compiled_but_training(monkeypatch):
+    compiled = []
+
+    def pretend(function):
+        return lambda *args, **kwargs: compiled.append(1) or function(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "compile", pretend)
+    network = build("dit")
+    average = AveragedNetwork(network)
+    compile_blocks(network)
+    copied = copy.deepcopy(network)
+    before = [block.forward for block in blocks(network)]
+    compile_blocks(network)
+    assert [block.forward for block in blocks(network)] == before
+    for other in (average.network, copied, network.eval()):
+        denoise(other)
+    with torch.no_grad():
+        denoise(network.train())
+    assert not compiled
+    denoise(network)
+    assert len(compiled) == 4
