@@ -25,9 +25,10 @@ from datamodules.synthetic import SyntheticSet
 from experiments.annotation.ceiling import real_images
 from experiments.annotation.measuring import FILES, Found, measure, numbers, write
 from experiments.annotation.members import Member, load_members, recipe_of, thresholds_of
-from experiments.assembly import plain, world_size
+from experiments.assembly import plain
 from experiments.prediction import PRECISION, predict, trainer_of
 from experiments.report import ending_text, heading, say
+from experiments.trainers import world_size
 from experiments.training import recorded
 from lightning_modules.annotator import Annotator
 

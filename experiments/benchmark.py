@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from callbacks.atomic import write_text
 from callbacks.run_record import code_revision, package_versions
 from datamodules.fundus import FundusDataModule
-from experiments.assembly import build_autoencoder, build_diffusion, build_trainer, plain, world_size
+from experiments.assembly import build_autoencoder, build_diffusion, plain
 from experiments.ddpm_train import cache_latents, preview
 from experiments.report import heading, say
+from experiments.trainers import build_trainer, world_size
 from experiments.training import prepare_data
 from experiments.vae_train import measure
 from lightning_modules.conditioning import UNKNOWN

@@ -17,10 +17,11 @@ from callbacks.mistakes_gallery import gallery
 from callbacks.run_record import RunRecord
 from datamodules.findings import FINDINGS, NAMES, NUM_LEVELS, check_name, nearest
 from datamodules.fundus import FundusDataModule
-from experiments.assembly import build_callbacks, build_trainer, final_metrics, plain, world_size
+from experiments.assembly import build_callbacks, plain
 from experiments.comparison.curves import mode_by_name
 from experiments.lineage import trained_on
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
+from experiments.trainers import build_trainer, final_metrics, world_size
 from experiments.training import describe_data, fit, prepare_data
 from lightning_modules.checkpoint import CONFIG_KEY, best_of_run, check_targets, load_state, load_weights
 from lightning_modules.classifier import Classifier

@@ -16,14 +16,12 @@ from experiments.assembly import (
     build_callbacks,
     build_datamodule,
     build_diffusion,
-    build_trainer,
-    final_metrics,
     pretrained_autoencoder,
     start_from,
-    world_size,
 )
 from experiments.lineage import trained_on
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
+from experiments.trainers import build_trainer, final_metrics, world_size
 from experiments.training import describe_data, fit, prepare_data
 from experiments.vae_train import check_optimisers, existing_autoencoder, find_or_train_autoencoder
 from lightning_modules.autoencoder import Autoencoder

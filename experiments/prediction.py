@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from experiments import launch
-from experiments.assembly import world_size
+from experiments.trainers import world_size
 
 PRECISION = "32-true"  # whatever trainer.precision says: what is made follows from the recipe alone
 PATIENCE = timedelta(hours=6)  # of processes for the first, which looks at what is there before it joins them

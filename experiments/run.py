@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.watch import dismiss
 from experiments import launch
-from experiments.assembly import trial_trainer
 from experiments.backbone_names import spelt_out
 from experiments.composition import check_command, locate, register_resolvers
 from experiments.machines import machine, note
@@ -19,6 +18,7 @@ from experiments.report import config_text, heading, say
 from experiments.requeue import requeue_if_warned
 from experiments.runs import RunFolder, settle
 from experiments.synthesis.words import plan_spelt_out
+from experiments.trainers import trial_trainer
 
 
 def start(cfg: DictConfig) -> None:

@@ -25,7 +25,7 @@ from datamodules.plan.laws import LabelRows, Law
 from datamodules.plan.rows import PlanDataModule
 from datamodules.plan.written import Plan, write_plan
 from datamodules.synthetic import MANIFEST, PLAN, RECIPE, SyntheticSet
-from experiments.assembly import load_generator, plain, world_size
+from experiments.assembly import load_generator, plain
 from experiments.card.counts import acceptance, condition_counts
 from experiments.card.front_matter import check_licence
 from experiments.dataset_card import write_card
@@ -42,6 +42,7 @@ from experiments.synthesis.recipe import (
     make_recipe,
     shards_of,
 )
+from experiments.trainers import world_size
 from experiments.training import recorded
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import Synthesizer

@@ -14,10 +14,11 @@ from datamodules.fundus import FundusDataModule
 from datamodules.manifest import SPLITS
 from datamodules.mixed import SYNTHETIC
 from experiments import launch
-from experiments.assembly import build_datamodule, environment_of, plain, world_size
+from experiments.assembly import build_datamodule, plain
 from experiments.lineage import check_test_patients
 from experiments.machines import environment_text
 from experiments.report import config_text, data_text, heading, say, say_error
+from experiments.trainers import environment_of, world_size
 from lightning_modules.checkpoint import load_progress
 from lightning_modules.checkpoint_shards import prune
 

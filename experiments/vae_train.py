@@ -23,19 +23,21 @@ from experiments.assembly import (
     build_autoencoder,
     build_callbacks,
     build_datamodule,
-    build_strategy,
-    build_trainer,
     check_image_size,
-    final_metrics,
     plain,
     pretrained_autoencoder,
-    root_device,
-    strategy_words,
-    world_size,
 )
 from experiments.lineage import trained_on
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
 from experiments.runs import NOT_OF_THE_RESULT, named_checkpoint
+from experiments.trainers import (
+    build_strategy,
+    build_trainer,
+    final_metrics,
+    root_device,
+    strategy_words,
+    world_size,
+)
 from experiments.training import describe_data, fit, prepare_data
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.checkpoint import load_state

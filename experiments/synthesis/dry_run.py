@@ -18,11 +18,11 @@ from datamodules.plan.laws import LabelRows, Law
 from datamodules.plan.rows import PlanDataModule
 from datamodules.plan.written import Plan, write_plan
 from datamodules.synthetic import PLAN, shard_names
-from experiments.assembly import world_size
 from experiments.card.counts import condition_counts
 from experiments.prediction import encoding_threads, predict, trainer_of
 from experiments.report import heading, say
 from experiments.synthesis.levels import levels_text
+from experiments.trainers import world_size
 from lightning_modules.diffusion.sampling import build_scheduler
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import Synthesizer
