@@ -4,19 +4,17 @@ Legend:
     B batch    H, W pixels    C latent channels    h, w latent cells = H, W / downsampling
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 
+from lightning_modules.adversarial import AdversarialSteps
 from lightning_modules.blocks import prepare_blocks
 from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.latent_statistics import LatentStatistics
-from lightning_modules.losses.adversarial import discriminator_hinge, generator_hinge
 from lightning_modules.names import check_name
 from lightning_modules.networks.folded import downsampling
 from lightning_modules.networks.kl import NETWORK_KEY, network_config
@@ -27,7 +25,7 @@ from lightning_modules.ranks import Part, mean_over_ranks
 RECONSTRUCTIONS = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
 
-class Autoencoder(L.LightningModule):
+class Autoencoder(AdversarialSteps, L.LightningModule):
     """KL autoencoder, trained with pixel, perceptual and optionally adversarial losses.
 
     Source: Rombach et al. 2022 (arXiv 2112.10752), section 3.1 and appendix G. Differs from the paper: the
@@ -63,7 +61,6 @@ class Autoencoder(L.LightningModule):
     latent_shift: Tensor
     latent_scale: Tensor
     num_measured: Tensor
-    skipped_steps: Tensor
 
     def __init__(
         self,
@@ -240,10 +237,6 @@ class Autoencoder(L.LightningModule):
         num = num_ranks * z[:, 0].numel()
         return (square * num / (num - 1)).sqrt()
 
-    def _judge(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return self.discriminator(x.float())
-
     # --- training -------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
@@ -266,39 +259,6 @@ class Autoencoder(L.LightningModule):
         logged = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(logged, on_step=True, on_epoch=False, sync_dist=True, batch_size=len(x))
         return losses["loss"] if self.discriminator is None else None
-
-    def _adversarial_step(self, losses: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
-        """Step the autoencoder, then the discriminator once it has joined; adds its quantities to `losses`."""
-        optimizer = self.optimizers()[0]
-        disc_optimizer = self.optimizers(use_pl_optimizer=False)[1]  # a raw one: its steps are not global steps
-        judging = self.global_step >= self.disc_start
-        if judging:
-            self.discriminator.requires_grad_(False)
-            losses["adversarial"] = generator_hinge(self._judge(y))
-            losses["loss"] = losses["loss"] + self.disc_weight * losses["adversarial"]
-        if self._backward(losses["loss"], optimizer):
-            optimizer.step()
-            self.lr_schedulers().step()
-        if judging:
-            self.discriminator.requires_grad_(True)
-            real, fake = self._judge(x), self._judge(y.detach())
-            losses["discriminator"] = discriminator_hinge(real, fake)
-            losses["logits_real"], losses["logits_fake"] = real.mean(), fake.mean()
-            if self._backward(losses["discriminator"], disc_optimizer):
-                self.trainer.strategy.optimizer_step(disc_optimizer, lambda: None)
-        losses["skipped_steps"] = self.skipped_steps.float()
-
-    def _backward(self, loss: Tensor, optimizer: Any) -> bool:
-        """Fill the gradients and clip them; False, counted, where they are not finite."""
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, math.inf if self.gradient_clip is None else self.gradient_clip)
-        finite = bool(norm.isfinite())
-        if not finite:
-            optimizer.zero_grad()
-            self.skipped_steps += 1
-        return finite
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -326,21 +286,7 @@ class Autoencoder(L.LightningModule):
         scheduler = lr_scheduler(optimizer, self.lr_schedule, self.warmup_steps, decay_steps or 0)
         if self.discriminator is None:
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-        strategy, precision = self.trainer.strategy, str(self.trainer.precision)
-        if isinstance(strategy, DeepSpeedStrategy) or precision.startswith("16"):
-            raise ValueError(
-                f"a discriminator needs a second optimiser, which strategy {type(strategy).__name__} with precision "
-                f"{precision!r} does not work with: DeepSpeed takes one, float16 scales one loss. Use strategy single, "
-                "ddp or fsdp2, and bf16-mixed or 32-true, or set the discriminator to null."
-            )
-        steps = self.trainer.estimated_stepping_batches
-        if self.disc_start >= steps:
-            raise ValueError(
-                f"disc_start={self.disc_start}, and the training has {steps:.0f} steps: the discriminator would never "
-                "join. Lower it (autoencoder.module.disc_start), train longer, or take autoencoder=small."
-            )
-        disc_optimizer = adamw(self.discriminator.parameters(), self.disc_learning_rate, self.betas, 0.0)
-        return [optimizer, disc_optimizer], [scheduler]
+        return [optimizer, self._discriminator_optimizer()], [scheduler]
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
