@@ -78,7 +78,8 @@ def test_a_rank_that_dies_ends_the_run_and_it_goes_on(folder, launcher, strategy
     assert process.returncode != 0
     if rank is None:
         assert "what had started process" in err and "has died" in err
-    elif how == "kill":
+        return  # epochs were long, for the launcher to die within one
+    if how == "kill":
         assert f"process {rank} (" in err and "has died" in err, err
     else:
         assert "Traceback" in err and f"rank {rank} was to die" in err and "on_before_backward" in err, err

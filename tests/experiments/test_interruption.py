@@ -144,20 +144,20 @@ def test_the_same_command_gives_the_same_run(command, whole, here):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_signal_to_all_spares_the_loaders_workers(here, whole, processes):
+def test_a_signal_to_all_spares_the_loaders_workers(here, processes):
     """As SLURM sends it: SIGTERM to every process of the job, workers of loaders included."""
-    share_cache(here, whole)
-    words = [*WORDS, "data.num_workers=1", "~callbacks.frechet", "~callbacks.sample_grid", "data.batch_size=4"]
-    words += [f"trainer.devices={processes}", "data.epoch_size=160", "output_dir=out", "job.cache_latents=false"]
+    words = [*DDPM_TRAIN, "data.num_workers=1", "~callbacks.frechet", "~callbacks.sample_grid", "data.batch_size=4",
+             f"trainer.devices={processes}", "data.epoch_size=32000", "output_dir=out", "job.cache_latents=false",
+             "checkpoint_every_n_steps=100000"]  # fmt: skip
     process = start_process(*words, cwd=here)
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
-        if (here / "out/metrics.csv").exists() and any(step >= 3 for step, _ in column(here / "out", "train/loss")):
+        if (here / "out/autoencoder/metrics.csv").exists() and column(here / "out/autoencoder", "train/loss"):
             break
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM and "go on with resume=auto" in err, err
     assert "Traceback" not in err
-    reached = torch.load(here / "out/checkpoints/last.ckpt", weights_only=True)["global_step"]
-    assert reached >= 3 and reached % 7, "saved when the signal came"
+    saved = torch.load(here / "out/autoencoder/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] >= 1, "saved when the signal came"
