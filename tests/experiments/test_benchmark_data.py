@@ -30,6 +30,7 @@ def test_a_source_without_files_is_refused(command, here):
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_full_size_photographs_are_read_three_times_faster_and_again_twenty_times(command, here, shared_data):
     """In the best of five turns, for whatever else runs on the machine; memory is flat over 20 epochs."""
     root = shared_data / "rahim-dr-fullsize"
