@@ -66,10 +66,16 @@ class FilesMeanwhile(WholeFiles):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """As WholeFiles, later; raises what the save before it should have."""
         self.wait()
+        copied = checkpoint if self._thread is None else snapshot(checkpoint)
+        self.later(super().save_checkpoint, copied, path, storage_options)
+
+    def later(self, write: Callable[..., None], *arguments: Any) -> None:
+        """Call `write` in the thread, after what it writes already; here and at once where nothing goes on."""
+        self.wait()
         if self._thread is None:
-            super().save_checkpoint(checkpoint, path, storage_options)
+            write(*arguments)
         else:
-            self._written = self._thread.submit(super().save_checkpoint, snapshot(checkpoint), path, storage_options)
+            self._written = self._thread.submit(write, *arguments)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
         """As WholeFiles."""

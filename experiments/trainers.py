@@ -33,7 +33,6 @@ from lightning_modules.checkpoint import (
     load_progress,
     load_state,
 )
-from lightning_modules.strategies.sharded import ShardedCheckpoints
 
 PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")  # weights and the sampler's state stay float32
 TRAINER_KEYS = {"strategy": "strategy=<option>", "callbacks": "+callbacks.NAME._target_=…", "logger": "a callback",
@@ -166,11 +165,6 @@ def _check_settings(cfg: DictConfig) -> None:
     if str(cfg.trainer.precision) not in PRECISIONS:
         raise ValueError(f"trainer.precision={cfg.trainer.precision} must be one of: {', '.join(PRECISIONS)}.")
     strategy = build_strategy(cfg)
-    if cfg.checkpoint_async and isinstance(strategy, ShardedCheckpoints):
-        raise ValueError(
-            f"checkpoint_async=true: strategy {strategy_words(cfg)} writes checkpoints in shares, together with all "
-            "processes, and cannot do so while they train. Remedy: checkpoint_async=false; or strategy=single or ddp."
-        )
     if cfg.compile and getattr(strategy, "zero_stage_3", False):
         raise ValueError(
             f"compile=true: {strategy_words(cfg)} fetches the weights of each layer as it comes, which cuts what is "

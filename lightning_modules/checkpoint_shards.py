@@ -6,6 +6,7 @@ writes them, and `checkpoint.pt` with everything else and the sizes of those fil
 tensors and plain containers.
 """
 
+import copy
 import os
 import secrets
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
@@ -33,20 +35,31 @@ def new_folder(path: Path, step: int) -> Path:
     return path.parent / FOLDER / f"{path.stem}-{step:08d}-{secrets.token_hex(3)}"
 
 
-def write_shares(checkpoint: Mapping[str, Any], folder: Path) -> tuple[Any, dict[str, int]]:
-    """Write this process's shares of the tensors to `folder`; every process calls it.
+class Shares:
+    """This process's shares of a checkpoint, as they are when this is made: a copy in the processor's memory.
 
     Args:
-        checkpoint: nested plain containers; of a DTensor each process writes its part, of another tensor one process
-            writes all.
+        checkpoint: nested plain containers; of a DTensor each process has its part, of another tensor one writes all.
 
-    Returns:
-        What is not a tensor, and the sizes of the files that this process sees, for `close_folder`.
+    Attributes:
+        rest: what is not a tensor, for `close_folder`.
     """
-    tensors: dict[str, Tensor] = {}
-    rest = {key: _taken_apart(part, key, tensors) if key in SHARED_OUT else part for key, part in checkpoint.items()}
-    dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
-    return rest, {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
+
+    def __init__(self, checkpoint: Mapping[str, Any]) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        self.rest = {
+            key: _taken_apart(part, key, self._tensors) if key in SHARED_OUT else copy.deepcopy(part)
+            for key, part in checkpoint.items()
+        }
+
+    def write(self, folder: Path, group: ProcessGroup | None = None) -> dict[str, int]:
+        """Write them to `folder`; every process of `group` calls it. Returns the sizes of the files that it sees."""
+        dcp.save(
+            self._tensors,
+            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+            process_group=group,
+        )
+        return {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
 
 
 def close_folder(rest: Any, sizes: Sequence[Mapping[str, int]], folder: Path, path: Path) -> None:

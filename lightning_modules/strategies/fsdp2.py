@@ -34,6 +34,11 @@ class FSDP2(ShardedCheckpoints, ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
+    def teardown(self) -> None:
+        """As Lightning's, and wait for what is written."""
+        self.checkpoint_io.teardown()
+        super().teardown()
+
     def shard(self, network: nn.Module) -> None:
         """Spread a network block by block, and the rest of it as one more."""
         if isinstance(network, FSDPModule) or not any(True for _ in network.parameters()):

@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from lightning_modules.checkpoint import load_state
-from lightning_modules.checkpoint_shards import close_folder, new_folder, prune, write_shares
+from lightning_modules.checkpoint_shards import Shares, close_folder, new_folder, prune
 
 
 class ShardedCheckpoints:
@@ -23,6 +23,7 @@ class ShardedCheckpoints:
 
     restore_checkpoint_after_setup = True
     lightning_restore_optimizer = True
+    _writers: dist.ProcessGroup | None = None
 
     @property
     def mesh(self) -> DeviceMesh:
@@ -31,22 +32,37 @@ class ShardedCheckpoints:
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         """Write shares, then name them by `filepath`; a crash leaves the checkpoint that was there before."""
-        path = Path(filepath)
+        path, later = Path(filepath), getattr(self.checkpoint_io, "later", None)
+        self.finish_writing()
+        if self._writers is None:  # processes that talk of this alone, so that a thread of theirs may do it
+            self._writers = dist.new_group(backend="gloo")
         folder = self.broadcast(new_folder(path, checkpoint.get("global_step", 0)))
         folder.mkdir(parents=True, exist_ok=True)
-        rest, sizes = write_shares(checkpoint, folder)
-        seen: list[dict[str, int]] = [{}] * self.world_size
-        dist.all_gather_object(seen, sizes)
+        shares = Shares(checkpoint)
+        if later:
+            later(self._write, shares, folder, path)
+        else:
+            self._write(shares, folder, path)
+
+    def _write(self, shares: Shares, folder: Path, path: Path) -> None:
+        sizes, seen = shares.write(folder, self._writers), [{}] * self.world_size
+        dist.all_gather_object(seen, sizes, self._writers)
         if self.is_global_zero:
-            close_folder(rest, seen, folder, path)
-        self.barrier()
+            close_folder(shares.rest, seen, folder, path)
+        dist.barrier(self._writers)
+
+    def finish_writing(self) -> None:
+        """Return once this process's part of the last checkpoint is on the disk, where a thread writes it."""
+        getattr(self.checkpoint_io, "wait", lambda: None)()
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """This process's shares, of a checkpoint in shares or in one file."""
+        self.finish_writing()
         return load_state(checkpoint_path, self._place)
 
     def remove_checkpoint(self, filepath: str | Path) -> None:
         """Delete a checkpoint with its shares."""
+        self.finish_writing()
         if self.is_global_zero:
             Path(filepath).unlink(missing_ok=True)
             prune(Path(filepath).parent)

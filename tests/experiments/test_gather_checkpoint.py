@@ -8,7 +8,7 @@ from experiments.assembly import load_generator
 from experiments.composition import compose_config
 from experiments.gather_checkpoint import gather, gather_checkpoint
 from lightning_modules.checkpoint import load_state
-from lightning_modules.checkpoint_shards import close_folder, new_folder, write_shares
+from lightning_modules.checkpoint_shards import Shares, close_folder, new_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -22,18 +22,18 @@ def run(tmp_path):
     path = tmp_path / "run/checkpoints/best.ckpt"
     folder = new_folder(path, 7)
     folder.mkdir(parents=True)
-    rest, sizes = write_shares(state, folder)
-    close_folder(rest, [sizes], folder, path)
+    shares = Shares(state)
+    close_folder(shares.rest, [shares.write(folder)], folder, path)
     return tmp_path / "run"
 
 
 def test_gathered_and_in_shares_paint_the_same(tmp_path):
-    state, shares = load_state(saved(generator(), tmp_path / "file.ckpt")), tmp_path / "shares.ckpt"
-    folder = new_folder(shares, 7)
+    state, path = load_state(saved(generator(), tmp_path / "file.ckpt")), tmp_path / "shares.ckpt"
+    folder = new_folder(path, 7)
     folder.mkdir(parents=True)
-    rest, sizes = write_shares(state, folder)
-    close_folder(rest, [sizes], folder, shares)
-    gather(shares, tmp_path / "gathered.ckpt")
+    shares = Shares(state)
+    close_folder(shares.rest, [shares.write(folder)], folder, path)
+    gather(path, tmp_path / "gathered.ckpt")
     models = [load_generator(tmp_path / f"{name}.ckpt") for name in ("file", "shares", "gathered")]
     images = [model.sample(model.network.conditioning.unknown(2), [3, 4]) for model in models]
     assert torch.equal(images[0], images[1]) and torch.equal(images[0], images[2]) and images[0].std() > 0.01

@@ -47,7 +47,7 @@ def test_a_run_that_breaks_ends_on_all_processes(folder, strategy):
     words = ["model.diffusion.learning_rate=1e30", "checkpoint_every_n_steps=1"]
     result = run_process(*TRAIN, *by(strategy), *words, f"output_dir={run.name}", cwd=folder)
     assert result.code == 1 and "error: training broke at step" in result.err, result.err
-    assert "Remedy: " in result.err and "Traceback" not in result.err
+    assert "Remedy: " in result.err and ("Traceback" in result.err) == (strategy != "single")  # of several, all is told
     assert status(run) == "failed"
     if (run / "checkpoints/last.ckpt").exists():
         for name, tensor in load_state(run / "checkpoints/last.ckpt")["state_dict"].items():
@@ -79,7 +79,7 @@ def test_the_last_and_the_best_few_are_kept(folder, strategy):
 MEANWHILE = ["checkpoint_async=true", "checkpoint_every_n_steps=1", "checkpoint_keep_last=9"]
 
 
-@pytest.mark.parametrize("strategy", ["single", "ddp"])
+@pytest.mark.parametrize("strategy", ["single", "ddp", "fsdp2", "deepspeed_zero2"])
 def test_what_is_saved_meanwhile_is_what_is_saved_at_once(folder, strategy):
     """And what a kill leaves is whole, and gone on from."""
     runs = {name: folder / f"{name}-{strategy}" for name in ("at-once", "meanwhile", "killed")}
@@ -115,12 +115,6 @@ def same_checkpoints(ours, theirs, at_least):
             assert len(first) == len(second) > 0
             for mine, their in zip(first, second, strict=True):
                 assert torch.equal(mine, their) if torch.is_tensor(mine) else mine == their, (name, key)
-
-
-def test_shares_are_not_written_meanwhile(folder):
-    result = run_process(*TRAIN, *by("fsdp2"), "checkpoint_async=true", "output_dir=refused", cwd=folder)
-    assert result.code == 1 and "Remedy: checkpoint_async=false; or strategy=single or ddp." in result.err
-    assert not (folder / "refused/checkpoints").exists()
 
 
 def losses(run):

@@ -13,11 +13,11 @@ from lightning_modules.checkpoint_shards import (
     FOLDER,
     REST,
     TENSOR,
+    Shares,
     close_folder,
     new_folder,
     prune,
     read_rest,
-    write_shares,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -37,8 +37,8 @@ def make(step):
 def save(checkpoint, path):
     folder = new_folder(path, checkpoint["global_step"])
     folder.mkdir(parents=True)
-    rest, sizes = write_shares(checkpoint, folder)
-    close_folder(rest, [sizes], folder, path)
+    shares = Shares(checkpoint)
+    close_folder(shares.rest, [shares.write(folder)], folder, path)
     return folder
 
 
@@ -81,7 +81,7 @@ def test_a_crash_before_the_end_leaves_the_checkpoint_that_was_there(tmp_path, m
             patch.setattr(owner, name, crash)
             save(make(2), path)
         assert load_state(path)["global_step"] == 1
-    write_shares(make(3), new_folder(path, 3))  # killed meanwhile
+    Shares(make(3)).write(new_folder(path, 3))  # killed meanwhile
     prune(tmp_path)
     assert len(list((tmp_path / FOLDER).iterdir())) == 1 and load_state(path)["global_step"] == 1
     save(make(4), path)
@@ -108,9 +108,10 @@ def test_a_file_that_one_process_does_not_see_is_missed_when_it_is_gone(tmp_path
     path = tmp_path / "last.ckpt"
     folder = new_folder(path, 1)
     folder.mkdir(parents=True)
-    rest, sizes = write_shares(make(1), folder)
+    shares = Shares(make(1))
+    sizes = shares.write(folder)
     [(name, size)] = sizes.items()
-    close_folder(rest, [{}, {name: size - 8}, sizes], folder, path)
+    close_folder(shares.rest, [{}, {name: size - 8}, sizes], folder, path)
     assert_same(load_state(path), make(1))
     (folder / name).unlink()
     with pytest.raises(ValueError, match=f"its file {name} is missing"):
