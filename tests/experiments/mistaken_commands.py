@@ -98,7 +98,6 @@ SIZES = [
     Mistake("+exp=ddpm_train strategy=fsdp", "did you mean fsdp2", code=2),
     Mistake("+exp=ddpm_train autoencoder=gan strategy=deepspeed_zero2", "strategy=single, ddp or fsdp2"),
     Mistake("+exp=ddpm_train strategy=deepspeed_zero2 trainer.precision=16-mixed", "trainer.precision=bf16-mixed"),
-    Mistake("+exp=ddpm_train strategy=fsdp2 checkpoint_async=true", "checkpoint_async=false"),
     Mistake("+exp=ddpm_train strategy=deepspeed_zero3 compile=true", "strategy=fsdp2, or compile=false"),
     Mistake("+exp=ddpm_train checkpoint_keep_last=0", "must be at least 1"),
 ]

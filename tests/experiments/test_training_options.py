@@ -13,13 +13,13 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_modules.checkpoint import load_state
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 # The tiny generator, 6 steps of 8 images.
 TRAIN = [
     *DDPM_TRAIN, "autoencoder.pretrained=vae/checkpoints/last.ckpt", "~callbacks.frechet", "~callbacks.sample_grid",
     "data.epoch_size=48", "trainer.max_epochs=1", "model.diffusion.warmup_steps=1",
 ]  # fmt: skip
-STRATEGIES = ["single", "ddp", "fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"]
+STRATEGIES = ["single", "ddp", "fsdp2", "deepspeed_zero2"]  # one of each kind; and the third stage, where it differs
 
 
 def by(strategy):
@@ -129,7 +129,7 @@ def plain(folder):
     return folder / "plain"
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ["single", "fsdp2", "deepspeed_zero3"])
 def test_activations_computed_again_train_the_same(folder, plain, strategy):
     """Under one name for each weight; gone on from without the option."""
     run = folder / f"recomputed-{strategy}"
@@ -178,7 +178,7 @@ def plain_dit(folder):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-@pytest.mark.parametrize("strategy", STRATEGIES[:-1])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_compiled_blocks_train_the_same(folder, plain_dit, strategy):
     """With activations computed again; gone on from without either."""
     run = folder / f"compiled-{strategy}"
