@@ -1,14 +1,13 @@
 """A run whose loss or weights are no longer numbers ends, before it overwrites a good checkpoint."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor
 
 PATIENCE = 3  # logging steps in a row, for a module that leaves out steps whose gradient is not finite
 
@@ -27,10 +26,17 @@ class FiniteLoss(Callback):
 
     Args:
         output_dir: folder of the run.
+        own_part: a weight -> the share of it that this process keeps.
         keys: log keys of losses; one that is not logged is passed over.
     """
 
-    def __init__(self, output_dir: str, keys: Sequence[str] = ("train/loss", "train/discriminator")) -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        own_part: Callable[[Tensor], Tensor],
+        keys: Sequence[str] = ("train/loss", "train/discriminator"),
+    ) -> None:
+        self.own_part = own_part
         self.last = Path(output_dir) / "checkpoints" / "last.ckpt"
         self.keys = tuple(keys)
         self._num_bad = 0
@@ -43,7 +49,9 @@ class FiniteLoss(Callback):
         Raises:
             NotFiniteError: one is not finite.
         """
-        if not trainer.log_every_n_steps or trainer.global_step % trainer.log_every_n_steps:
+        # A module that leaves out bad steps does not count them, nor come to the next logging step.
+        step = trainer.global_step if pl_module.automatic_optimization else trainer.fit_loop.total_batch_idx + 1
+        if not trainer.log_every_n_steps or step % trainer.log_every_n_steps:
             return
         losses = {key: float(trainer.callback_metrics.get(key, 0.0)) for key in self.keys}
         bad = {key: value for key, value in losses.items() if not math.isfinite(value)}
@@ -73,7 +81,7 @@ class FiniteLoss(Callback):
         learnt = [(name, weight) for name, weight in pl_module.named_parameters() if weight.requires_grad]
         if not learnt:
             return
-        num_bad = torch.stack([(~_own_part(weight).isfinite()).any() for _, weight in learnt]).float()
+        num_bad = torch.stack([(~self.own_part(weight).isfinite()).any() for _, weight in learnt]).float()
         num_bad = trainer.strategy.reduce(num_bad.to(trainer.strategy.root_device), reduce_op="sum")
         bad = [name for (name, _), number in zip(learnt, num_bad.tolist(), strict=True) if number]
         if bad:
@@ -87,8 +95,3 @@ class FiniteLoss(Callback):
             "autoencoder.module.gradient_clip) or trainer.precision=32-true; or a new run at a lower learning_rate, "
             "from the weights of that checkpoint by ckpt=<it>."
         )
-
-
-def _own_part(weight: nn.Parameter) -> Tensor:
-    """The share that this process keeps, under FSDP2 and ZeRO's third stage; else all of it."""
-    return weight.to_local() if isinstance(weight, DTensor) else getattr(weight, "ds_tensor", weight)

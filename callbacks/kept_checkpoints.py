@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from callbacks.atomic import write_atomically
 from callbacks.whole_files import finish_writing
@@ -57,14 +58,21 @@ class BestCheckpoints(ModelCheckpoint):
     def __init__(self, monitor: str, **settings: Any) -> None:
         name = f"best-{{epoch:04d}}-{{{monitor}:.6g}}"
         super().__init__(filename=name, monitor=monitor, auto_insert_metric_name=False, **settings)
+        self._surplus: list[str] = []
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting; where fewer are to be kept than were, with the best of them."""
         super().load_state_dict(state_dict)
         ranked = sorted(self.best_k_models.items(), key=lambda kept: float(kept[1]), reverse=self.mode == "max")
         self.best_k_models = dict(ranked[: self.save_top_k])
+        self._surplus = [path for path, _ in ranked[self.save_top_k :]]
         if self.best_k_models:
             self.kth_best_model_path, self.kth_value = list(self.best_k_models.items())[-1]
+
+    def _update_best_and_save(self, current: Tensor, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        super()._update_best_and_save(current, trainer, monitor_candidates)
+        while self._surplus:
+            self._remove_checkpoint(trainer, self._surplus.pop())
 
 
 def name_also(path: Path, name: Path) -> None:

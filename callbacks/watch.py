@@ -19,6 +19,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 LOOK_SECONDS = 2.0  # between two looks at whether the launcher is still there
 SILENCE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a machine that does not answer for 30 seconds
 CONNECT_SECONDS = 20.0
+MOST_CHARACTERS = 4096  # of a first line; strangers may connect
+LOOPBACK = "127.0.0.1"
 
 
 class Watch(Callback):
@@ -55,16 +57,19 @@ class _Circle:
     def __init__(self, trainer: Trainer, grace_seconds: float) -> None:
         self.rank, self.grace_seconds = trainer.global_rank, grace_seconds
         self._peers: list[socket.socket] = []
-        self._lock, self._is_over = threading.Lock(), False
+        self._lock, self._is_over, self._is_ending = threading.Lock(), False, threading.Event()
+        threading.Thread(target=self._end, daemon=True).start()  # now: none can be started when Python shuts down
         self._name = f"process {self.rank} ({os.getpid()} on {socket.gethostname()})"
-        self._server = _server() if self.rank == 0 else None
+        is_one_machine = trainer.num_nodes == 1
+        self._server = _server(is_one_machine) if self.rank == 0 else None
         at = {"port": self._server.getsockname()[1] if self._server else 0, "token": secrets.token_hex(8)}
         at = trainer.strategy.broadcast(at | {"name": self._name})
         self._token = at["token"]
         if self._server is not None:
-            threading.Thread(target=self._accept, args=(trainer.world_size - 1,), daemon=True).start()
+            threading.Thread(target=self._accept, daemon=True).start()
         else:
-            self._connect(trainer.strategy.cluster_environment.main_address, at)
+            address = LOOPBACK if is_one_machine else trainer.strategy.cluster_environment.main_address
+            self._connect(address, at)
         if "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get("LOCAL_RANK", "0") != "0":  # a shell may go before
             threading.Thread(target=self._look_at, args=(os.getppid(),), daemon=True).start()
 
@@ -82,9 +87,20 @@ class _Circle:
         self._end_soon()
 
     def forget(self) -> None:
-        """Close what this process holds; of a fork, which the connections are not for."""
+        """Close what this process holds."""
+        if self._server is not None:
+            with contextlib.suppress(OSError):
+                self._server.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+            self._server.close()
+        for peer in self._peers:
+            with contextlib.suppress(OSError):
+                peer.shutdown(socket.SHUT_RDWR)
+            peer.close()
+
+    def forget_in_a_fork(self) -> None:
+        """Close a fork's copies, which the connections are not for; its parent's stay as they are."""
         for held in (*self._peers, *([self._server] if self._server else [])):
-            held.close()
+            os.close(held.detach())
 
     # -- connections
 
@@ -94,8 +110,8 @@ class _Circle:
                 self._lose(f"what had started {self._name} has died")
             time.sleep(LOOK_SECONDS)
 
-    def _accept(self, num_peers: int) -> None:
-        for _ in range(num_peers):
+    def _accept(self) -> None:
+        while True:
             try:
                 peer, _ = self._server.accept()
             except OSError:  # closed
@@ -115,11 +131,18 @@ class _Circle:
 
     def _hear(self, peer: socket.socket) -> None:
         lines = peer.makefile()
-        with contextlib.suppress(OSError, ValueError):
-            told = json.loads(lines.readline())
-            if told["token"] == self._token:
-                self._peers.append(peer)
-                self._listen(peer, lines, told["name"])
+        peer.settimeout(CONNECT_SECONDS)
+        try:
+            told = json.loads(lines.readline(MOST_CHARACTERS))
+            is_one_of_us = secrets.compare_digest(str(told["token"]), self._token)
+        except (OSError, ValueError, TypeError, KeyError):
+            is_one_of_us = False
+        if not is_one_of_us:
+            peer.close()
+            return
+        peer.settimeout(None)
+        self._peers.append(peer)
+        self._listen(peer, lines, told["name"])
 
     def _listen(self, peer: socket.socket, lines: Any, name: str) -> None:
         """Wait for the last word of another process, or for its end without one."""
@@ -152,13 +175,13 @@ class _Circle:
             if self._is_over:
                 return False
             self._is_over = True
-
-        def end() -> None:
-            time.sleep(self.grace_seconds)
-            os._exit(1)
-
-        threading.Thread(target=end, daemon=True).start()
+        self._is_ending.set()
         return True
+
+    def _end(self) -> None:
+        self._is_ending.wait()
+        time.sleep(self.grace_seconds)
+        os._exit(1)
 
 
 _circle: _Circle | None = None  # of this process, as torch's process group is
@@ -180,14 +203,16 @@ def _leave_without_dismissal(circle: _Circle) -> None:
 def _forget_in_a_fork() -> None:
     global _circle
     if _circle is not None:
-        _circle.forget()
+        _circle.forget_in_a_fork()
         _circle = None
 
 
 os.register_at_fork(after_in_child=_forget_in_a_fork)
 
 
-def _server() -> socket.socket:
+def _server(is_one_machine: bool) -> socket.socket:
+    if is_one_machine:
+        return socket.create_server((LOOPBACK, 0))
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server(("", 0))

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -71,9 +72,13 @@ def gather(source: Path, target: Path, optimizer: bool = True) -> dict[str, floa
 
 def _same(first: Any, second: Any) -> bool:
     if isinstance(first, torch.Tensor):
-        return isinstance(second, torch.Tensor) and first.dtype == second.dtype and torch.equal(first, second)
+        return first.dtype == second.dtype and np.array_equal(_bytes(first), _bytes(second))
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(_same(first[key], second[key]) for key in first)
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(_same, first, second))
-    return first == second
+    return first == second or (first != first and second != second)  # NaN
+
+
+def _bytes(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.contiguous().flatten().view(torch.uint8).numpy()

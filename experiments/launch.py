@@ -16,7 +16,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
-from experiments.runs import FOLDER_VARIABLE, RESUME_VARIABLE, RunFolder
+from experiments.runs import FOLDER_VARIABLE, RESUME_VARIABLE, RunFolder, hand_down
 
 ARRIVAL_MINUTES = 10.0  # between the first and the last of the processes that a launcher starts
 FAREWELL_SECONDS = 10.0
@@ -136,7 +136,7 @@ class Meeting:
         if word == ENDED:
             return None
         told = json.loads(self._store.get("folder"))
-        return RunFolder(Path(told["output_dir"]), told["checkpoint"], told["note"])
+        return hand_down(RunFolder(Path(told["output_dir"]), told["checkpoint"], told["note"]))
 
     def begin(self) -> None:
         """On the first process: let the others come."""

@@ -41,7 +41,11 @@ def settle(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
         ValueError: the folder already holds a run and `resume` was not given.
         FileNotFoundError: `resume` is a path that does not exist.
     """
-    folder = _decide(config, output_dir_given)
+    return hand_down(_decide(config, output_dir_given))
+
+
+def hand_down(folder: RunFolder) -> RunFolder:
+    """Tell the processes that this one starts."""
     os.environ[FOLDER_VARIABLE], os.environ[RESUME_VARIABLE] = str(folder.output_dir), folder.checkpoint
     return folder
 

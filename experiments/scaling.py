@@ -20,8 +20,8 @@ from experiments.assembly import build_autoencoder, build_diffusion, plain
 from experiments.report import ending_text, heading, say
 from experiments.scaling_model import Machine, Step, Work, choice, largest_batch, steps_of
 from experiments.training import recorded
+from lightning_modules.blocks import blocks, prepare_blocks
 from lightning_modules.latent_diffusion import LatentDiffusion
-from lightning_modules.strategies.fsdp2 import blocks
 
 GIB = 2**30
 
@@ -67,12 +67,14 @@ def machine_of(job: dict[str, Any]) -> Machine:
 def work_of(module: LatentDiffusion, precision: str) -> Work:
     """What a training step is made of: counted on this machine's processor, of one image and of two."""
     network = module.network.train()
+    prepare_blocks(network.denoiser, module.activation_checkpointing, False)
     one, two = (kept_bytes(network, _inputs(module, num), precision) for num in (1, 2))
     with FlopCounterMode(display=False) as counter:
         network(*_inputs(module, 1)).square().mean().backward()
     network.zero_grad()
-    largest = max((sum(tensor.numel() for tensor in block.parameters()) for block in blocks(network)), default=0)
+    parts = [sum(tensor.numel() for tensor in block.parameters()) for block in blocks(network.denoiser)]
     trained = sum(tensor.numel() for tensor in network.parameters())
+    largest = max([*parts, trained - sum(parts)])
     frozen = sum(tensor.numel() for tensor in module.autoencoder.parameters())
     return Work(trained, frozen, largest, float(counter.get_total_flops()), two - one, max(0, 2 * one - two))
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 STRATEGIES = ("single", "ddp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "fsdp2")
 FLOAT = 4  # bytes
+# Of DeepSpeed: two for gradients while the one is sent, one where they are scattered; as zero.py sizes them.
+BUCKETS = {"deepspeed_zero1": 4e8, "deepspeed_zero2": 4e8, "deepspeed_zero3": 2e8}
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Work:
 
     Attributes:
         num_trained, num_frozen: weights that are learnt, and that are kept beside them.
-        num_block: weights of the largest block, which `fsdp2` puts together at a time.
+        num_block: weights of the largest block, or of what is in none: put together at a time where they are in shares.
         flop: floating-point operations of an image, forwards and backwards.
         activation_bytes: kept for the backward pass, for each image.
         fixed_bytes: kept for it whatever the batch: weights in bfloat16.
@@ -103,18 +105,21 @@ def state_bytes(strategy: str, num_trained: int, num_devices: int) -> dict[str, 
 def sent_bytes(strategy: str, num_trained: int, num_devices: int) -> float:
     """Bytes that a device sends in a step, by rings: a reduction, a scattering and a gathering are (N - 1) / N each.
 
-    Gradients are added up and scattered; then weights are gathered, or under `ddp` gradients: twice the weights. Where
-    weights are in shares they are gathered once more, for the backward pass: three times.
+    `ddp` adds gradients up and hands them on: twice the weights. The first two stages of ZeRO do so too
+    (`use_multi_rank_bucket_allreduce`, its default), and gather the weights after the step: three times. Where weights
+    are in shares they are gathered for the forward and for the backward pass, and gradients scattered: three times.
     """
-    times = 3 if strategy in ("fsdp2", "deepspeed_zero3") else 2
+    times = 2 if strategy in ("single", "ddp") else 3
     return times * FLOAT * num_trained * (num_devices - 1) / num_devices
 
 
 def step_of(strategy: str, num_devices: int, batch_size: int, work: Work, machine: Machine) -> Step:
     """A step with `batch_size` images on each device."""
-    state = sum(state_bytes(strategy, work.num_trained, num_devices).values()) + FLOAT * work.num_frozen
-    block = 2 * FLOAT * work.num_block if strategy in ("fsdp2", "deepspeed_zero3") else 0  # its weights and gradients
-    peak = state + block + work.fixed_bytes + work.activation_bytes * batch_size
+    frozen = FLOAT * work.num_frozen / (num_devices if strategy == "deepspeed_zero3" else 1)
+    state = sum(state_bytes(strategy, work.num_trained, num_devices).values()) + frozen
+    # Its weights and gradients, and the weights of the next one.
+    block = 3 * FLOAT * work.num_block if strategy in ("fsdp2", "deepspeed_zero3") else 0
+    peak = state + block + BUCKETS.get(strategy, 0) + work.fixed_bytes + work.activation_bytes * batch_size
     rate = machine.link if num_devices <= machine.per_node else machine.network
     return Step(strategy, num_devices, batch_size, state, peak,
                 computing=work.flop * batch_size / (machine.tflops * 1e12),

@@ -29,10 +29,8 @@ from callbacks.watch import Watch
 from callbacks.whole_files import FilesMeanwhile, WholeFiles
 from experiments.assembly import plain
 from experiments.machines import environment
-from lightning_modules.checkpoint import (
-    load_progress,
-    load_state,
-)
+from lightning_modules.checkpoint import load_progress, load_state
+from lightning_modules.ema import local_part
 
 PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")  # weights and the sampler's state stay float32
 TRAINER_KEYS = {"strategy": "strategy=<option>", "callbacks": "+callbacks.NAME._target_=…", "logger": "a callback",
@@ -98,7 +96,7 @@ def build_trainer(
         **settings,
         strategy=strategy,
         logger=loggers,
-        callbacks=[FiniteLoss(folder), *parts, *standing],
+        callbacks=[FiniteLoss(folder, local_part), *parts, *standing],
         default_root_dir=folder,
         plugins=[(FilesMeanwhile if cfg.checkpoint_async else WholeFiles)(load_state)],
     )

@@ -23,6 +23,7 @@ from lightning_modules.strategies.sharded import ShardedCheckpoints, whole
 
 if find_spec("deepspeed") is None:
     raise ModuleNotFoundError("DeepSpeed is not installed. Remedy: pip install deepspeed, or strategy=fsdp2.")
+BUCKET = 50_000_000  # numbers that DeepSpeed gathers to send them at once: memory, whatever the model's size
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
 
 
@@ -85,13 +86,16 @@ class Zero(ShardedCheckpoints, DeepSpeedStrategy):
     """
 
     def __init__(self, stage: int, timeout_minutes: float = 30):
-        super().__init__(stage=stage, timeout=timedelta(minutes=timeout_minutes))
+        buckets = {"allgather_bucket_size": BUCKET, "reduce_bucket_size": BUCKET}
+        super().__init__(stage=stage, timeout=timedelta(minutes=timeout_minutes), **buckets)
         self._mesh: DeviceMesh | None = None
         self._forward_redirection = WithinEngine(self)
         self._groups: list[list[nn.Parameter]] = []  # of the optimiser, before DeepSpeed cut them up
         self.config["bf16"] = {"enabled": False}  # AutocastPrecision
         # Of small tensors DeepSpeed would keep a whole copy, which does not follow when the average's share is updated.
         self.config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        # Or it keeps whole what is used again within a thousand million weights: of most models everything.
+        self.config["zero_optimization"]["stage3_max_reuse_distance"] = 0
 
     @property
     def precision_plugin(self) -> Precision:

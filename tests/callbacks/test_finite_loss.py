@@ -12,6 +12,10 @@ from callbacks.run_record import RunRecord
 from callbacks.step_checkpoint import StepCheckpoint
 
 
+def own_part(weight):
+    return weight
+
+
 class Breaking(TinyModule):
     """Its loss is not finite in some steps."""
 
@@ -42,7 +46,7 @@ class Stepping(Breaking):
 
 def run(folder, module, **settings):
     last = StepCheckpoint(folder / "checkpoints", "last", every_n_train_steps=1, enable_version_counter=False)
-    callbacks = [FiniteLoss(str(folder)), RunRecord(str(folder), {"seed": 3}), last]
+    callbacks = [FiniteLoss(str(folder), own_part), RunRecord(str(folder), {"seed": 3}), last]
     return fit(folder, callbacks, module=module, enable_checkpointing=True, **settings)
 
 
@@ -76,7 +80,7 @@ def test_nothing_is_measured_with_weights_that_are_not_finite(tmp_path):
         def on_validation_start(self, trainer, pl_module):
             assert pl_module.scale.isfinite().all()
 
-    callbacks = [FiniteLoss(str(tmp_path)), Measuring()]
+    callbacks = [FiniteLoss(str(tmp_path), own_part), Measuring()]
     with pytest.raises(NotFiniteError, match="No checkpoint was saved before"):
         fit(tmp_path, callbacks, module=Breaking({5}), log_every_n_steps=100)
 
@@ -86,6 +90,12 @@ def test_a_step_that_the_module_leaves_out_does_no_harm_but_many_do(tmp_path):
     assert trainer.global_step == 9 and module.scale.isfinite().all()
     with pytest.raises(NotFiniteError, match=r"step 5, epoch 1: train/loss=nan"):
         run(tmp_path / "many", Stepping({2, *range(6, 6 + PATIENCE)}))
+
+
+def test_one_that_steps_no_more_is_looked_at_all_the_same(tmp_path):
+    """Its count of steps stands still, between two logging steps."""
+    with pytest.raises(NotFiniteError, match=r"step 3, epoch 1: train/loss=nan"):
+        run(tmp_path, Stepping(range(3, 10**6)), log_every_n_steps=2)
 
 
 def test_a_run_of_numbers_is_left_alone(tmp_path):

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def run(tmp_path):
     """A run's folder with a checkpoint in shares."""
     weight = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    weight[0, 0] = torch.nan  # as it is of a run that broke
     state = {"state_dict": {"network.w": weight, "ema.w": 2 * weight, "n": torch.tensor(4)}, "global_step": 7,
+             "best": float("nan"),
              "optimizer_states": [{"state": {0: {"exp_avg": weight - 1}}, "param_groups": [{"lr": 0.5}]}]}  # fmt: skip
     path = tmp_path / "run/checkpoints/best.ckpt"
     folder = new_folder(path, 7)
@@ -50,8 +52,9 @@ def test_one_file_holds_what_the_shares_hold(run):
     one, shares = torch.load(path, weights_only=True), load_state(run / "checkpoints/best.ckpt")
     assert one.keys() == shares.keys()
     for name, tensor in shares["state_dict"].items():
-        assert torch.equal(one["state_dict"][name], tensor)
-    assert torch.equal(one["optimizer_states"][0]["state"][0]["exp_avg"], one["state_dict"]["network.w"] - 1)
+        torch.testing.assert_close(one["state_dict"][name], tensor, rtol=0, atol=0, equal_nan=True)
+    moment = one["optimizer_states"][0]["state"][0]["exp_avg"]
+    torch.testing.assert_close(moment, one["state_dict"]["network.w"] - 1, rtol=0, atol=0, equal_nan=True)
     assert one["optimizer_states"][0]["param_groups"] == [{"lr": 0.5}]
     with pytest.raises(ValueError, match="best.ckpt is there already"):
         gather_checkpoint(words(run), "")

@@ -44,7 +44,7 @@ def test_bytes_sent_are_those_of_a_ring(num):
         for _round in range(num - 1):
             sent += 4 * numel // num
     assert sent_bytes("ddp", numel, num) == sent
-    assert sent_bytes("fsdp2", numel, num) == sent * 3 / 2
+    assert sent_bytes("fsdp2", numel, num) == sent_bytes("deepspeed_zero1", numel, num) == sent * 3 / 2
 
 
 def test_a_step():
@@ -71,8 +71,8 @@ def test_what_is_chosen_fits_and_is_the_fastest():
         step = choice(steps_of(WORK, machine, 8, 32), machine)
         return step and step.strategy
 
-    # Peaks: 29.6, 19.1, 15.6, 8.68, 8.18 GB.
-    assert [chosen(size) for size in (30e9, 28e9, 16e9, 9e9, 8.3e9, 8e9)] == [
+    # Peaks: 29.6, 19.5, 16.0, 8.57, 8.22 GB; all but ddp send as much, and the first of them that fits is taken.
+    assert [chosen(size) for size in (30e9, 28e9, 16.5e9, 9e9, 8.3e9, 8e9)] == [
         "ddp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "fsdp2", None,
     ]  # fmt: skip
 
