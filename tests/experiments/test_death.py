@@ -41,14 +41,10 @@ def folder(tmp_path_factory):
     ("launcher", "strategy", "rank", "how"),
     [
         (LIGHTNING, "ddp", 1, "raise"),
-        (LIGHTNING, "ddp", 1, "kill"),
         (LIGHTNING, "ddp", 0, "kill"),
         (LIGHTNING, "fsdp2", 0, "mistake"),
-        (LIGHTNING, "deepspeed_zero2", 1, "kill"),
-        (TORCHRUN, "ddp", 1, "mistake"),
         (TORCHRUN, "ddp", None, "kill"),
-        (TORCHRUN, "fsdp2", 1, "kill"),
-        (TORCHRUN, "deepspeed_zero2", 0, "raise"),
+        (TORCHRUN, "deepspeed_zero2", 1, "kill"),
     ],
     ids=lambda value: "torchrun" if value is TORCHRUN else "lightning" if value is LIGHTNING else str(value),
 )
@@ -66,6 +62,7 @@ def test_a_rank_that_dies_ends_the_run_and_it_goes_on(folder, launcher, strategy
         if died_at is not None and time.monotonic() - died_at > 60:
             break
         time.sleep(0.1)
+    died_at = died_at or time.monotonic()  # the first process, before it had written down its steps
     try:
         assert process.poll() is not None, "the run goes on a minute after the death"
         while alive(folder) and time.monotonic() - died_at < 60:

@@ -109,7 +109,7 @@ def test_asked_to_stop(command, here, whole, threads, number):
 def test_stopped_while_the_data_are_read(here, number):
     words = ["+exp=inspect_data", "data.num_images=3000", "data.image_size=64", "output_dir=out"]
     process = start_process(*words, cwd=here)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and not list(here.glob("cache/*/*.building")):
         time.sleep(0.05)
     time.sleep(0.5)

@@ -8,7 +8,7 @@ from tiny_runs import AUTOENCODER, DATA, TRAINER, column, run_process
 
 from lightning_modules.checkpoint import load_state
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 # Twelve images a step, in two batches of six; epochs of four steps. Clipping bites: gradients are longer than 0.01.
 SIZES = ["data.num_images=60", "data.epoch_size=48", "trainer.accumulate_grad_batches=2", "seed=3"]
 DATA = [word for word in DATA if not word.startswith(("data.batch_size", "data.epoch_size", "data.num_images"))]

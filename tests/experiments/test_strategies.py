@@ -15,7 +15,7 @@ from tiny_runs import AUTOENCODER, DDPM_TRAIN, TRAINER, column, run_process, sta
 from experiments.scaling_model import state_bytes
 from lightning_modules.checkpoint import load_state
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 SHARING = ["ddp", "fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"]
 PATH = {"PYTHONPATH": str(Path(__file__).parent)}
 # The default generator, 20 steps of 16 images.

@@ -62,7 +62,7 @@ def start_process(
 
 
 def run_process(
-    *words: str, cwd: Path, by: Sequence[str] = (sys.executable,), seconds: float = 240, **environment: str
+    *words: str, cwd: Path, by: Sequence[str] = (sys.executable,), seconds: float = 480, **environment: str
 ) -> Result:
     """Run it to its end, which must come within so many seconds."""
     process = start_process(*words, cwd=cwd, by=by, **environment)
