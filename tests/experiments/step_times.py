@@ -2,7 +2,7 @@
 
     python tests/experiments/step_times.py <folder> <autoencoder's checkpoint>
 
-Prints the median over the steps after the tenth, by the clock of TensorBoard. Where the processes are two, each has a thread.
+Prints the median over the steps after the tenth, by TensorBoard's clock.
 """
 
 import os
