@@ -24,8 +24,10 @@ class TimeLeftProgressBar(TQDMProgressBar):
         self._first_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock; a run that goes on within an epoch says which, for it has no start of one."""
         super().on_train_start(trainer, pl_module)
+        if trainer.fit_loop.epoch_loop.batch_progress.current.ready:
+            self.on_train_epoch_start(trainer, pl_module)
         self._start = time.monotonic()
         self._first_step = trainer.fit_loop.total_batch_idx
 

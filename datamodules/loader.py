@@ -15,6 +15,13 @@ from torch.utils.data import DataLoader
 from datamodules.augment import draw_flips, draw_numbers
 from datamodules.dataset import Picks
 
+KEYS = {  # what decides on the order, as people set it
+    "seed": "seed",
+    "num_rows": "the number of training images",
+    "epoch_size": "data.epoch_size",
+    "global_batch_size": "the batch of all processes (data.batch_size x trainer.devices x trainer.num_nodes)",
+}
+
 
 class Epochs:
     """Where a loader stands: the epoch, the batch that its next run begins with, and how many it has handed out."""
@@ -204,7 +211,7 @@ class ResumableLoader:
         changed = {name: (state.get(name), now[name]) for name in now if state.get(name) != now[name]}
         finished = (state["batch"] + 1) * state["global_batch_size"] > state["epoch_size"]
         if changed and state["batch"] and not finished:
-            what = ", ".join(f"{name} was {old} and is {new}" for name, (old, new) in changed.items())
+            what = ", ".join(f"{KEYS[name]} was {old} and is {new}" for name, (old, new) in changed.items())
             raise ValueError(
                 f"the checkpoint was saved within an epoch, after batch {state['batch']}, and the order of the data "
                 f"has changed since: {what}. Resume with what it was, or from a checkpoint of an epoch's end."

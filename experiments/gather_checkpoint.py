@@ -26,8 +26,10 @@ def gather_checkpoint(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         FileNotFoundError: no checkpoint there.
     """
     start, output_dir = time.monotonic(), Path(cfg.output_dir)
-    if checkpoint or not cfg.ckpt:
-        raise ValueError("gather_checkpoint needs ckpt=<a run's folder or a checkpoint>, and takes no resume.")
+    if checkpoint:
+        raise ValueError("gather_checkpoint takes no resume: it is done in one go, or not at all.")
+    if not cfg.ckpt:
+        raise ValueError("gather_checkpoint needs ckpt=<a run's folder or a checkpoint>, as runs/ddpm_train/first.")
     source = best_of_run(cfg.ckpt)
     target = output_dir / (cfg.job.filename or f"{source.stem}.ckpt")
     if target.parent.resolve() != output_dir.resolve():
@@ -38,6 +40,8 @@ def gather_checkpoint(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         metrics = gather(source, target, cfg.job.optimizer)
         record.finish("finished", metrics)
     say(heading("gathered"))
+    if source.is_file():
+        say(f"{source} was one file already: this is a copy")
     say(f"{source} -> {target}: {metrics['gather/num_tensors']:.0f} tensors, {metrics['gather/mib']:.1f} MiB, "
         f"after step {metrics['gather/step']:.0f}")  # fmt: skip
     say(ending_text(output_dir, {}, time.monotonic() - start))

@@ -6,7 +6,7 @@ So it is where Lightning starts the processes itself, and nothing that comes bef
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -71,6 +71,24 @@ class Place:
             )
         told = LightningEnvironment()
         return cls("one start on each node", told.node_rank(), num_nodes, told.main_address, told.main_port)
+
+    def check(self, devices: Any, num_nodes: int) -> None:
+        """See that the launcher has started as many processes as are asked for; the first one says so if not.
+
+        Raises:
+            LaunchError: on the first process, another number.
+            SystemExit: on the others.
+        """
+        num = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
+        if not self.is_process or not isinstance(num, int) or num < 1 or num * num_nodes == self.size:
+            return
+        if self.rank:
+            raise SystemExit(1)
+        option = "--nproc-per-node" if self.launcher == "torchrun" else "--ntasks-per-node"
+        raise LaunchError(
+            f"{self.launcher} has started {self.size} process(es), and trainer.devices={devices} on "
+            f"trainer.num_nodes={num_nodes} are {num * num_nodes}. Remedy: {option}={num}, or another trainer.devices."
+        )
 
 
 class Meeting:

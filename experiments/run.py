@@ -33,6 +33,7 @@ def start(cfg: DictConfig) -> None:
         go(cfg, launch.inherited())
         return
     place = launch.Place.here(cfg.trainer.num_nodes)
+    place.check(config["trainer"]["devices"], cfg.trainer.num_nodes)
     if place.size == 1:
         go(cfg, settle(config, given))
         return

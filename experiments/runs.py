@@ -88,7 +88,10 @@ def _newest(config: Mapping[str, Any], wanted: Path) -> RunFolder:
         differences = differing_keys(config, _config(folder))
         if not differences:
             return _go_on(folder, config)
-        notes.append(f"{folder} is unfinished, but differs in {', '.join(differences[:3])}")
+        notes.append(
+            f"{folder} is unfinished, but differs in {', '.join(differences[:3])}: "
+            f"output_dir={folder} goes on with it all the same"
+        )
     note = f"nothing to go on with in {wanted.parent}, starting afresh"
     return RunFolder(_unused(wanted), "", f"{note} ({notes[0]})" if notes else note)
 

@@ -35,6 +35,10 @@ def scaling(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     start, output_dir, job = time.monotonic(), Path(cfg.output_dir), plain(cfg)["job"]
     if checkpoint or cfg.ckpt:
         raise ValueError("scaling has no weights: leave ckpt and resume out; the sizes are those of the configuration.")
+    if "denoiser" not in cfg.model:
+        raise ValueError(
+            f"+exp={cfg.name} trains no generator, whose step alone is counted. Remedy: +exp=ddpm_train job=scaling."
+        )
     machine = machine_of(job)
     with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
         module = build_diffusion(cfg, build_autoencoder(cfg, with_judges=False))
@@ -129,7 +133,10 @@ def report(work: Work, machine: Machine, steps: Sequence[Step]) -> str:
             f"{largest_batch(step, work, machine):>11} {f'{low:,.0f} - {high:,.0f}':>17} "
             f"{f'{worst:.0%} - {best:.0%}':>11}"
         )
-    lines.append("!: more than a device has. From nothing is sent while devices compute, to all that is sent then.")
+    lines += [
+        "!: more than a device has. Images a second: from nothing sent while devices compute, to everything.",
+        "Left out: reading, validation, sampling, and the launch of kernels, which bounds small models (64 px).",
+    ]
     for num in dict.fromkeys(step.num_devices for step in steps):
         best = choice([step for step in steps if step.num_devices == num], machine)
         words = (

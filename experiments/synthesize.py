@@ -44,6 +44,7 @@ from experiments.synthesis.recipe import (
 )
 from experiments.trainers import world_size
 from experiments.training import recorded
+from lightning_modules.checkpoint import best_of_run
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import Synthesizer
 
@@ -104,6 +105,7 @@ def generator_of(cfg: DictConfig) -> LatentDiffusion:
     """
     if not cfg.ckpt:
         raise ValueError("ckpt is not given: name the checkpoint of a generator, ckpt=<run>/checkpoints/last.ckpt.")
+    cfg.ckpt = str(best_of_run(cfg.ckpt))
     generator = load_generator(cfg.ckpt, cfg.job.trusted)
     asked = {name: cfg.job[name] for name in ("scheduler", "num_steps", "guidance", "precision")}
     interval = cfg.job.guidance_interval

@@ -94,7 +94,7 @@ def fit(
         ValueError: a checkpoint of more epochs than are to be trained.
     """
     if checkpoint:
-        _check_epochs(checkpoint, trainer.max_epochs)
+        say(f"going on after step {_check_epochs(checkpoint, trainer.max_epochs)}")
     launch.begin()
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint or None, weights_only=True)
     trainer.save_checkpoint(output_dir / "checkpoints" / "last.ckpt", weights_only=False)
@@ -102,14 +102,17 @@ def fit(
         prune(output_dir / "checkpoints")  # of shares that a strategy before this one wrote
 
 
-def _check_epochs(checkpoint: str, max_epochs: int | None) -> None:
-    loops = load_progress(checkpoint).get("loops", {})
+def _check_epochs(checkpoint: str, max_epochs: int | None) -> int:
+    """The step of the checkpoint, which is not of more epochs than are to be trained."""
+    progress = load_progress(checkpoint)
+    loops = progress.get("loops", {})
     done = loops.get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("completed", 0)
     if max_epochs is not None and 0 <= max_epochs < done:
         raise ValueError(
             f"{checkpoint} has {done} epochs behind it, and trainer.max_epochs={max_epochs}: nothing is left to train. "
             f"Give {done} or more, or another output_dir to begin anew."
         )
+    return progress.get("global_step", 0)
 
 
 @contextmanager

@@ -104,6 +104,8 @@ def read_rest(path: Path, folder: Path | None = None) -> Any:
     """
     folder = folder or path.resolve()
     if not (folder / REST).is_file():
+        if (folder / "checkpoints").is_dir():
+            raise ValueError(f"{path} is the folder of a run: name its checkpoint, {path}/checkpoints/best.ckpt.")
         raise ValueError(f"{path} is a folder without {REST}: no checkpoint in shares, or one that was never finished.")
     saved = read_file(folder / REST, mapped=False)
     for name, size in saved["sizes"].items():

@@ -262,6 +262,9 @@ class Zero(ShardedCheckpoints, DeepSpeedStrategy):
             return
         self.set_world_ranks()
         self._process_group_backend = "gloo"
+        import deepspeed.ops  # here, for it takes seconds
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a compiler's minute, for inference alone
         self._init_deepspeed_distributed()
 
 

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 import yaml
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny_fit import fit
@@ -141,3 +142,17 @@ def test_time_left_counts_down_to_nought(tmp_path):
     assert bar.get_metrics(trainer, module)["left"] == "0:00:00"
     trainer, _ = fit(tmp_path, max_epochs=-1, max_steps=4, accumulate_grad_batches=2)
     assert num_batches(trainer) == 8
+
+
+def test_a_run_that_goes_on_within_an_epoch_says_in_which(tmp_path):
+    class Watch(Callback):
+        shown = []
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            bar = trainer.progress_bar_callback.train_progress_bar
+            self.shown.append((bar.desc, bar.total))
+
+    fit(tmp_path, [ModelCheckpoint(tmp_path, "middle", every_n_train_steps=10)], enable_checkpointing=True)
+    bars = [TimeLeftProgressBar(), Watch()]
+    fit(tmp_path, bars, ckpt_path=tmp_path / "middle.ckpt", enable_progress_bar=True)
+    assert Watch.shown == [("Epoch 1: ", 6), ("Epoch 1: ", 6)]

@@ -224,7 +224,7 @@ def test_a_changed_order_is_refused_within_an_epoch_only():
     next(batches), next(batches)
     state = loader.state_dict()
     assert state["batch"] == 2
-    with pytest.raises(ValueError, match="num_rows was 23 and is 30.*epoch's end"):
+    with pytest.raises(ValueError, match="training images was 23 and is 30.*epoch's end"):
         make_loader(num_rows=30).load_state_dict(state)
     list(batches)
     other = make_loader(num_rows=30)

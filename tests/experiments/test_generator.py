@@ -7,7 +7,9 @@ import torch
 from tiny_runs import AUTOENCODER, DATA, DDPM_TRAIN, DIFFUSION, TRAINER, VAE_TRAIN, column
 
 from experiments.assembly import load_generator
-from lightning_modules.checkpoint import CONFIG_KEY
+from experiments.composition import compose_config
+from experiments.synthesize import generator_of
+from lightning_modules.checkpoint import CONFIG_KEY, load_state
 
 ALONE = ["trainer.max_epochs=1", "~callbacks.frechet", "~callbacks.sample_grid"]
 SEEDS = [3, 4, 5]
@@ -84,3 +86,11 @@ def test_measuring_does_not_change_the_training(command, here):
     assert len(losses["all"][0]) == 8 and all(found == losses["none"] for found in losses.values())
     assert len(column(Path("all"), "val/fd_efficientnet_lite0")) >= 2 and (here / "all/samples").exists()
     assert not column(Path("none"), "val/fd_efficientnet_lite0") and not (here / "none/samples").exists()
+
+
+def test_a_runs_folder_stands_for_its_best_checkpoint(generator):
+    cfg = compose_config(["+exp=synthesize", f"ckpt={generator.parent.parent}"])
+    found = generator_of(cfg)
+    assert cfg.ckpt == str(generator.parent / "best.ckpt")
+    best = load_state(cfg.ckpt)["state_dict"]
+    assert all(torch.equal(tensor, best[name]) for name, tensor in found.state_dict().items())

@@ -149,6 +149,21 @@ def test_places_of_torchrun(unplaced):
     assert Place.here(2) == Place("torchrun", 3, 4, "a", 7) and Place.here(2).is_process
 
 
+@pytest.mark.parametrize("devices", [2, [0, 1], "auto", -1])
+def test_as_many_processes_as_devices(devices):
+    Place("torchrun", 0, 4).check(devices, 2)
+    Place("one start on each node", 0, 2).check(devices, 2)
+
+
+def test_other_numbers_of_processes_than_devices_are_said_once():
+    with pytest.raises(LaunchError, match="torchrun has started 2 .*trainer.devices=3 .*--nproc-per-node=3"):
+        Place("torchrun", 0, 2).check(3, 1)
+    with pytest.raises(LaunchError, match="SLURM has started 4 .*are 2.*--ntasks-per-node=1"):
+        Place("SLURM", 0, 4).check([0], 2)
+    with pytest.raises(SystemExit):
+        Place("torchrun", 1, 2).check(3, 1)
+
+
 def test_places_of_slurm(unplaced):
     told = {"NTASKS": 4, "PROCID": 2, "LOCALID": 0, "NODEID": 1, "JOB_ID": 77, "JOB_NAME": "x", "NTASKS_PER_NODE": 2,
             "NODELIST": "gpu[03-04]", "NNODES": 2}  # fmt: skip

@@ -71,7 +71,8 @@ def test_resume_names_what_differs_and_starts_afresh(here):
     assert (str(found.output_dir), found.checkpoint) == ("runs/x/3", "")
     assert found.note == (
         "nothing to go on with in runs/x, starting afresh "
-        "(runs/x/1 is unfinished, but differs in seed, trainer.max_epochs)"
+        "(runs/x/1 is unfinished, but differs in seed, trainer.max_epochs: "
+        "output_dir=runs/x/1 goes on with it all the same)"
     )
 
 

@@ -100,3 +100,9 @@ def test_the_job_says_what_it_counts(tmp_path, capsys):
 def test_numbers_that_mean_nothing(tmp_path, word, message):
     with pytest.raises(ValueError, match=message):
         scaling(compose_config(["+exp=scaling", f"output_dir={tmp_path}", word]), "")
+
+
+@pytest.mark.parametrize("name", ["vae_train", "classifier_train"])
+def test_what_is_no_generator_is_not_counted(tmp_path, name):
+    with pytest.raises(ValueError, match=f"exp={name} trains no generator"):
+        scaling(compose_config([f"+exp={name}", "job=scaling", f"output_dir={tmp_path}"]), "")

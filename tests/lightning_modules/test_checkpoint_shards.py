@@ -104,6 +104,12 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
         load_state(path)
 
 
+def test_the_folder_of_a_run_is_told_from_a_broken_checkpoint(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match=f"the folder of a run: name its checkpoint, {tmp_path}/checkpoints/best.ckpt"):
+        load_state(tmp_path)
+
+
 def test_a_file_that_one_process_does_not_see_is_missed_when_it_is_gone(tmp_path):
     path = tmp_path / "last.ckpt"
     folder = new_folder(path, 1)
