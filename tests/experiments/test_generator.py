@@ -88,9 +88,10 @@ def test_measuring_does_not_change_the_training(command, here):
     assert not column(Path("none"), "val/fd_efficientnet_lite0") and not (here / "none/samples").exists()
 
 
-def test_a_runs_folder_stands_for_its_best_checkpoint(generator):
-    cfg = compose_config(["+exp=synthesize", f"ckpt={generator.parent.parent}"])
+def test_a_runs_folder_stands_for_its_best_checkpoint(command, here):
+    assert command(*DDPM_TRAIN, *ALONE, "output_dir=out").code == 0
+    cfg = compose_config(["+exp=synthesize", "ckpt=out"])
     found = generator_of(cfg)
-    assert cfg.ckpt == str(generator.parent / "best.ckpt")
+    assert cfg.ckpt == "out/checkpoints/best.ckpt"
     best = load_state(cfg.ckpt)["state_dict"]
     assert all(torch.equal(tensor, best[name]) for name, tensor in found.state_dict().items())
