@@ -14,7 +14,10 @@ from experiments.assembly import plain
 from experiments.card.front_matter import check_licence
 from experiments.model_export.agreement import Comparison, check
 from experiments.model_export.card import Model, card
+from experiments.model_export.code_licence import write_licence
 from experiments.model_export.kinds import AVERAGED, RAW, export_of
+from experiments.model_export.samples import write_samples
+from experiments.model_export.training import level_counts
 from experiments.report import ending_text, heading, parameters_text, say
 from experiments.training import recorded
 from lightning_modules.checkpoint import best_of_run, load_state
@@ -43,6 +46,9 @@ def export_model(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
             comparisons = export.compare(folder)
             say("\n".join(map(str, comparisons)))
             check(comparisons)
+            if export.model.kind == "generator":
+                write_samples(folder, export.model.findings, level_counts(export.model.state))
+            write_licence(folder)
             text = card(export.model, networks, comparisons, folder, job["license"], job["title"])
             write_text(folder / CARD, text)
             write_text(output_dir / REPORT, report(export.model, path, comparisons))

@@ -30,6 +30,7 @@ def trained_on(datamodule: FundusDataModule, *ancestors: str | Path | None) -> d
     """
     parts = datamodule.parts()
     codes = [patient_codes(manifest.select("train"), source) for source, manifest in parts]
+    own = len(np.unique(np.concatenate(codes)))
     unknown: list[str] = []
     for what, known, lacking in _ancestors(parts, ancestors):
         codes += [] if known is None else [known]
@@ -41,6 +42,7 @@ def trained_on(datamodule: FundusDataModule, *ancestors: str | Path | None) -> d
         "patients": torch.from_numpy(np.unique(np.concatenate(codes)).view(np.int64)),
         "labels": torch.from_numpy(rows),
         "counts": torch.from_numpy(counts),
+        "own_patients": own,
     }
     return facts | ({"unknown": list(dict.fromkeys(unknown))} if unknown else {})
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from callbacks.finite_loss import FiniteLoss
 from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer
 from callbacks.learning_rate import LearningRate
+from callbacks.measured import Measured
 from callbacks.metrics_csv import MetricsCSV, resume_step
 from callbacks.progress import TimeLeftProgressBar
 from callbacks.run_record import HParams, RunRecord
@@ -79,6 +80,7 @@ def build_trainer(
         TimeLeftProgressBar(),
         HParams(hparams, metrics),
         LearningRate(),
+        Measured(monitor, best_every),
         ModelCheckpoint(filename="best", **best),
         *([BestCheckpoints(save_top_k=cfg.checkpoint_keep_best, **best)] if cfg.checkpoint_keep_best > 1 else ()),
         StepCheckpoint(filename="last", every_n_train_steps=cfg.checkpoint_every_n_steps, **every),

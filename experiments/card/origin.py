@@ -27,6 +27,9 @@ class TrainingSource(NamedTuple):
         return f"`{self.name}`{f': {self.title}' if self.title else ''}{more}"
 
 
+PHANTOM = TrainingSource("phantom", "procedural images drawn by this project's code; no person's", "", "")
+
+
 def training_sources(config: Mapping[str, Any]) -> list[TrainingSource]:
     """The datasets of a resolved configuration, those of a union one by one; [] where it names none."""
     return _sources(_mapping(_mapping(config).get("data")).get("source"), None)
@@ -40,7 +43,7 @@ def _sources(node: Any, name: str | None) -> list[TrainingSource]:
     if not target:
         return []
     if target == DRAWN:
-        return [TrainingSource("phantom", "procedural images drawn by this project's code; no person's", "", "")]
+        return [PHANTOM]
     known = _class(target)
     name = name or str(node.get("name") or getattr(known, "name", "") or target.rpartition(".")[2])
     return [TrainingSource(name, *(str(getattr(known, key, "") or "") for key in ("title", "licence", "address")))]

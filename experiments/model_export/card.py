@@ -5,50 +5,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from torch import nn
 
-from datamodules.findings import NAMES
 from experiments.card.front_matter import OWN
-from experiments.card.origin import training_sources
 from experiments.card.sections import gigabytes
 from experiments.card.tables import facts_table, markdown
-from experiments.model_export import snippets
+from experiments.model_export import samples, snippets, words
 from experiments.model_export.agreement import Comparison
-from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY
+from experiments.model_export.code_licence import licence_of_code
+from experiments.model_export.contents import files
+from experiments.model_export.training import level_counts, only_phantoms, sources_of, training_facts
 
-TITLES = {
-    "generator": "Fundus photographs from findings, {size} px",
-    "autoencoder": "Autoencoder of fundus photographs, {size} px",
-    "classifier": "Findings of fundus photographs, {size} px",
-}
 LIBRARIES = {"generator": "diffusers", "autoencoder": "diffusers", "classifier": "timm"}
 TAGS = ("medical", "ophthalmology", "fundus", "retina")
 OWN_TAGS = {"generator": ("diffusion", "synthetic"), "autoencoder": ("autoencoder",), "classifier": ("onnx",)}
-INTRODUCTIONS = {
-    "generator": "A latent diffusion model that paints colour photographs of the fundus of the eye, {size} x {size} "
-    "pixels, from findings: what is to be seen is asked for by name, and the rest is left to it.",
-    "autoencoder": "An autoencoder of colour photographs of the fundus of the eye: images to latents, on which a "
-    "diffusion model can be trained, and back. It was trained at {size} x {size} pixels.",
-    "classifier": "A network that gives a probability to each level of findings on a colour photograph of the fundus "
-    "of the eye, seen at {size} x {size} pixels.",
-}
-FILES = {
-    "model_index.json": "what the pipeline consists of, and how it samples unless told otherwise",
-    "pipeline.py": "the pipeline's code",
-    "vae": "latents to images; its config has mean and deviation of each latent channel",
-    "label_embedder": "findings to vectors; its config has their names and levels",
-    "unet": "the denoiser, a `UNet2DModel` of diffusers",
-    "transformer": "the denoiser, a diffusion transformer, with its code",
-    "scheduler": "the sampler, one of diffusers'",
-    "config.json": "the architecture",
-    "diffusion_pytorch_model.safetensors": "the weights",
-    "folded_autoencoder.py": "the network's code",
-    "model.safetensors": "the backbone's weights, by timm's names",
-    "heads.safetensors": "the heads: `weight` [thresholds, features] and `bias` [thresholds]",
-    "model.onnx": "all of it: `image` [batch, 3, H, W] in [0, 1] to probabilities [batch, levels], an output a finding",
-}
+PIPELINES = {"generator": "unconditional-image-generation", "classifier": "image-classification"}  # tags of the Hub
 
 
 @dataclass(frozen=True)
@@ -57,7 +29,8 @@ class Model:
 
     `state` is the checkpoint; `weights` says which of it, and `fingerprint` is that of these; `findings` are name,
     title and levels, [] for an autoencoder; `facts` are architecture and settings, in Markdown; `evaluation` is what
-    the run measured of a classifier with these weights, as evaluation.json has it.
+    the run measured of a classifier with these weights, as evaluation.json has it; `figures` is what was measured of
+    them at the checkpoint's own step, and `software` by which code they were trained and exported, in Markdown.
     """
 
     kind: str
@@ -68,6 +41,8 @@ class Model:
     findings: Sequence[Mapping[str, Any]]
     facts: Mapping[str, str]
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, str] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=dict)
 
 
 def card(
@@ -84,11 +59,13 @@ def card(
         networks: what was written, by name.
         folder: where all else lies already.
     """
-    title = title or TITLES[model.kind].format(size=model.image_size)
+    drawn = only_phantoms(model.state)
+    titles = words.PHANTOM_TITLES if drawn else words.TITLES
     parts = [
-        f"# {title}",
-        INTRODUCTIONS[model.kind].format(size=model.image_size),
-        "**For research. Not for diagnosis, nor for any decision on a person's care.**",
+        f"# {title or titles[model.kind].format(size=model.image_size)}",
+        " ".join([words.ONLY_PHANTOMS] * drawn + [words.INTRODUCTIONS[model.kind].format(size=model.image_size)]),
+        f"**{words.PHANTOM_USE if drawn else words.USE}**",
+        *samples.shown(folder, model.findings, level_counts(model.state)),
         facts_table(vital_facts(model, networks, folder, licence)),
         "## Use",
         *snippets.using(model.kind, model.findings, model.image_size, folder),
@@ -99,7 +76,7 @@ def card(
         *agreement(comparisons),
         "## Files",
         markdown(["", ""], files(folder)),
-        *limits(model, licence),
+        *limits(model, licence, folder),
     ]
     return front_matter(model.kind, licence) + "\n" + "\n\n".join(parts) + "\n"
 
@@ -111,8 +88,8 @@ def front_matter(kind: str, licence: str | None) -> str:
         own = licence.startswith(OWN)
         head |= {"license": "other", "license_name": licence[len(OWN) :].strip()} if own else {"license": licence}
     head["library_name"] = LIBRARIES[kind]
-    if kind == "classifier":
-        head["pipeline_tag"] = "image-classification"
+    if kind in PIPELINES:
+        head["pipeline_tag"] = PIPELINES[kind]
     head["tags"] = [*TAGS, *OWN_TAGS[kind]]
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=1000)}---\n"
 
@@ -142,7 +119,7 @@ def told(model: Model) -> list[str]:
     """The findings, their levels, and how many training images show each."""
     if not model.findings:
         return []
-    counts = level_counts(model.state.get(TRAINED_ON_KEY))
+    counts = level_counts(model.state)
     rows = []
     for finding in model.findings:
         for level, name in enumerate(finding["levels"]):
@@ -161,17 +138,6 @@ def told(model: Model) -> list[str]:
     return [head, said, markdown(["finding", "", "level", "training images"], rows, 1)]
 
 
-def level_counts(trained_on: Mapping[str, Any] | None) -> dict[str, dict[int, int]]:
-    """Training images by finding and level; {} where the checkpoint does not tell."""
-    if not trained_on or "labels" not in trained_on or trained_on["labels"].shape[1] != len(NAMES):
-        return {}
-    labels, counts = trained_on["labels"].numpy(), trained_on["counts"].numpy()
-    return {
-        name: {int(level): int(counts[labels[:, column] == level].sum()) for level in np.unique(labels[:, column])}
-        for column, name in enumerate(NAMES)
-    }
-
-
 def measured(evaluation: Mapping[str, Any]) -> list[str]:
     """AUROC of every finding on the run's own test split, or on the validation split where there is none."""
     split = next((name for name in ("test", "val") if evaluation.get(name)), None)
@@ -183,15 +149,15 @@ def measured(evaluation: Mapping[str, Any]) -> list[str]:
         if auroc is None or "num_positive" not in found:
             continue
         numbers = [auroc[key] for key in ("value", "low", "high")]
-        words = "–" if numbers[0] is None else f"{numbers[0]:.3f} ({said(numbers[1])} to {said(numbers[2])})"
-        rows.append([f"`{name}`", f"{found['num_images']:,}", f"{found['num_positive']:,}", words])
+        cell = "–" if numbers[0] is None else f"{numbers[0]:.3f} ({said(numbers[1])} to {said(numbers[2])})"
+        rows.append([f"`{name}`", f"{found['num_images']:,}", f"{found['num_positive']:,}", cell])
     where = {"test": "the run's own test split", "val": "the validation split, which it was chosen by: too favourable"}[
         split
     ]
+    explained = [text for name, text in words.ROWS.items() if name in evaluation[split]]
     return [
         "## How well it tells them",
-        f"Area under the ROC curve on {where}, with 95 % intervals over patients; – where there are not both, images "
-        "with the finding and images without.",
+        " ".join([words.EVALUATED.format(where=where), *explained]),
         markdown(["finding", "images", "with it", "AUROC"], rows, 3),
     ]
 
@@ -202,28 +168,8 @@ def said(number: float | None) -> str:
 
 
 def origin(model: Model) -> dict[str, str]:
-    """Architecture, training data and what was measured, as far as the checkpoint tells."""
-    trained, facts = model.state.get(TRAINED_ON_KEY) or {}, dict(model.facts)
-    sources = training_sources(model.state[CONFIG_KEY])
-    facts["trained on"] = "; ".join(source.markdown() for source in sources) or "not told"
-    if "counts" in trained:
-        patients = f" of {len(trained['patients']):,} patients" if "patients" in trained else ""
-        facts["training images"] = f"{int(trained['counts'].sum()):,}{patients}"
-    if trained.get("unknown"):
-        facts["not known of its training"] = "; ".join(map(str, trained["unknown"]))
-    if "global_step" in model.state:
-        facts["trained for"] = f"{model.state['global_step']:,} steps of the optimiser"
-    return facts | scores(model.state)
-
-
-def scores(state: Mapping[str, Any]) -> dict[str, str]:
-    """What the run had measured last when it wrote the checkpoint."""
-    found = {}
-    for callback in (state.get("callbacks") or {}).values():
-        score = callback.get("current_score") if isinstance(callback, Mapping) else None
-        if score is not None and callback.get("monitor"):
-            found[f"`{callback['monitor']}` then"] = f"{float(score):.4g}, of the run's own validation split"
-    return found
+    """Code, architecture, training data and what was measured, as far as checkpoint and run tell."""
+    return {**model.software, **model.facts, **training_facts(model.kind, model.state), **model.figures}
 
 
 def agreement(comparisons: Sequence[Comparison]) -> list[str]:
@@ -237,43 +183,18 @@ def agreement(comparisons: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def files(folder: Path) -> list[list[str]]:
-    """What lies in the folder, and what it is for."""
-    return [[f"`{name}`", what] for name, what in FILES.items() if (folder / name).exists()]
-
-
-def limits(model: Model, licence: str | None) -> list[str]:
-    """Licence, use, and what is not known."""
-    sources = training_sources(model.state[CONFIG_KEY])
-    terms = sorted({source.licence for source in sources} - {""})
+def limits(model: Model, licence: str | None, folder: Path) -> list[str]:
+    """Licences, use, and what is not known."""
+    drawn, code = only_phantoms(model.state), licence_of_code(folder)
+    terms = sorted({source.licence for source in sources_of(model.state)} - {""})
     theirs = f" It learnt from data on these terms, which may bind the weights: {'; '.join(terms)}." if terms else ""
-    points = {
-        "generator": [
-            "What is asked for is not always what is painted: have images looked at, or annotated, before they stand "
-            "for a finding. Guidance shows a finding more plainly than photographs do, and makes images more alike.",
-            "What is not asked for occurs as often as in the training data, and not as in a population.",
-            "A generator can reproduce photographs that it was trained on. Whether this one does was not examined: do "
-            "not hand it on before that, where the photographs are of patients.",
-            f"It paints {model.image_size} x {model.image_size} pixels. What is smaller than a pixel there is not in "
-            "them.",
-        ],
-        "autoencoder": [
-            "What its latents cannot hold, as small lesions and thin vessels may be, is smoothed away.",
-            "Photographs can be recovered from their latents: treat the latents of patients as their photographs.",
-        ],
-        "classifier": [
-            "Probabilities are what the network gives. On photographs of other cameras and other people they can be "
-            "far from how often a finding is there.",
-            "It was measured on photographs like those of its training alone. Test it on your own before anything is "
-            "said of what it can do.",
-            "It answers whatever it is shown, fundus or not.",
-        ],
-    }[model.kind]
+    points = [point.format(size=model.image_size) for point in words.LIMITS[model.kind]]
     return [
         "## Licence and intended use",
-        f"Licence: {licence_words(licence)}.{theirs}",
-        "For research and teaching: software for fundus photographs, synthetic data, methods. It is no medical device. "
-        "Not for diagnosis, nor for any decision on a person's care.",
+        f"Licence of the weights: {licence_words(licence)}.{theirs}",
+        *([code] if code else []),
+        f"{words.PHANTOM_PURPOSE if drawn else words.PURPOSE} Not for diagnosis, nor for any decision on a person's "
+        "care.",
         "## Known limits",
         "\n".join(f"- {point}" for point in points),
     ]

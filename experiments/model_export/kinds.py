@@ -1,6 +1,5 @@
 """The three kinds of models that are exported: how each is loaded, written, and compared with its folder."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +27,13 @@ from experiments.model_export.generator import (
     write_autoencoder,
     write_generator,
 )
+from experiments.model_export.run_folder import evaluation, figures, software
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.checkpoint import CONFIG_KEY, check_targets, weights_fingerprint
 from lightning_modules.networks.kl import NETWORK_KEY
 
 AVERAGED, RAW = "averaged", "raw"
 ONLY = "trained"  # weights of what keeps no averages
-BEST = "best.ckpt"  # what evaluation.json of a run is of
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,11 @@ def _generator(path: Path, state: Mapping[str, Any], weights: str, trusted: Sequ
     }
     fingerprint = weights_fingerprint(network, module.autoencoder.network)  # as recipe.json of a set has it
     findings = vocabulary_of(network.conditioning)
-    model = Model("generator", state, weights, fingerprint, _size(state), findings, facts)
+    measured = {} if weights == RAW else figures(path, state)
+    model = Model(
+        "generator", state, weights, fingerprint, _size(state), findings, facts,
+        figures=measured, software=software(path),
+    )  # fmt: skip
     return Export(
         model,
         lambda folder: write_generator(module, folder, network),
@@ -100,7 +103,10 @@ def _autoencoder(path: Path, state: Mapping[str, Any], trusted: Sequence[str]) -
     check_autoencoder(module)
     lay_out(module)
     fingerprint = weights_fingerprint(module.network)
-    model = Model("autoencoder", state, ONLY, fingerprint, _size(state), [], {"autoencoder": _words(module)})
+    model = Model(
+        "autoencoder", state, ONLY, fingerprint, _size(state), [], {"autoencoder": _words(module)},
+        figures=figures(path, state), software=software(path),
+    )  # fmt: skip
     return Export(
         model,
         lambda folder: write_autoencoder(module, folder),
@@ -117,8 +123,10 @@ def _classifier(path: Path, state: Mapping[str, Any], weights: str, with_onnx: b
     network = module.measured.eval()
     size, fingerprint = network.backbone.input_size, weights_fingerprint(network)  # as annotation.json has it
     facts = {"backbone": architecture(state[CONFIG_KEY]["model"]["backbone"])}
-    evaluation = {} if which == RAW else _evaluation(path)
-    model = Model("classifier", state, which, fingerprint, size, findings_of(network), facts, evaluation)
+    found, measured = ({}, {}) if which == RAW else (evaluation(path), figures(path, state))
+    model = Model(
+        "classifier", state, which, fingerprint, size, findings_of(network), facts, found, measured, software(path)
+    )
     return Export(
         model,
         lambda folder: write_classifier(network, folder, with_onnx),
@@ -142,12 +150,6 @@ def _words(module: Autoencoder) -> str:
     config, cell = module.network.config, module.downsampling
     sizes = f"widths {list(config.block_out_channels)}, {cell} x {cell} pixels a latent cell"
     return f"`{type(module.network).__name__}` ({sizes}, {module.latent_channels} channels)"
-
-
-def _evaluation(path: Path) -> Mapping[str, Any]:
-    """What the run measured of its best checkpoint; {} for another one."""
-    told = path.resolve().parent.parent / "evaluation.json"
-    return json.loads(told.read_text("utf-8")) if path.name == BEST and told.is_file() else {}
 
 
 def _size(state: Mapping[str, Any]) -> int:

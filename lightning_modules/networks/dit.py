@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Diffusion transformer, written from the paper.
 
 Legend:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Autoencoder networks that fold pixels into channels: AutoencoderKL of diffusers with less work at full resolution.
 
 This file imports nothing of this package: `export_model` puts a copy of it beside the weights, as their code.

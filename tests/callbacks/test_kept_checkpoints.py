@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_fit import ResumableModule, TinyData, read_saved
 
 from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer
+from callbacks.measured import MEASURED_KEY, Measured
 from callbacks.step_checkpoint import StepCheckpoint
 from callbacks.whole_files import WholeFiles
 
@@ -34,11 +35,12 @@ class Kill(Callback):
             raise InterruptedError
 
 
-def run(folder, keep_last=1, keep_best=1, mode="min", resume=False, kill=None, **settings):
+def run(folder, keep_last=1, keep_best=1, mode="min", resume=False, kill=None, measured_every=1, **settings):
     """Six batches an epoch, a checkpoint every two steps."""
     torch.manual_seed(0)
     every = {"dirpath": folder, "enable_version_counter": False}
     callbacks = [ModelCheckpoint(filename="best", monitor="val/loss", mode=mode, **every)]
+    callbacks += [Measured("val/loss", measured_every)]
     callbacks += [BestCheckpoints("val/loss", mode=mode, save_top_k=keep_best, **every)] if keep_best > 1 else []
     callbacks += [StepCheckpoint(filename="last", every_n_train_steps=2, **every)]
     callbacks += [Kill(kill)] if kill else []
@@ -111,6 +113,27 @@ def test_the_best_few_carry_epoch_and_value(tmp_path, mode, kept):
     best = (min if mode == "min" else max)(kept, key=kept.get)
     assert read_saved(tmp_path / "best.ckpt")["epoch"] == best
     assert trainer.checkpoint_callback.best_model_path == str(tmp_path / "best.ckpt")
+
+
+def told(path):
+    """What a checkpoint says was measured of it."""
+    return read_saved(path).get(MEASURED_KEY)
+
+
+def test_a_checkpoint_holds_the_figure_of_its_own_step(tmp_path):
+    """Also where it is not the best, and where the best was saved before the few best were counted."""
+    run(tmp_path, keep_best=3, keep_last=2)
+    epochs = {"best.ckpt": 3, "best-0001-3.ckpt": 1, "best-0003-1.ckpt": 3, "best-0004-2.ckpt": 4, "last.ckpt": 5}
+    for name, epoch in epochs.items():
+        assert told(tmp_path / name) == {"monitor": "val/loss", "value": VALUES[epoch]}, name
+    [within] = names(tmp_path)
+    assert told(tmp_path / within) is None, "nothing was measured within an epoch"
+
+
+def test_a_figure_of_an_earlier_epoch_is_not_told(tmp_path):
+    run(tmp_path, measured_every=4)
+    assert told(tmp_path / "best.ckpt") == {"monitor": "val/loss", "value": 1.0}, "of the fourth epoch"
+    assert told(tmp_path / "last.ckpt") is None
 
 
 def test_fewer_best_than_before_keep_the_best_of_them(tmp_path):

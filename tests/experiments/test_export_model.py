@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 from checkpoints import DIT, PLAIN_KL, autoencoder, classifier, generator, saved
+from PIL import Image
 
 from callbacks.atomic import whole_folder
 from experiments import export_model as job
 from experiments.model_export import agreement
-from experiments.model_export.agreement import asked_for
 
 BLOCKED = """
 import sys
@@ -53,11 +53,13 @@ def untouched(monkeypatch, change=lambda answer: answer) -> None:
     def read(kind, folder, request):
         assert kind == "generator"
         module = untouched.module
-        calls = [
-            {"num_steps": call.get("num_inference_steps"), "guidance": call.get("guidance_scale")} for call in request
-        ]
-        _, labels = asked_for(module.network.conditioning)
-        return [change(module.sample(labels, call["seeds"], **mine)) for call, mine in zip(request, calls, strict=True)]
+        module, found = untouched.module, []
+        for call in request:
+            mine = {"num_steps": call.get("num_inference_steps"), "guidance": call.get("guidance_scale")}
+            names = module.network.conditioning.names
+            labels = torch.tensor([[row.get(name, -1) for name in names] for row in call["labels"]])
+            found.append(change(module.sample(labels, call["seeds"], **mine)))
+        return found
 
     monkeypatch.setattr(agreement, "read", read)
 
@@ -82,6 +84,9 @@ def test_a_generator(command, here, denoiser):
     assert all(one["largest_difference"] <= 1e-5 == one["tolerance"] for one in report["comparisons"])
     card = here / "out/model/README.md"
     assert head(card)["license"] == "cc-by-nc-4.0" and head(card)["library_name"] == "diffusers"
+    assert "![Images painted by this model" in card.read_text("utf-8")
+    with Image.open(here / "out/model/samples.png") as grid:
+        assert grid.width > 4 * 128 and grid.height > 2 * 128
     assert "# Mine" in card.read_text("utf-8") and "not for diagnosis" in card.read_text("utf-8").lower()
     more = (
         "import torch\n"
@@ -140,11 +145,17 @@ def test_a_crash_leaves_nothing_and_what_was_killed_is_cleared(command, here, ch
     result = command("+exp=export_model", "ckpt=run", "output_dir=out", "resume=auto")
     assert result.code == 0, result.err
     names = {path.name for path in (here / "out/model").iterdir()}
-    assert names == {"README.md", "model_index.json", "pipeline.py", "vae", "label_embedder", "unet", "scheduler"}
+    parts = {"vae", "label_embedder", "unet", "scheduler"}
+    assert names == parts | {"README.md", "LICENSE-CODE", "samples.png", "model_index.json", "pipeline.py"}
     modes = {path.stat().st_mode & 0o777 for path in (here / "out/model").rglob("*") if path.is_file()}
     assert modes == {(here / "out").stat().st_mode & 0o666}, "whoever may read the folder may read its files"
     again = command("+exp=export_model", "ckpt=run", "output_dir=out", "resume=auto")
     assert again.code == 1 and "out/model is there already, and is not written over" in again.err
+    again = command("+exp=export_model", "ckpt=run", "output_dir=out")
+    assert again.code == 1 and "Give another; or move model/ away from there, and add resume=auto." in again.err
+    (here / "out/model").rename(here / "elsewhere")
+    again = command("+exp=export_model", "ckpt=run", "output_dir=out", "resume=auto")
+    assert again.code == 0 and (here / "out/model/README.md").is_file(), again.err
 
 
 @pytest.mark.parametrize(

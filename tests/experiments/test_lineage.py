@@ -78,13 +78,20 @@ def test_what_a_training_says_of_itself(photographs):
     data = photographs(ITS)
     facts = ready(data)
     train = data.manifest.select("train")
-    assert facts["patients"].dtype == torch.int64 and facts.keys() == {"patients", "labels", "counts"}
+    assert facts["patients"].dtype == torch.int64 and facts.keys() == {"patients", "labels", "counts", "own_patients"}
     codes = patient_codes(train, data.source)
     assert facts["patients"].numpy().view(np.uint64).tolist() == codes.tolist() and len(codes) == 5
     assert facts["labels"].dtype == torch.int8 and facts["counts"].tolist() == [5, 5]
     assert sorted(map(tuple, facts["labels"].tolist())) == sorted(set(map(tuple, train.labels.tolist())))
     fewer = ready(photographs(ITS, train_fraction=0.4))
     assert set(fewer["patients"].tolist()) < set(facts["patients"].tolist()), "of the patients in use alone"
+
+
+def test_own_patients_are_told_apart_from_those_of_the_weights(photographs, tmp_path):
+    before = ready(photographs(ITS))
+    facts = ready(photographs(ITS, train_fraction=0.4), saved(tmp_path / "before.ckpt", before))
+    assert before["own_patients"] == len(before["patients"]) == len(facts["patients"]) == 5
+    assert facts["own_patients"] == 2 and facts["counts"].sum() == 4
 
 
 def test_a_planted_leak_is_refused(photographs, generated, tmp_path):

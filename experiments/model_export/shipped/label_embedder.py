@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Findings of a fundus photograph to the vectors that the denoiser is conditioned on. Needs diffusers and torch alone.
 
 Legend: B images, F findings, D width of a vector. A finding that is not told is unknown, -1, and not absent.

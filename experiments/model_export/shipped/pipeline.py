@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Paints fundus photographs from findings: a pipeline of diffusers, which needs diffusers and torch alone.
 
     from diffusers import DiffusionPipeline

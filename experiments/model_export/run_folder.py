@@ -1,0 +1,105 @@
+"""What the folder of a run tells of its checkpoint: what was measured of it, and by which code it was trained."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from callbacks.measured import MEASURED_KEY
+from callbacks.run_record import code_revision, package_versions
+
+BEST = "best.ckpt"  # what evaluation.json of a run is of
+DISTANCES = ("val/fd_", "val/kd_", "val/fid", "val/kid")
+PROJECT = "SynFundus"
+
+
+def run_folder(path: Path) -> Path | None:
+    """The folder of the run that wrote a checkpoint; None for one that does not lie where a run puts it."""
+    folder = path.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else None
+
+
+def evaluation(path: Path) -> Mapping[str, Any]:
+    """What the run measured of a classifier's best checkpoint; {} for another one."""
+    return _read(path, "evaluation.json") if path.name == BEST else {}
+
+
+def software(path: Path) -> dict[str, str]:
+    """Version and revision of the project's code that trained a checkpoint, by its run's record, and that exports it.
+
+    Where there is no record, it is said that it is not known.
+    """
+    record = _read(path, "record.json")
+    trained = _named((record.get("versions") or {}).get("synfundus"), record.get("code"))
+    here = _named(package_versions()["synfundus"], code_revision())
+    return {
+        "trained with": trained if record else f"{PROJECT}; the record of the run is not beside the checkpoint",
+        "exported with": here,
+    }
+
+
+def _named(version: str | None, code: Mapping[str, Any] | None) -> str:
+    words = f"{PROJECT} {version}" if version else PROJECT
+    if not code:
+        return f"{words}, not from a checkout of its code"
+    return f"{words}, revision `{code['commit']}`{' with changes' if code.get('changed') else ''}"
+
+
+def figures(path: Path, state: Mapping[str, Any]) -> dict[str, str]:
+    """What was measured at the checkpoint's own step, in words, by name; {} where none is known to be of it.
+
+    A distance is told only with what it was measured on, which the run's frechet.csv holds.
+    """
+    name, value = measured(path, state) or ("", math.nan)
+    found = {}
+    if name and not name.startswith(DISTANCES):
+        found[f"`{name}` of this checkpoint"] = f"{value:.4g}, on the run's own validation split"
+    for row in _distances(path, state):
+        if name == row["figure"] and not math.isclose(value, float(row["fd"]), rel_tol=1e-4):
+            continue  # the file is of another run
+        found[f"`{row['figure']}` of this checkpoint"] = _distance_words(row)
+    return found
+
+
+def _distance_words(row: Mapping[str, str]) -> str:
+    return (
+        f"{float(row['fd']):.4g}, of {int(row['num_images']):,} painted images, {row['num_steps']} steps of "
+        f"`{row['scheduler']}`, guidance {float(row['guidance']):g}, against {int(row['num_real']):,} images of the "
+        f"{row['reference_split']} split"
+    )
+
+
+def measured(path: Path, state: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The monitored figure at the checkpoint's own step: log key and value; None where it cannot be known to be so.
+
+    An older checkpoint does not name it. There it is known of a file that the list of the best names.
+    """
+    if MEASURED_KEY in state:
+        return state[MEASURED_KEY]["monitor"], float(state[MEASURED_KEY]["value"])
+    for callback in (state.get("callbacks") or {}).values():
+        best = callback.get("best_k_models") if isinstance(callback, Mapping) else None
+        for kept, value in (best or {}).items():
+            if Path(kept).name == path.name and callback.get("monitor") and math.isfinite(value):
+                return callback["monitor"], float(value)
+    return None
+
+
+def _distances(path: Path, state: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Rows of frechet.csv at the checkpoint's step."""
+    folder = run_folder(path)
+    if folder is None or not (folder / "frechet.csv").is_file():
+        return []
+    with (folder / "frechet.csv").open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["global_step"] == str(state.get("global_step"))]
+
+
+def _read(path: Path, name: str) -> Mapping[str, Any]:
+    """A file of JSON of the run's folder; {} where there is none that can be read."""
+    folder = run_folder(path)
+    if folder is not None:
+        with suppress(OSError, ValueError):
+            return json.loads((folder / name).read_text("utf-8"))
+    return {}
