@@ -211,7 +211,7 @@ class ResumableLoader:
         changed = {name: (state.get(name), now[name]) for name in now if state.get(name) != now[name]}
         finished = (state["batch"] + 1) * state["global_batch_size"] > state["epoch_size"]
         if changed and state["batch"] and not finished:
-            what = ", ".join(f"{KEYS[name]} was {old} and is {new}" for name, (old, new) in changed.items())
+            what = ", ".join(f"{KEYS.get(name, name)} was {old} and is {new}" for name, (old, new) in changed.items())
             raise ValueError(
                 f"the checkpoint was saved within an epoch, after batch {state['batch']}, and the order of the data "
                 f"has changed since: {what}. Resume with what it was, or from a checkpoint of an epoch's end."
