@@ -75,12 +75,14 @@ class Place:
     def check(self, devices: Any, num_nodes: int) -> None:
         """See that the launcher has started as many processes as are asked for; the first one says so if not.
 
+        One device is no number to check: what trains nothing is done once, whoever starts it.
+
         Raises:
             LaunchError: on the first process, another number.
             SystemExit: on the others.
         """
         num = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
-        if not self.is_process or not isinstance(num, int) or num < 1 or num * num_nodes == self.size:
+        if not self.is_process or not isinstance(num, int) or num * num_nodes in (self.size, 1) or num < 1:
             return
         if self.rank:
             raise SystemExit(1)

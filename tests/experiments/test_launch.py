@@ -153,6 +153,7 @@ def test_places_of_torchrun(unplaced):
 def test_as_many_processes_as_devices(devices):
     Place("torchrun", 0, 4).check(devices, 2)
     Place("one start on each node", 0, 2).check(devices, 2)
+    Place("torchrun", 0, 4).check(1, 1)
 
 
 def test_other_numbers_of_processes_than_devices_are_said_once():
