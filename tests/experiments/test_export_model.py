@@ -77,6 +77,7 @@ def test_a_generator(command, here, denoiser):
     saved(module, here / "run/checkpoints/best.ckpt")
     result = command("+exp=export_model", "ckpt=run", "output_dir=out", "job.license=cc-by-nc-4.0", "job.title=Mine")
     assert result.code == 0, result.err
+    print(*(line for line in result.out.splitlines() if "differ by" in line), sep="\n")
     assert "the pipeline: 3 images (seeds [0, 1, 2], 2 steps, guidance 1.5) differ by" in result.out
     report = json.loads((here / "out/export.json").read_text("utf-8"))
     assert report["kind"] == "generator" and report["weights"] == "averaged"
@@ -109,6 +110,7 @@ def test_a_classifier(command, here):
     result = command("+exp=export_model", "ckpt=classifier.ckpt", "output_dir=out")
     assert result.code == 0, result.err
     report = json.loads((here / "out/export.json").read_text("utf-8"))
+    print(*(line for line in result.out.splitlines() if "differ by" in line), sep="\n")
     assert [one["tolerance"] for one in report["comparisons"]] == [1e-5, 1e-3]
     assert head(here / "out/model/README.md")["library_name"] == "timm"
     said = run_card(here / "out/model", "")

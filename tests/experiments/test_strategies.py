@@ -37,6 +37,11 @@ def losses(folder):
     return [float(value) for _, value in column(folder, "train/loss")]
 
 
+def furthest(ours, theirs):
+    """The largest difference of any number."""
+    return float((torch.as_tensor(ours, dtype=torch.float64) - torch.as_tensor(theirs)).abs().max())
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Holds autoencoders, and runs on one process that nothing interrupted."""
@@ -70,10 +75,16 @@ def test_killed_under_one_and_resumed_under_another_equals_one_process(folder, f
     resumed = run_process(*DEFAULT, *by(second), f"output_dir={run.name}", "resume=auto", cwd=folder)
     assert resumed.code == 0, resumed.err
     assert "going on from" in resumed.out
+    print(f"{first}, killed after step {reached}, gone on with under {second}")
+    print(f"largest difference of 20 losses: {furthest(losses(run), losses(folder / 'one')):.1e}")
     assert losses(run) == pytest.approx(losses(folder / "one"), abs=1e-4)
     one, other = (load_state(at / "checkpoints/last.ckpt") for at in (folder / "one", run))
     assert one["global_step"] == other["global_step"] == 20
     assert one["state_dict"].keys() == other["state_dict"].keys()
+    for part in ("network.", "ema."):
+        names = [name for name in one["state_dict"] if name.startswith(part)]
+        largest = max(furthest(one["state_dict"][name], other["state_dict"][name]) for name in names)
+        print(f"largest difference of a weight of {part[:-1]}: {largest:.1e}")
     for name, tensor in one["state_dict"].items():  # raw and averaged weights
         torch.testing.assert_close(other["state_dict"][name], tensor, atol=1e-4, rtol=1e-4, msg=name)
     states = [saved["optimizer_states"][0]["state"] for saved in (one, other)]

@@ -88,6 +88,8 @@ def test_two_nodes_train_as_one(folder, nodes, strategy):
     assert "2 process(es) on " in told[0][0] and "configuration" not in told[1][0]
     assert len(losses(folder / "one")) == 12
     for other in ("one", "two"):
+        pairs = zip(losses(folder / strategy), losses(folder / other), strict=True)
+        print(f"{strategy}: largest difference of 12 losses from {other}: {max(abs(a - b) for a, b in pairs):.1e}")
         assert losses(folder / strategy) == pytest.approx(losses(folder / other), abs=1e-4), other
 
 
@@ -107,6 +109,7 @@ def test_where_a_node_is_lost_the_other_ends_within_a_minute(folder, nodes, how)
             ip("-n", nodes[1], "link", "set", cable(nodes, 1), "down")
         lost_at = time.monotonic()
         _, err = both[0].communicate(timeout=60)
+        print(f"{how}: the other ended after {time.monotonic() - lost_at:.1f} s")
         assert time.monotonic() - lost_at < 60
         assert both[0].returncode != 0
         assert "process 1 (" in err and "has died" in err and "resume=auto" in err, err
