@@ -22,9 +22,6 @@ NOT_OF_THE_RESULT = (
 )  # but for rounding
 
 
-WRITTEN_ONCE = {"export_model": "model/", "gather_checkpoint": "the file"}  # of jobs that do not write over it
-
-
 @dataclass(frozen=True)
 class RunFolder:
     """Where a run writes, which checkpoint it goes on from ("" for none), and a line that says why."""
@@ -61,15 +58,14 @@ def _decide(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
         path = named_checkpoint("resume", resume)
         return RunFolder(_unused(wanted), str(path), f"going on from {path}")
     if output_dir_given and (wanted / "record.json").exists():
-        raise ValueError(f"output_dir={wanted} already holds a run ({status_of(wanted)}). {_remedy(wanted, config)}")
+        raise ValueError(f"output_dir={wanted} already holds a run ({status_of(wanted)}). {_remedy(wanted)}")
     return RunFolder(wanted if output_dir_given else _unused(wanted), "", "")
 
 
-def _remedy(folder: Path, config: Mapping[str, Any]) -> str:
-    """What to do where a folder holds a run; of a finished job that writes once, nothing is left to go on with."""
-    job = str(config.get("job", {}).get("_target_", "")).rpartition(".")[2]
-    if job in WRITTEN_ONCE and status_of(folder) == "finished":
-        return f"Give another; or move {WRITTEN_ONCE[job]} away from there, and add resume=auto."
+def _remedy(folder: Path) -> str:
+    """What to do where a folder holds a run."""
+    if status_of(folder) == "finished":
+        return "Give another. Or, where something is left to do in it: resume=auto."
     return "Go on with it: resume=auto. Or give another."
 
 

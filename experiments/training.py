@@ -1,8 +1,9 @@
 """The steps that the training jobs share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
@@ -94,7 +95,9 @@ def fit(
         ValueError: a checkpoint of more epochs than are to be trained.
     """
     if checkpoint:
-        say(f"going on after step {_check_epochs(checkpoint, trainer.max_epochs)}")
+        progress = load_progress(checkpoint)
+        _check_epochs(progress, checkpoint, trainer.max_epochs)
+        say(f"going on after step {progress.get('global_step', 0)}")
     launch.begin()
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint or None, weights_only=True)
     trainer.save_checkpoint(output_dir / "checkpoints" / "last.ckpt", weights_only=False)
@@ -102,9 +105,7 @@ def fit(
         prune(output_dir / "checkpoints")  # of shares that a strategy before this one wrote
 
 
-def _check_epochs(checkpoint: str, max_epochs: int | None) -> int:
-    """The step of the checkpoint, which is not of more epochs than are to be trained."""
-    progress = load_progress(checkpoint)
+def _check_epochs(progress: Mapping[str, Any], checkpoint: str, max_epochs: int | None) -> None:
     loops = progress.get("loops", {})
     done = loops.get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("completed", 0)
     if max_epochs is not None and 0 <= max_epochs < done:
@@ -112,7 +113,6 @@ def _check_epochs(checkpoint: str, max_epochs: int | None) -> int:
             f"{checkpoint} has {done} epochs behind it, and trainer.max_epochs={max_epochs}: nothing is left to train. "
             f"Give {done} or more, or another output_dir to begin anew."
         )
-    return progress.get("global_step", 0)
 
 
 @contextmanager

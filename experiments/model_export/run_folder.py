@@ -53,7 +53,7 @@ def figures(path: Path, state: Mapping[str, Any]) -> dict[str, str]:
 
     A distance is told only with what it was measured on, which the run's frechet.csv holds.
     """
-    name, value = measured(path, state) or ("", math.nan)
+    name, value = measured(state) or ("", math.nan)
     found = {}
     if name and not name.startswith(DISTANCES):
         found[f"`{name}` of this checkpoint"] = f"{value:.4g}, on the run's own validation split"
@@ -72,19 +72,10 @@ def _distance_words(row: Mapping[str, str]) -> str:
     )
 
 
-def measured(path: Path, state: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The monitored figure at the checkpoint's own step: log key and value; None where it cannot be known to be so.
-
-    An older checkpoint does not name it. There it is known of a file that the list of the best names.
-    """
-    if MEASURED_KEY in state:
-        return state[MEASURED_KEY]["monitor"], float(state[MEASURED_KEY]["value"])
-    for callback in (state.get("callbacks") or {}).values():
-        best = callback.get("best_k_models") if isinstance(callback, Mapping) else None
-        for kept, value in (best or {}).items():
-            if Path(kept).name == path.name and callback.get("monitor") and math.isfinite(value):
-                return callback["monitor"], float(value)
-    return None
+def measured(state: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The monitored figure at the checkpoint's own step: log key and value; None where nothing was measured there."""
+    found = state.get(MEASURED_KEY)
+    return None if found is None else (found["monitor"], float(found["value"]))
 
 
 def _distances(path: Path, state: Mapping[str, Any]) -> list[dict[str, str]]:

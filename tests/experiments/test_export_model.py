@@ -154,7 +154,7 @@ def test_a_crash_leaves_nothing_and_what_was_killed_is_cleared(command, here, ch
     again = command("+exp=export_model", "ckpt=run", "output_dir=out", "resume=auto")
     assert again.code == 1 and "out/model is there already, and is not written over" in again.err
     again = command("+exp=export_model", "ckpt=run", "output_dir=out")
-    assert again.code == 1 and "Give another; or move model/ away from there, and add resume=auto." in again.err
+    assert again.code == 1 and "Give another. Or, where something is left to do in it: resume=auto." in again.err
     (here / "out/model").rename(here / "elsewhere")
     again = command("+exp=export_model", "ckpt=run", "output_dir=out", "resume=auto")
     assert again.code == 0 and (here / "out/model/README.md").is_file(), again.err

@@ -127,15 +127,12 @@ def test_paths_differ_only_outside_the_runs_folder():
     assert differing_keys({**CONFIG, "ckpt": "runs/y/2/last.ckpt"}, there) == ["ckpt"]
 
 
-@pytest.mark.parametrize("job", ["export_model", "gather_checkpoint"])
-def test_what_a_job_wrote_once_is_not_gone_on_with(tmp_path, job):
-    config = {**CONFIG, "output_dir": str(tmp_path), "job": {"_target_": f"experiments.{job}.{job}"}}
-    (tmp_path / "record.json").write_text('{"status": "finished"}')
-    with pytest.raises(ValueError, match=r"\(finished\)\. Give another; or move .* away .* add resume=auto"):
-        settle(config, output_dir_given=True)
-    (tmp_path / "record.json").write_text('{"status": "interrupted"}')
-    with pytest.raises(ValueError, match=r"\(interrupted\)\. Go on with it: resume=auto"):
-        settle(config, output_dir_given=True)
+def test_a_finished_run_is_not_said_to_have_something_left(tmp_path):
+    config = {**CONFIG, "output_dir": str(tmp_path)}
+    for status, said in (("finished", "Give another. Or, where something is left"), ("interrupted", "Go on with it")):
+        (tmp_path / "record.json").write_text(json.dumps({"status": status}))
+        with pytest.raises(ValueError, match=rf"\({status}\)\. {said}.*resume=auto"):
+            settle(config, output_dir_given=True)
 
 
 # -- runs
