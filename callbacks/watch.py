@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 LOOK_SECONDS = 2.0  # between two looks at whether the launcher is still there
 SILENCE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a machine that does not answer for 30 seconds
 CONNECT_SECONDS = 20.0
+ECHO_SECONDS = 1.0  # by which the news of a death may come after the error that it makes in a collective
 MOST_CHARACTERS = 4096  # of a first line; strangers may connect
 LOOPBACK = "127.0.0.1"
 
@@ -82,7 +83,9 @@ class _Circle:
         self.forget()
 
     def fail(self) -> None:
-        """Tell the others, and see that this process does end."""
+        """Tell the others, and see that this process does end; unless its failure is but the echo of another's."""
+        if self._is_ending.wait(ECHO_SECONDS):
+            return  # the news has come, and said
         self._tell(f"failed {self._name} has failed: its traceback is the one to read")
         self._end_soon()
 
