@@ -84,10 +84,10 @@ class _Circle:
 
     def fail(self) -> None:
         """Tell the others, and see that this process does end; unless its failure is but the echo of another's."""
-        if self._is_ending.wait(ECHO_SECONDS):
-            return  # the news has come, and said
+        if self._is_ending.wait(ECHO_SECONDS) or not self._is_first_news():
+            return
+        self._is_ending.set()
         self._tell(f"failed {self._name} has failed: its traceback is the one to read")
-        self._end_soon()
 
     def forget(self) -> None:
         """Close what this process holds."""
@@ -164,24 +164,25 @@ class _Circle:
     def _lose(self, words: str) -> None:
         if self.rank == 0:
             self._tell(f"failed {words}")
-        if self._end_soon():
-            _say(f"{words}. So this run ends. After mending it: the same command and resume=auto.", self.rank)
+        if self._is_first_news():
+            try:
+                _say(f"{words}. So this run ends. After mending it: the same command and resume=auto.", self.rank)
+            finally:
+                self._is_ending.set()
 
     def _tell(self, words: str) -> None:
         for peer in list(self._peers):
             with contextlib.suppress(OSError):
                 peer.sendall(f"{words}\n".encode())
 
-    def _end_soon(self) -> bool:
-        """End this process by force if it does not by itself; False if that is settled already."""
+    def _is_first_news(self) -> bool:
+        """Whether nothing was settled before: neither dismissal nor another end. What asks first settles it."""
         with self._lock:
-            if self._is_over:
-                return False
-            self._is_over = True
-        self._is_ending.set()
-        return True
+            was_over, self._is_over = self._is_over, True
+        return not was_over
 
     def _end(self) -> None:
+        """End this process by force if it does not by itself."""
         self._is_ending.wait()
         time.sleep(self.grace_seconds)
         os._exit(1)

@@ -18,34 +18,41 @@ def trainer(rank, first):
     return SimpleNamespace(global_rank=rank, num_nodes=1, strategy=SimpleNamespace(broadcast=broadcast))
 
 
+def wait_until(is_so):
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.fixture
-def circles():
-    """Two processes within one: neither ends while the test goes on."""
+def circles(monkeypatch):
+    """Two processes within one, which nothing ends by force."""
+    monkeypatch.setattr(_Circle, "_end", lambda circle: None)
     first: dict = {}
-    circles = [_Circle(trainer(rank, first), grace_seconds=1000) for rank in range(2)]
+    circles = [_Circle(trainer(rank, first), grace_seconds=0) for rank in range(2)]
+    wait_until(lambda: circles[0]._peers and circles[1]._peers)
     yield circles
     for circle in circles:
         circle.dismiss()
 
 
-def said(capsys, words):
-    """Wait for words on the screen; everything that was there by then."""
-    text, deadline = "", time.monotonic() + 5
-    while words not in text and time.monotonic() < deadline:
-        text += capsys.readouterr().err
-        time.sleep(0.02)
-    return text
+def said(circles, capsys):
+    """What is on the screen when all have heard the news."""
+    wait_until(lambda: all(circle._is_ending.is_set() for circle in circles))
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dead", [0, 1])
-def test_a_death_is_named_though_the_error_it_makes_comes_first(circles, dead, capsys):
+def test_a_death_is_named_though_the_error_it_makes_comes_first(circles, dead, capsys, monkeypatch):
+    monkeypatch.setattr("callbacks.watch.ECHO_SECONDS", 60)
     failing = threading.Thread(target=circles[1 - dead].fail)  # a collective has lost its neighbour
     failing.start()
     time.sleep(0.2)
     circles[dead]._is_over = True  # the dead say nothing
     circles[dead].forget()
-    text = said(capsys, "has died")
     failing.join()
+    text = capsys.readouterr().err
     assert f"process {dead} (" in text
     assert "has died" in text
     assert "resume=auto" in text
@@ -53,16 +60,17 @@ def test_a_death_is_named_though_the_error_it_makes_comes_first(circles, dead, c
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_a_failure_is_told_to_the_others(circles, failing, capsys):
+def test_a_failure_is_told_to_the_others(circles, failing, capsys, monkeypatch):
+    monkeypatch.setattr("callbacks.watch.ECHO_SECONDS", 0)
     circles[failing].fail()
-    text = said(capsys, "its traceback is the one to read")
-    assert f"process {failing} (" in text
+    text = said(circles, capsys)
+    assert text.count(f"process {failing} (") == 1
     assert "its traceback is the one to read" in text
     assert "has died" not in text
 
 
 def test_who_leaves_with_a_word_is_not_missed(circles, capsys):
     circles[1].dismiss()
-    time.sleep(0.2)
+    wait_until(lambda: not any("(_hear)" in thread.name for thread in threading.enumerate()))
     assert not circles[0]._is_ending.is_set()
     assert not capsys.readouterr().err

@@ -67,7 +67,7 @@ def test_a_rank_that_dies_ends_the_run_and_it_goes_on(folder, launcher, strategy
         assert process.poll() is not None, "the run goes on a minute after the death"
         while alive(folder) and time.monotonic() - died_at < 60:
             time.sleep(0.5)
-        print(f"{run.name}: nothing left {time.monotonic() - died_at:.1f} s after the fifth step was seen")
+        print(f"{run.name}: nothing left {time.monotonic() - died_at:.1f} s after the death was seen")
         assert not alive(folder)
     finally:
         for left in alive(folder):

@@ -86,7 +86,7 @@ def test_killed_under_one_and_resumed_under_another_equals_one_process(folder, f
         largest = max(furthest(one["state_dict"][name], other["state_dict"][name]) for name in names)
         print(f"largest difference of a weight of {part[:-1]}: {largest:.1e}")
     for name, tensor in one["state_dict"].items():  # raw and averaged weights
-        torch.testing.assert_close(other["state_dict"][name], tensor, atol=1e-4, rtol=1e-4, msg=name)
+        torch.testing.assert_close(other["state_dict"][name], tensor, atol=1e-4, rtol=0, msg=name)
     states = [saved["optimizer_states"][0]["state"] for saved in (one, other)]
     assert states[0].keys() == states[1].keys()
     assert {float(values["step"]) for state in states for values in state.values()} == {20.0}
