@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # Fixtures that several files share; those of a session are computed once.
 from dr_miniatures import ddr, ddr_segmentation, deepdrid, eyepacs, idrid, jsiec, messidor2, retina_kaggle  # noqa: F401
+from fundus_training import make  # noqa: F401
 from glaucoma_miniatures import made  # noqa: F401
 from multi_miniatures import brset, eyeq, mbrset, odir5k, odir_images, rfmid  # noqa: F401
 from polyp_miniatures import cvc_clinicdb, cvc_colondb, etis_larib, hyperkvasir, kvasir_seg, polypgen, pranet  # noqa: F401

@@ -3,72 +3,18 @@
 import csv
 import time
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from fundus_training import HALVES, fit
 
 from datamodules.dataset import FundusDataset, Picks
 from datamodules.findings import EYE_SIDE, NAMES
 from datamodules.fundus import FundusDataModule
 from datamodules.manifest import Manifest
-from datamodules.sources.csv import CsvSource
 from datamodules.sources.folder import FolderSource
 from datamodules.sources.phantom import PhantomSource
 from datamodules.splits import assign_splits
-
-HALVES = {"train": 0.5, "val": 0.25, "test": 0.25}
-
-
-@pytest.fixture
-def make(photographs, tmp_path):
-    """`make(**options)` is a datamodule of 24 photographs of 12 patients with eyes annotated, set up."""
-    rows = [f"{path.name},{path.name[:3]},{int('_L' in path.name)}" for path in sorted(photographs.iterdir())]
-    (photographs / "labels.csv").write_text("\n".join(["path,patient,eye_side", *rows]))
-
-    def make(ready=True, **options):
-        plain = {"image_size": 16, "batch_size": 4, "cache_dir": tmp_path / "cache", "fractions": HALVES, "seed": 3}
-        data = FundusDataModule(CsvSource(photographs, "labels.csv"), **{**plain, **options})
-        if ready:
-            data.prepare_data()
-            data.setup()
-        return data
-
-    return make
-
-
-class Watch(L.LightningModule):
-    """Keeps the training batches it is given, and the ids of the validation batches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-        self.batches, self.val_ids = [], []
-
-    def training_step(self, batch, batch_idx):
-        self.batches.append(batch)
-        return self.layer(torch.ones(1, 1)).sum()
-
-    def validation_step(self, batch, batch_idx):
-        self.val_ids += batch["id"]
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def fit(data, tmp_path, callbacks=(), ckpt_path=None, **flags):
-    model = Watch()
-    plain = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = L.Trainer(
-        default_root_dir=tmp_path,
-        callbacks=list(callbacks),
-        num_sanity_val_steps=0,
-        enable_checkpointing=bool(callbacks),
-        **{**plain, **flags},
-    )
-    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
-    return model
 
 
 def test_a_batch_is_what_was_promised(make, tmp_path):
@@ -107,63 +53,6 @@ def test_no_flip_and_no_shuffle_where_none_is_wanted(make, tmp_path):
     first, second = fit(make(), tmp_path, max_epochs=2, overfit_batches=1).batches
     assert first["id"] == second["id"] == make().dataset("train").ids[:4]
     assert torch.equal(first["image"], second["image"])
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_resumed_run_sees_the_same_pixels(make, tmp_path, num_workers):
-    whole = fit(make(num_workers=num_workers), tmp_path, max_epochs=3)
-    save = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
-    fit(make(), tmp_path, [save], max_epochs=2)
-    resumed = fit(make(num_workers=num_workers), tmp_path, max_epochs=3, ckpt_path=tmp_path / "step=4.ckpt")
-    assert len(resumed.batches) == len(whole.batches) - 4 > 0
-    for batch, expected in zip(resumed.batches, whole.batches[4:], strict=True):
-        assert batch["id"] == expected["id"]
-        assert torch.equal(batch["image"], expected["image"]) and torch.equal(batch["labels"], expected["labels"])
-
-
-def test_a_loader_that_was_made_before_the_checkpoint_was_read_goes_on_too(make):
-    """Strategies that share out weights restore them, and all else, once the optimiser and so the loader are made."""
-    whole = make()
-    whole.setup("fit")
-    batches = list(whole.train_dataloader())
-    state = {"train_loader": {**whole.state_dict()["train_loader"], "batch": 2}}
-    resumed = make()
-    resumed.setup("fit")
-    loader = resumed.train_dataloader()
-    resumed.load_state_dict(state)
-    rest = list(loader)
-    assert len(rest) == len(batches) - 2 > 0
-    assert [batch["id"] for batch in rest] == [batch["id"] for batch in batches[2:]]
-    resumed.teardown("fit")
-    assert len(list(resumed.train_dataloader())) == len(batches)  # of a training that begins anew
-
-
-def other_pixels(photographs, save_photograph):
-    save_photograph(photographs / "P00_L.png", width=120, height=100, radius=46, seed=77)
-
-
-def other_labels(photographs, save_photograph):
-    table = photographs / "labels.csv"
-    table.write_text(table.read_text().replace("P00_L.png,P00,1", "P00_L.png,P00,"))
-
-
-CHANGES = [(other_pixels, {}), (other_labels, {}), (None, {"flip": False})]
-
-
-@pytest.mark.parametrize(("change", "options"), CHANGES)
-def test_resuming_on_other_training_images_is_refused_within_an_epoch_only(
-    make, tmp_path, photographs, save_photograph, change, options
-):
-    save = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-    num_batches = len(fit(make(), tmp_path, [save], max_epochs=1).batches)
-    other = make(ready=False, **options)  # writes the table, which is read later
-    if change is not None:
-        change(photographs, save_photograph)
-    with pytest.raises(ValueError, match="saved within an epoch of other training images.*from an epoch's end"):
-        fit(other, tmp_path, max_epochs=2, limit_val_batches=0, ckpt_path=tmp_path / "step=1.ckpt")
-    at_end = tmp_path / f"step={num_batches}.ckpt"
-    resumed = fit(other, tmp_path, max_epochs=2, limit_val_batches=0, ckpt_path=at_end)
-    assert len(resumed.batches) == num_batches
 
 
 def test_no_patient_is_on_two_sides_and_all_images_are_somewhere(make):
