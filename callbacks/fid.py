@@ -1,7 +1,5 @@
 """Fréchet and kernel distance of generated to real images, measured by all ranks without changing the training."""
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -13,10 +11,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
-from tqdm import tqdm
 
-from callbacks.csv_table import CsvTable
-from callbacks.feature_sets import FeatureSet, collect, load, save
+from callbacks.csv_table import CsvTable, Row
+from callbacks.feature_sets import FeatureSet, collect, progress, real_features
 from callbacks.features import FeatureExtractor
 from callbacks.isolation import demand, isolated, to_uint8
 from callbacks.metrics.kernel import kernel_distance
@@ -53,7 +50,8 @@ class FrechetDistance(Callback):
 
     Image i has seed `seed + i` and the labels of a real image, taken from the split in a random order fixed by `seed`,
     each as often as the next; it is made on rank i % R and rounded to 8 bits as a saved file is. The figure, with every
-    setting that it depends on, goes to the loggers, to `<output_dir>/frechet.csv` and to the attribute `record`.
+    setting that it depends on, goes to the loggers, to `<output_dir>/frechet.csv` and to the attribute `record`; with
+    the `seconds` that measuring took and the `unix_time` of its end.
 
     Args:
         extractor: what the distance is measured with.
@@ -112,7 +110,7 @@ class FrechetDistance(Callback):
         self.tag = "val/fid" if extractor.is_fid else f"val/fd_{extractor.name}"
         self.kernel_tag = "val/kid" if extractor.is_fid else f"val/kd_{extractor.name}"
         self.record: dict[str, Any] = {}
-        self._table = CsvTable(Path(output_dir) / "frechet.csv")
+        self._table = CsvTable(Path(output_dir) / "frechet.csv", {"figure": str, "epoch": int, "global_step": int})
         self._real: FeatureSet | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -127,7 +125,7 @@ class FrechetDistance(Callback):
         step = trainer.global_step
         resumed = step > 0 or trainer.ckpt_path is not None
         if trainer.is_global_zero:
-            self._table.keep(lambda row: row["figure"] != self.tag or (resumed and int(row["global_step"]) <= step))
+            self._table.keep(lambda row: row.get("figure") != self.tag or (resumed and _is_up_to(step, row)))
         if self.evaluate_at_start and not resumed:
             figures = self._measure(trainer, pl_module, epoch=-1)
             for logger in trainer.loggers:
@@ -147,7 +145,7 @@ class FrechetDistance(Callback):
         quiet = not trainer.is_global_zero or trainer.progress_bar_callback is None
         self.extractor.to(pl_module.device)
         with isolated(pl_module):
-            self._real = self._real or self._real_features(trainer, ranks, pl_module.device, quiet)
+            self._real = self._real or self._real_features(trainer, quiet)
             generated = self._generated_features(trainer, pl_module, ranks, quiet)
         figures = None
         if trainer.is_global_zero:
@@ -173,6 +171,8 @@ class FrechetDistance(Callback):
             "num_steps": defaults.get("num_steps") if self.num_steps is None else self.num_steps,
             "guidance": defaults.get("guidance") if self.guidance is None else self.guidance,
             "scheduler": defaults.get("scheduler"),
+            "spacing": defaults.get("spacing"),
+            "classifier_scale": defaults.get("classifier_scale", 0.0) if self.guidance is None else 0.0,
             "weights": "ema",
             "seed": self.seed,
             "labels": f"of {self.reference_split}, in random order",
@@ -183,10 +183,11 @@ class FrechetDistance(Callback):
             "extractor_fingerprint": self.extractor.fingerprint,
             "data_fingerprint": trainer.datamodule.fingerprint,
             "seconds": round(time.monotonic() - start, 3),
+            "unix_time": round(time.time(), 3),
         }
         if trainer.is_global_zero:
             key = (self.tag, str(epoch), str(trainer.global_step))
-            self._table.keep(lambda row: (row["figure"], row["epoch"], row["global_step"]) != key)
+            self._table.keep(lambda row: (row.get("figure"), row["epoch"], row["global_step"]) != key)
             self._table.append(self.record)
             self._write_settings(trainer)
         return figures
@@ -198,41 +199,14 @@ class FrechetDistance(Callback):
             if add_text is not None:
                 add_text(f"{self.tag}/settings", f"| setting | value |\n|---|---|\n{lines}", trainer.global_step)
 
-    def _real_features(self, trainer: Trainer, ranks: Ranks, device: torch.device, quiet: bool) -> FeatureSet:
-        """Return the features of the real images, from the cache if rank 0 finds them there."""
+    def _real_features(self, trainer: Trainer, quiet: bool) -> FeatureSet:
         images = trainer.datamodule.images(self.reference_split)
         num_real = len(images) if self.num_real is None else min(self.num_real, len(images))
         if num_real < 2:
             raise ValueError(f"split {self.reference_split!r} has {num_real} images: a distance needs at least 2")
-        identity = {
-            "format": 2,
-            "data": trainer.datamodule.fingerprint,
-            "who_is_where": trainer.datamodule.split_fingerprint,
-            "split": self.reference_split,
-            "extractor": self.extractor.fingerprint,
-            "num_real": num_real,
-            "num_rows": self.num_kernel_images,
-        }
-        path = None
-        if self.cache_dir is not None:
-            digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-            path = Path(self.cache_dir) / "features" / f"{digest}.npz"
-        # Only rank 0 looks: were the cache visible to some ranks alone, the others would wait for them for ever.
-        cached = load(path, identity) if path is not None and trainer.is_global_zero and path.is_file() else None
-        cached = trainer.strategy.broadcast(cached)
-        if cached is not None:
-            return cached
-        # A table may be sorted by grade or by source: the first images stand for all only in a random order.
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
-
-        def make_images(indices: Sequence[int]) -> Tensor:
-            batch = np.stack([np.asarray(images[order[i]]) for i in indices])
-            return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)
-
-        features = self._collect(make_images, num_real, ranks, f"{self.tag}: features of real images", quiet)
-        if path is not None and trainer.is_global_zero:
-            save(path, features, identity)
-        return features
+        title = None if quiet else f"{self.tag}: features of real images"
+        return real_features(trainer, self.extractor, self.reference_split, num_real, self.num_kernel_images,
+                             self.batch_size, self.cache_dir, title)  # fmt: skip
 
     def _generated_features(
         self, trainer: Trainer, pl_module: LightningModule, ranks: Ranks, quiet: bool
@@ -243,19 +217,15 @@ class FrechetDistance(Callback):
             seeds = [self.seed + i for i in indices]
             return to_uint8(pl_module.sample(labels[list(indices)], seeds, self.num_steps, self.guidance))
 
-        return self._collect(make_images, self.num_images, ranks, f"{self.tag}: sampling", quiet)
+        with progress(None if quiet else f"{self.tag}: sampling", self.num_images) as bar:
+            return collect(make_images, self.num_images, self.extractor, ranks, self.batch_size,
+                           self.num_kernel_images, bar.update)  # fmt: skip
 
     def _labels(self, labels: Tensor) -> Tensor:
         """Draw the labels [num_images, F] of the generated images: the split's rows in random order, over and over."""
         generator = torch.Generator().manual_seed(self.seed)
         rounds = [torch.randperm(len(labels), generator=generator) for _ in range(-(-self.num_images // len(labels)))]
         return labels[torch.cat(rounds)[: self.num_images]]
-
-    def _collect(self, make_images: Any, num_images: int, ranks: Ranks, title: str, quiet: bool) -> FeatureSet:
-        with tqdm(total=num_images, desc=title, unit="image", leave=False, disable=quiet, dynamic_ncols=True) as bar:
-            return collect(
-                make_images, num_images, self.extractor, ranks, self.batch_size, self.num_kernel_images, bar.update
-            )
 
     def _is_due(self, trainer: Trainer) -> bool:
         if trainer.state.fn != "fit":
@@ -279,3 +249,7 @@ class FrechetDistance(Callback):
                         f"ModelCheckpoint monitors {callback.monitor} every {saved} epochs, but it is measured every "
                         f"{every}: set its every_n_epochs to {every}, or it keeps weights for an old figure"
                     )
+
+
+def _is_up_to(step: int, row: Row) -> bool:
+    return row["global_step"] != "" and int(row["global_step"]) <= step

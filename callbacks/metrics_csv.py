@@ -21,14 +21,20 @@ class MetricsCSV(Logger):
         output_dir: folder of the run.
         first_step: rows from this step on are dropped at the start; 0 starts afresh. When resuming give
             `resume_step(checkpoint)`.
+
+    Raises:
+        ValueError: the file to continue is no table of metrics.
     """
 
     def __init__(self, output_dir: str, first_step: int = 0) -> None:
         super().__init__()
         self.output_dir = output_dir
         self.first_step = first_step
-        self._table = CsvTable(Path(output_dir) / "metrics.csv")
+        self._table = CsvTable(Path(output_dir) / "metrics.csv", {"step": int})
         self._started = False
+        self._ahead: tuple[int | None, str] | None = None  # the step, and the metrics, that `log_ahead` was given last
+        if first_step:  # what is wrong with the file is said before anything is trained
+            self._table.read()
 
     @property
     def name(self) -> str:
@@ -50,10 +56,18 @@ class MetricsCSV(Logger):
         """Do nothing: config.yaml has them."""
 
     @rank_zero_only
+    def log_ahead(self, metrics: dict[str, float], step: int) -> None:
+        """Add a line that Lightning is going to give again, for a checkpoint that vouches for it is written now."""
+        self.log_metrics(metrics, step)
+        self._ahead = (step, repr(sorted(metrics.items())))
+
+    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add a line."""
+        """Add a line, unless it is the one that was added ahead."""
+        if self._ahead == (step, repr(sorted(metrics.items()))):
+            return
         if not self._started:
-            self._table.keep(self._is_before_the_start)
+            self._table.keep(self._is_before_the_start if self.first_step else None)
             self._started = True
         row: dict[str, Any] = {"step": step, "epoch": metrics.get("epoch")}
         if row["epoch"] is not None:

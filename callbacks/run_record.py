@@ -3,7 +3,9 @@
 import json
 import math
 import platform
+import resource
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,7 +19,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.atomic import write_text
+from callbacks.files import read_json
 
+RECORD = {"sessions?": [{"wall_seconds?": float, "fingerprints?": {}}], "fingerprints?": {}}  # what is read of it again
 PACKAGES = ("torch", "lightning", "diffusers", "timm", "torchmetrics", "numpy", "synfundus")
 
 
@@ -25,8 +29,9 @@ class RunRecord(Callback):
     """Write `<output_dir>/config.yaml` at the start and `<output_dir>/record.json` at the start and the end.
 
     record.json holds versions, code revision, seed, fingerprints of the data and its split, machines, times and final
-    metrics; `status` is running, finished, interrupted or failed. A resumed run adds to `sessions`, one entry a start;
-    `wall_seconds` is their sum. Jobs without a Trainer call `start` and `finish` themselves.
+    metrics; `status` is running, finished, interrupted or failed. A resumed run adds to `sessions`, one entry a start,
+    each with the fingerprints that it had; `wall_seconds` is their sum, `peak_memory_mib` is of the last. Jobs without
+    a Trainer call `start` and `finish` themselves.
 
     Args:
         output_dir: folder of the run.
@@ -69,7 +74,8 @@ class RunRecord(Callback):
         """Open a session and write both files."""
         folder = Path(self.output_dir)
         self.record |= {"device": device or _device_name(), "num_processes": num_processes}
-        self.record["sessions"] = [*_earlier_sessions(folder / "record.json"), {"start": _now(), "first_step": step}]
+        session = {"start": _now(), "first_step": step, "fingerprints": dict(self.record["fingerprints"])}
+        self.record["sessions"] = [*earlier_sessions(folder), session]
         self._clock = time.monotonic()
         write_text(folder / "config.yaml", self.config_text)
         self._write()
@@ -82,6 +88,7 @@ class RunRecord(Callback):
             session["last_step"] = step
         self.record["status"] = status
         self.record["wall_seconds"] = round(sum(s.get("wall_seconds", 0) for s in self.record["sessions"]), 3)
+        self.record["peak_memory_mib"] = peak_memory_mib()
         self.record["metrics"] = {name: _number(value) for name, value in sorted((metrics or {}).items())}
         self._write()
 
@@ -106,10 +113,7 @@ class RunRecord(Callback):
         self._end(trainer, "interrupted" if stopped else "failed", reduced_metrics(trainer))
 
     def _begin(self, trainer: Trainer) -> None:
-        told = {"data": "fingerprint", "split": "split_fingerprint"}
-        for name, attribute in told.items():
-            if getattr(trainer.datamodule, attribute, None) is not None:
-                self.record["fingerprints"][name] = str(getattr(trainer.datamodule, attribute))
+        self.record["fingerprints"] |= data_fingerprints(trainer.datamodule)
         if trainer.is_global_zero:
             device = _device_name(trainer.strategy.root_device)
             self.start(device, trainer.world_size, trainer.global_step)
@@ -193,11 +197,49 @@ def package_versions() -> dict[str, str | None]:
     return versions
 
 
-def _earlier_sessions(path: Path) -> list[dict[str, Any]]:
-    """Return the sessions of the same folder before this one; what was running then was killed."""
+def peak_memory_mib() -> dict[str, float]:
+    """Return the most memory that this process has held so far, in MiB, and that of its tensors on CUDA devices if any.
+
+    Linux tells it of the process alone; its `ru_maxrss`, taken elsewhere, begins at what the parent held.
+    """
+    try:
+        told = Path("/proc/self/status").read_text()
+        peak = int(told.partition("VmHWM:")[2].split()[0]) / 1024
+    except (OSError, ValueError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+    on_device = {"device": torch.cuda.max_memory_allocated() / 2**20} if torch.cuda.is_initialized() else {}
+    return {name: round(value, 1) for name, value in ({"process": peak} | on_device).items()}
+
+
+def data_fingerprints(datamodule: Any) -> dict[str, str]:
+    """Return the fingerprints that a datamodule tells: of its images and labels, and of who is on which side."""
+    told = {"data": "fingerprint", "split": "split_fingerprint"}
+    found = {name: getattr(datamodule, attribute, None) for name, attribute in told.items()}
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def changed_data(folder: Path, datamodule: Any) -> dict[str, tuple[str, str]]:
+    """Return the fingerprints that were others when the run in folder was last at work: name -> then, now."""
+    kept = [session["fingerprints"] for session in earlier_sessions(folder) if session.get("fingerprints")]
+    before = {name: str(value) for name, value in kept[-1].items()} if kept else {}
+    now = data_fingerprints(datamodule)
+    return {name: (before[name], now[name]) for name in now if before.get(name, now[name]) != now[name]}
+
+
+def earlier_sessions(folder: Path) -> list[dict[str, Any]]:
+    """Return the sessions of the run in folder so far; what was running then was killed.
+
+    Raises:
+        ValueError: record.json is damaged.
+    """
+    path = folder / "record.json"
     if not path.is_file():
         return []
-    return [{"status": "killed", **session} for session in json.loads(path.read_text(encoding="utf-8"))["sessions"]]
+    record = read_json(path, RECORD, "put back a whole copy; or delete it, which forgets the run's earlier sessions")
+    sessions = [{"status": "killed", **session} for session in record.get("sessions") or ()]
+    if sessions:  # earlier versions kept those of the last session alone
+        sessions[-1].setdefault("fingerprints", record.get("fingerprints") or {})
+    return sessions
 
 
 def _device_name(device: torch.device | None = None) -> str:

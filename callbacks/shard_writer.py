@@ -1,6 +1,5 @@
 """Write generated images as Parquet shards that are whole or not there, each with its checksum."""
 
-import errno
 import hashlib
 import io
 import json
@@ -21,9 +20,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from callbacks.atomic import write_text
+from callbacks.disk import refusal
+from callbacks.files import own_folder
 
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 GB = 1e9
 
 
@@ -79,6 +79,7 @@ class ShardWriter(Callback):
 
     Raises:
         OSError: what the disk says; when it is full, with how much is wanted.
+        ValueError: a folder to write into is a link.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class ShardWriter(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the folders."""
         for name in ("data", "checksums"):
-            (self.root / name).mkdir(parents=True, exist_ok=True)
+            own_folder(self.root, name)
         self._threads = ThreadPoolExecutor(self.num_threads)
 
     def on_predict_batch_end(
@@ -144,9 +145,10 @@ class ShardWriter(Callback):
                 self._shard = None
         except OSError as error:
             self._abandon()
-            if error.errno not in DISK_FULL:
+            full = refusal(error)
+            if full is None:
                 raise
-            raise self._full(error.errno, name) from error
+            raise self._full(full.errno, name) from error
         self.num_images += len(batch["index"])
 
     def _rows_of(
@@ -203,7 +205,11 @@ class _Shard:
         self.checksum = root / "checksums" / f"{name}.json"
         self.partial = self.path.with_name(f".{name}.{socket.gethostname()}-{os.getpid()}.part")
         self.schema, self.num_rows = schema, 0
-        self._writer = pq.ParquetWriter(self.partial, schema, compression="none")  # images are compressed already
+        try:
+            self._writer = pq.ParquetWriter(self.partial, schema, compression="none")  # images are compressed already
+        except BaseException:  # a disk without room for its first bytes
+            self.partial.unlink(missing_ok=True)
+            raise
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """A row group."""

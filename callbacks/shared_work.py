@@ -13,8 +13,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from callbacks.atomic import write_text
+from callbacks.files import open_own, own_folder, read_json, refuse_link
 from callbacks.locks import lock
 
+STANDS = {"images": int, "is_done": bool, "process?": str}  # what a process leaves of itself, as misfit reads it
 SILENCE = 600.0  # seconds without an image, after which the first process says whom it waits for
 
 
@@ -49,22 +51,26 @@ class SharedWork(Callback):
 
         Raises:
             ValueError: some of its processes are still at work: where the first is killed alone, the others live on.
+                Or the folder is a link.
         """
+        refuse_link(self.folder)
         if self.folder.is_dir():
-            with open(self.folder / "at_work", "a+") as file:
+            with open_own(self.folder / "at_work", "a+") as file:
                 if not lock(file):
-                    left = [json.loads(path.read_text("utf-8")) for path in sorted(self.folder.glob("[0-9]*.json"))]
+                    left = [
+                        read_json(path, STANDS).get("process", "?") for path in sorted(self.folder.glob("[0-9]*.json"))
+                    ]
                     raise ValueError(
                         "processes of an earlier run, whose first has ended, are still at work on the set in "
-                        f"{str(self.root)!r}: {', '.join(told['process'] for told in left)}. Remedy: stop those that "
-                        "live, by kill and their number."
+                        f"{str(self.root)!r}: {', '.join(left)}. Remedy: stop those that live, by kill and their "
+                        "number."
                     )
             self.clear()
 
     def hand_out(self, items: Sequence[Any], num_images: int) -> None:
         """Say what all processes together are to do, and of how many images."""
         self.num_images = num_images
-        write_text(self.folder / "items.json", json.dumps(list(items)))
+        write_text(own_folder(self.root, self.FOLDER) / "items.json", json.dumps(list(items)))
 
     def clear(self) -> None:
         """Leave nothing behind."""
@@ -74,12 +80,12 @@ class SharedWork(Callback):
 
     def items(self) -> list[Any]:
         """What was handed out; the Trainer has made all processes meet since."""
-        return json.loads((self.folder / "items.json").read_text("utf-8"))
+        return read_json(self.folder / "items.json", list, "the same command again")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Be seen to be at work, also when the first process has been killed."""
         if not trainer.is_global_zero:
-            self._seen = open(self.folder / "at_work", "a+")  # noqa: SIM115
+            self._seen = open_own(self.folder / "at_work", "a+")
             lock(self._seen, shared=True)
             self._leave(trainer)
 
@@ -147,7 +153,7 @@ class SharedWork(Callback):
     def _of(self, rank: int) -> dict[str, Any]:
         """Where another process stands; at nothing before it has said so."""
         try:
-            return json.loads((self.folder / f"{rank}.json").read_text("utf-8"))
+            return read_json(self.folder / f"{rank}.json", STANDS)
         except (OSError, ValueError):
             return {"images": 0, "is_done": False}
 

@@ -5,7 +5,6 @@ Gloo notices by itself that a neighbour has gone, NCCL does not, and neither doe
 
 import atexit
 import contextlib
-import json
 import os
 import secrets
 import socket
@@ -16,11 +15,15 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.files import printable
+
 LOOK_SECONDS = 2.0  # between two looks at whether the launcher is still there
 SILENCE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a machine that does not answer for 30 seconds
 CONNECT_SECONDS = 20.0
+PAUSE_SECONDS = 0.1  # after which a door that could not be opened is tried again
 ECHO_SECONDS = 1.0  # by which the news of a death may come after the error that it makes in a collective
-MOST_CHARACTERS = 4096  # of a first line; strangers may connect
+MOST_BYTES = 4096  # of a first line
+MOST_STRANGERS = 64  # that are listened to at once, until they have said who they are
 LOOPBACK = "127.0.0.1"
 
 
@@ -63,11 +66,13 @@ class _Circle:
         self._name = f"process {self.rank} ({os.getpid()} on {socket.gethostname()})"
         is_one_machine = trainer.num_nodes == 1
         self._server = _server(is_one_machine) if self.rank == 0 else None
+        self._num_missing = trainer.world_size - 1  # who is to connect to the first
+        self._strangers = threading.BoundedSemaphore(MOST_STRANGERS)
         at = {"port": self._server.getsockname()[1] if self._server else 0, "token": secrets.token_hex(8)}
         at = trainer.strategy.broadcast(at | {"name": self._name})
         self._token = at["token"]
         if self._server is not None:
-            threading.Thread(target=self._accept, daemon=True).start()
+            threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
         else:
             address = LOOPBACK if is_one_machine else trainer.strategy.cluster_environment.main_address
             self._connect(address, at)
@@ -91,10 +96,7 @@ class _Circle:
 
     def forget(self) -> None:
         """Close what this process holds."""
-        if self._server is not None:
-            with contextlib.suppress(OSError):
-                self._server.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
-            self._server.close()
+        self._shut_the_door()
         for peer in self._peers:
             with contextlib.suppress(OSError):
                 peer.shutdown(socket.SHUT_RDWR)
@@ -113,13 +115,23 @@ class _Circle:
                 self._lose(f"what had started {self._name} has died")
             time.sleep(LOOK_SECONDS)
 
-    def _accept(self) -> None:
-        while True:
+    def _accept(self, server: socket.socket) -> None:
+        """Let in who comes, until all have come: anybody may, and is to take neither threads nor files from the run."""
+        while self._server is not None:
+            self._strangers.acquire()
             try:
-                peer, _ = self._server.accept()
-            except OSError:  # closed
-                return
-            threading.Thread(target=self._hear, args=(peer,), daemon=True).start()
+                peer, _ = server.accept()
+                threading.Thread(target=self._hear, args=(peer,), daemon=True).start()
+            except (OSError, RuntimeError):  # the door is shut; or files or threads are short
+                self._strangers.release()
+                time.sleep(PAUSE_SECONDS)
+
+    def _shut_the_door(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+            server.close()
 
     def _connect(self, address: str, at: dict[str, Any]) -> None:
         try:
@@ -128,24 +140,25 @@ class _Circle:
             _say(f"{self._name} cannot watch the first at {address}:{at['port']} ({error}), nor be watched by it.")
             return
         peer.settimeout(None)
-        peer.sendall(json.dumps({"token": self._token, "name": self._name}).encode() + b"\n")
+        peer.sendall(f"{self._token} {self._name}\n".encode())
         self._peers.append(peer)
         threading.Thread(target=self._listen, args=(peer, peer.makefile(), at["name"]), daemon=True).start()
 
     def _hear(self, peer: socket.socket) -> None:
-        lines = peer.makefile()
-        peer.settimeout(CONNECT_SECONDS)
-        try:
-            told = json.loads(lines.readline(MOST_CHARACTERS))
-            is_one_of_us = secrets.compare_digest(str(told["token"]), self._token)
-        except (OSError, ValueError, TypeError, KeyError):
-            is_one_of_us = False
-        if not is_one_of_us:
+        token, _, name = _first_line(peer).partition(b" ")
+        is_one_of_us = secrets.compare_digest(token, self._token.encode())
+        if is_one_of_us:
+            peer.settimeout(None)
+            self._peers.append(peer)
+            with self._lock:
+                self._num_missing -= 1
+            if self._num_missing == 0:
+                self._shut_the_door()
+        else:
             peer.close()
-            return
-        peer.settimeout(None)
-        self._peers.append(peer)
-        self._listen(peer, lines, told["name"])
+        self._strangers.release()
+        if is_one_of_us:
+            self._listen(peer, peer.makefile(), name.decode(errors="replace").strip())
 
     def _listen(self, peer: socket.socket, lines: Any, name: str) -> None:
         """Wait for the last word of another process, or for its end without one."""
@@ -222,5 +235,18 @@ def _server(is_one_machine: bool) -> socket.socket:
     return socket.create_server(("", 0))
 
 
+def _first_line(peer: socket.socket) -> bytes:
+    """What comes first, as far as a line's end; cut short where it is too long or takes too much time in all."""
+    line, end = b"", time.monotonic() + CONNECT_SECONDS
+    with contextlib.suppress(OSError):
+        while not line.endswith(b"\n") and len(line) < MOST_BYTES and (left := end - time.monotonic()) > 0:
+            peer.settimeout(left)
+            byte = peer.recv(1)
+            if not byte:
+                break
+            line += byte
+    return line
+
+
 def _say(text: str, rank: int = 0) -> None:
-    print(f"\n[process {rank}] {text}" if rank else f"\n{text}", file=sys.stderr, flush=True)
+    print(printable(f"\n[process {rank}] {text}" if rank else f"\n{text}"), file=sys.stderr, flush=True)

@@ -41,11 +41,7 @@ class WholeFiles(TorchCheckpointIO):
         if storage_options is not None:
             raise TypeError("WholeFiles writes local files, which have no storage_options: leave them out")
 
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-
-        write_atomically(path, write)
+        write_atomically(path, lambda temporary: to_file(checkpoint, temporary))
 
 
 class FilesMeanwhile(WholeFiles):
@@ -103,6 +99,12 @@ class FilesMeanwhile(WholeFiles):
             self._thread.shutdown()
             self._thread = None
         self.wait()
+
+
+def to_file(value: Any, path: Path) -> None:
+    """As torch.save, which opens a file in a way that loses the number of an error of the disk."""
+    with path.open("wb") as file:
+        torch.save(value, file)
 
 
 def snapshot(checkpoint: dict[str, Any]) -> dict[str, Any]:

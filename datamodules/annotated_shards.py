@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datamodules.findings import NAMES, nearest
-from datamodules.shards import Footers, ShardError, ShardSource, unreadable
+from datamodules.parquet import read_parquet
+from datamodules.shard_files import ShardError
+from datamodules.shards import Footers, ShardSource
 from datamodules.synthetic import SyntheticSet, SyntheticSetError
 
 LABELS = ("condition", "annotation")
@@ -82,7 +83,10 @@ class SyntheticSource(ShardSource):
                 "folder of a run of classifier_train; or data.labels=condition."
             )
         for place, file in enumerate(footers.files):
-            metadata = _opened(self._annotations(file), lambda parquet: parquet.metadata)
+            metadata, schema = _opened(
+                self._annotations(file), lambda parquet: (parquet.metadata, parquet.schema_arrow)
+            )
+            self._check_schema(file, schema)
             mine = footers.groups.shard == place
             theirs = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
             ours = np.zeros(len(theirs), dtype=np.int64)
@@ -95,6 +99,19 @@ class SyntheticSource(ShardSource):
                     f"{file.name} ({footers.groups.num_rows[mine].sum()} rows): it is of another set. Remedy: delete "
                     f"the folder {FOLDER}, and annotate again: {command}."
                 )
+
+    def _check_schema(self, file: Path, schema: pa.Schema) -> None:
+        """See that annotations have ids of text, and levels that are whole numbers or truths."""
+        levels = [field.type for field in schema if field.name in NAMES]
+        wrong = [kind for kind in levels if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind))]
+        found = schema.field("id").type if "id" in schema.names else None
+        if found not in (pa.string(), pa.large_string()) or wrong:
+            columns = ", ".join(f"{field.name} {field.type}" for field in schema)
+            raise ShardError(
+                f"{str(self._annotations(file))!r} holds no annotations, in which id is text, and levels are whole "
+                f"numbers. Its columns are: {columns[:300]}. Remedy: delete the folder {FOLDER}, and annotate again "
+                "with +exp=annotate."
+            )
 
     def _annotations(self, file: Path) -> Path:
         """Where the annotations of a data shard lie."""
@@ -122,7 +139,7 @@ class SyntheticSource(ShardSource):
         return self._annotated(file, table, _opened(self._annotations(file), read)).combine_chunks()
 
     def _annotated(self, file: Path, table: pa.Table, annotations: pa.Table) -> pa.Table:
-        """The table with the findings of the annotations, int8, null where they do not tell."""
+        """The table with the findings of the annotations, null where they do not tell."""
         ids, theirs = (each.column("id").cast(pa.string()).combine_chunks() for each in (table, annotations))
         if not ids.equals(theirs):
             raise ShardError(
@@ -130,7 +147,7 @@ class SyntheticSource(ShardSource):
                 f"Remedy: delete the folder {FOLDER}, and annotate again with +exp=annotate."
             )
         for name in (name for name in NAMES if name in annotations.column_names):
-            table = table.append_column(name, pc.cast(annotations.column(name), pa.int8()))
+            table = table.append_column(name, annotations.column(name))
         return table
 
 
@@ -140,12 +157,8 @@ def _wanted(parquet: pq.ParquetFile) -> list[str]:
 
 
 def _opened(path: Path, read: Callable[[pq.ParquetFile], Any]) -> Any:
-    """What `read` finds in a Parquet file; raises ShardError for one that is not whole."""
-    try:
-        with pq.ParquetFile(path) as parquet:
-            return read(parquet)
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from error
+    """What `read` finds in a file of annotations; raises ShardError for one that is not whole."""
+    return read_parquet(path, read, ShardError, "delete it, and annotate again with +exp=annotate")
 
 
 def _check_files(footers: Footers, manifest: Mapping[str, Any] | None) -> None:

@@ -8,7 +8,6 @@ goes on where it stopped; two processes that build the same cache write the same
 renames.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -28,21 +27,35 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from datamodules.cache_files import (
+    COMPLETE,
+    FORMAT,
+    IMAGES,
+    REASONS,
+    REJECTED,
+    ROW,
+    ROWS,
+    STORED,
+    CacheError,
+    check_complete,
+    check_size,
+    check_space,
+    disk_error,
+    held,
+    marker,
+    read_rows,
+    reopen,
+    to_make_again,
+    unmade,
+)
+from datamodules.files import open_own, refuse_link
 from datamodules.images import ImageError, NotAFundusError
 from datamodules.sources.base import Source
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-PENDING, STORED, REJECTED = 0, 1, 2
-ROW = np.dtype([("state", "u1"), ("digest", "V8")])
 SYNC_SECONDS = 1.0  # between two flushes to the disk: a killed build loses no more
 LEAST_PER_WORKER = 500  # rows for which it pays to start a process (which imports the program anew)
-IMAGES, ROWS, REASONS, COMPLETE = "images.uint8", "rows.bin", "rejected.jsonl", "complete.json"
-
-
-class CacheError(RuntimeError):
-    """A cache that cannot be made or must not be used; the message names the folder and the remedy."""
 
 
 class ImageCache:
@@ -53,11 +66,16 @@ class ImageCache:
 
     def __init__(self, folder: Path, num_images: int, picture: tuple[int, int, int]) -> None:
         self.folder = folder
-        _check_complete(folder, num_images, picture)
+        check_complete(folder, num_images, picture)
+        rows, self.rejected = read_rows(folder)
+        if len(missing := unmade(rows, self.rejected)):
+            raise CacheError(
+                f"the image cache {str(folder)!r} lacks row {missing[0]} and {len(missing) - 1} others. Remedy: call "
+                "prepare_data() first, which makes them again."
+            )
         shape = (num_images, *picture)
         self.images = np.memmap(folder / IMAGES, dtype=np.uint8, mode="r", shape=shape)
-        self.digests = np.fromfile(folder / ROWS, dtype=ROW)["digest"]
-        self.rejected = _read_reasons(folder)
+        self.digests = rows["digest"]
 
     @classmethod
     def open(cls, source: Source, paths: Sequence[str], image_size: int, cache_dir: str | Path) -> "ImageCache":
@@ -70,11 +88,14 @@ class ImageCache:
     ) -> "ImageCache":
         """Open the cache of these images, making what is missing of it, in `num_workers` processes when more than one.
 
-        An image that `source.read` refuses is kept as rejected, with the reason. Raises CacheError when the disk is
-        full.
+        An image that `source.read` refuses is kept as rejected, with the reason; those that a finished cache rejected
+        for an error that may have passed are read again. Raises CacheError when the disk is full, when there is no
+        memory, or for a cache that is damaged; OSError where an image cannot be had at the moment.
         """
         folder = cache_folder(source, paths, image_size, cache_dir)
         picture = _picture(source, image_size)
+        if (folder / COMPLETE).is_file():
+            _mend(folder, source, len(paths), picture)
         if not (folder / COMPLETE).is_file():
             if folder.exists():  # somebody began to delete it
                 shutil.rmtree(folder)
@@ -84,7 +105,7 @@ class ImageCache:
                 _finish(building, folder, len(paths), picture)
             except OSError as error:
                 if not (folder / COMPLETE).is_file():  # else another process finished it, and took the folder away
-                    raise _disk_error(error, folder, len(paths) * prod(picture)) from error
+                    raise disk_error(error, folder, len(paths) * prod(picture)) from error
                 shutil.rmtree(building, ignore_errors=True)
         return cls(folder, len(paths), picture)
 
@@ -92,11 +113,6 @@ class ImageCache:
 def _picture(source: Source, image_size: int) -> tuple[int, int, int]:
     """Height, width and channels of what a source reads."""
     return image_size, image_size, getattr(source, "depth", 3)
-
-
-def _marker(num_images: int, picture: tuple[int, int, int]) -> dict[str, int]:
-    """What a finished cache says of itself."""
-    return {"format": FORMAT, "num_images": num_images, "image_size": picture[0]}
 
 
 def cache_folder(source: Source, paths: Sequence[str], image_size: int, cache_dir: str | Path) -> Path:
@@ -109,24 +125,30 @@ def cache_folder(source: Source, paths: Sequence[str], image_size: int, cache_di
     return Path(cache_dir) / "images" / digest.hexdigest()
 
 
-def _check_complete(folder: Path, num_images: int, picture: tuple[int, int, int]) -> None:
-    if not (folder / COMPLETE).is_file():
-        raise CacheError(f"there is no finished image cache in {str(folder)!r}. Remedy: call prepare_data() first.")
-    expected = _marker(num_images, picture)
-    found = json.loads((folder / COMPLETE).read_text())
-    sizes = ((folder / IMAGES).stat().st_size, (folder / ROWS).stat().st_size)
-    if found != expected or sizes != (num_images * prod(picture), num_images * ROW.itemsize):
-        raise CacheError(f"the image cache {str(folder)!r} is damaged: {found}, sizes {sizes}. Remedy: delete it.")
+def _mend(folder: Path, source: Source, num_images: int, picture: tuple[int, int, int]) -> None:
+    """Make a finished cache an unfinished one where rows of it are to be made again."""
+    check_complete(folder, num_images, picture)
+    if again := to_make_again(folder):
+        log.warning(
+            "image cache: %d of %d images of %s were rejected for an error of the machine, not of theirs, or without a "
+            "reason that can be read: they are read again", len(again), num_images, source.name,
+        )  # fmt: skip
+        reopen(folder, _building(folder), again)
+
+
+def _building(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.building")
 
 
 def _open_building(folder: Path, num_images: int, picture: tuple[int, int, int]) -> Path:
     """The folder of an unfinished cache, made all at once, or found as another process or an earlier one left it."""
-    building = folder.with_name(f"{folder.name}.building")
+    building = _building(folder)
+    refuse_link(building)
     if building.is_dir():
         return building
     folder.parent.mkdir(parents=True, exist_ok=True)
     num_bytes = num_images * prod(picture)
-    _check_space(folder, num_bytes)
+    check_space(folder, num_bytes)
     fresh = folder.with_name(f"{folder.name}.new-{uuid.uuid4().hex}")
     fresh.mkdir()  # with the rights that the umask gives: users may share caches
     for name, size in ((IMAGES, num_bytes), (ROWS, num_images * ROW.itemsize), (REASONS, 0)):
@@ -145,10 +167,11 @@ def _fill(
     building: Path, source: Source, paths: Sequence[str], picture: tuple[int, int, int], num_workers: int
 ) -> None:
     """Make the pending rows: pixels first, then the reason if any, then the row's state."""
-    states = np.fromfile(building / ROWS, dtype=ROW)["state"]
-    pending = np.flatnonzero(states == PENDING).tolist()
+    check_size(building / IMAGES, len(paths) * prod(picture))
+    check_size(building / ROWS, len(paths) * ROW.itemsize)
+    pending = to_make_again(building)
     done = len(paths) - len(pending)
-    _check_space(building, len(pending) * prod(picture), held=_held(building / IMAGES, done * prod(picture)))
+    check_space(building, len(pending) * prod(picture), held=held(building / IMAGES, done * prod(picture)))
     if done:
         log.info("image cache: %d of %d images are there already", done, len(paths))
     tasks = ((row, paths[row]) for row in pending)
@@ -156,9 +179,9 @@ def _fill(
     unsynced: list[tuple[int, int, bytes]] = []
     last = time.monotonic()
     with (
-        open(building / IMAGES, "r+b") as images,
-        open(building / ROWS, "r+b") as rows,
-        open(building / REASONS, "a", encoding="utf-8") as reasons,
+        open_own(building / IMAGES, "r+b") as images,
+        open_own(building / ROWS, "r+b") as rows,
+        open_own(building / REASONS, "a") as reasons,
         _bar(len(paths), done, f"caching {source.name} at {picture[0]} px") as bar,
     ):
         reasons.write("\n")  # ends a line that was cut off when an earlier build was killed
@@ -234,21 +257,33 @@ def _store(
 ) -> tuple[int, bytes, str | None]:
     """Read one image and write its pixels to its place; (row, digest, None), or the reason why it was refused.
 
-    Written with `write`, not through the map: a full disk then raises OSError where a map would kill the process.
+    Written with `write`, not through the map: a full disk then raises OSError where a map would kill the process. For
+    the same reason no row is left out of the file, where there would be a hole: a disk in memory finds room for one
+    when it is read.
     """
     row, path = task
     try:
         image = source.read(path, picture[0])
     except (ImageError, NotAFundusError) as error:
+        _write_row(file_name, row, bytes(prod(picture)))
         return row, bytes(8), str(error)
+    except MemoryError as error:
+        raise CacheError(
+            f"there is no memory to read {path!r} of {source.name} ({error}). Remedy: free some, or read fewer at "
+            "once: data.cache_workers=1; then the same command. What was made so far is kept."
+        ) from error
     if image.shape != picture or image.dtype != np.uint8:
         found = f"{image.dtype} {list(image.shape)}"
         raise ValueError(f"{source.name} read {path!r} as {found}, not uint8 {list(picture)}.")
     pixels = np.ascontiguousarray(image).tobytes()
-    with open(file_name, "r+b") as file:
+    _write_row(file_name, row, pixels)
+    return row, hashlib.blake2b(pixels, digest_size=8).digest(), None
+
+
+def _write_row(file_name: str, row: int, pixels: bytes) -> None:
+    with open_own(file_name, "r+b") as file:
         file.seek(row * len(pixels))
         file.write(pixels)
-    return row, hashlib.blake2b(pixels, digest_size=8).digest(), None
 
 
 def _die_with_parent() -> None:
@@ -266,47 +301,9 @@ def _die_with_parent() -> None:
 
 
 def _finish(building: Path, folder: Path, num_images: int, picture: tuple[int, int, int]) -> None:
-    with open(building / f"{COMPLETE}.{os.getpid()}", "w") as file:
-        json.dump(_marker(num_images, picture), file)
+    with open_own(building / f"{COMPLETE}.{os.getpid()}", "w") as file:
+        json.dump(marker(num_images, picture), file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(file.name, building / COMPLETE)
     os.rename(building, folder)
-
-
-def _read_reasons(folder: Path) -> dict[int, str]:
-    states = np.fromfile(folder / ROWS, dtype=ROW)["state"]
-    reasons: dict[int, str] = {}
-    for line in (folder / REASONS).read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a build that was killed; its row was made again
-            continue
-        reasons[entry["row"]] = entry["reason"]
-    return {row: reasons[row] for row in np.flatnonzero(states == REJECTED).tolist()}
-
-
-def _held(path: Path, done_bytes: int) -> int:
-    """Bytes on the disk that an unfinished cache holds for rows which are still to be made."""
-    blocks = getattr(path.stat(), "st_blocks", 0) * 512
-    return max(0, blocks - done_bytes)
-
-
-def _check_space(folder: Path, num_bytes: int, held: int = 0) -> None:
-    free = shutil.disk_usage(folder.parent).free
-    if num_bytes - held > free:
-        raise _space_error(folder, num_bytes, free)
-
-
-def _disk_error(error: OSError, folder: Path, num_bytes: int) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return _space_error(folder, num_bytes, shutil.disk_usage(folder.parent).free)
-    return error
-
-
-def _space_error(folder: Path, num_bytes: int, free: int) -> CacheError:
-    return CacheError(
-        f"the disk of the image cache is full: {str(folder.parent)!r} needs {num_bytes:,} bytes and {free:,} are free. "
-        "Remedy: delete caches that are no longer used there (each folder can be made again), choose another "
-        "folder with cache_dir=…, or a smaller data.image_size. What was made so far is kept."
-    )

@@ -24,14 +24,50 @@ def text(chunks: Iterable[pa.Array]) -> pa.ChunkedArray:
     return pa.chunked_array(tidied, pa.string())
 
 
+def paths(chunks: Iterable[pa.Array]) -> pa.ChunkedArray:
+    """A column of paths, each written in one way: `./a//b.png` and `a/./b.png` are `a/b.png`."""
+    return _rewritten(text(chunks), (("//", "/{2,}", "/"), ("./", r"(^|/)(?:\./)+", r"\1")))
+
+
+def people(chunks: Iterable[pa.Array]) -> pa.ChunkedArray:
+    """A column of names of patients: numbers without a fraction of zeros, letters in one Unicode form.
+
+    `17.0`, as a table of numbers is written once a cell of it was blank, is `17`. Blanks of any kind are spaces, marks
+    without width are left out. `017` and `17` may be two people, and stay two.
+    """
+    chunks = [chunk if pc.all(pc.string_is_ascii(chunk)).as_py() else _composed(chunk) for chunk in text(chunks).chunks]
+    return _rewritten(pa.chunked_array(chunks, pa.string()), ((".", r"^(\d+)\.0*$", r"\1"),))
+
+
+def _composed(chunk: pa.Array) -> pa.Array:
+    """Texts in NFC, with plain spaces and without marks that have no width."""
+    chunk = pc.utf8_normalize(chunk, form="NFC")
+    chunk = pc.replace_substring_regex(chunk, "[\\x{200b}-\\x{200f}\\x{2060}\\x{feff}]", "")
+    chunk = pc.replace_substring_regex(chunk, "[\\x{a0}\\x{2000}-\\x{200a}\\x{202f}\\x{3000}]", " ")
+    return pc.utf8_trim_whitespace(chunk)
+
+
+def _rewritten(texts: pa.ChunkedArray, rules: Iterable[tuple[str, str, str]]) -> pa.ChunkedArray:
+    """Texts after rules, chunk by chunk: a sign that one may apply, a regular expression, what to put in its place."""
+    chunks = []
+    for chunk in texts.chunks:
+        for sign, pattern, instead in rules:
+            if pc.any(pc.match_substring(chunk, sign)).as_py():
+                chunk = pc.replace_substring_regex(chunk, pattern, instead)
+        chunks.append(chunk)
+    return pa.chunked_array(chunks, pa.string())
+
+
 def blank(n: int) -> pa.Array:
     """N empty texts."""
     return pa.repeat(pa.scalar(""), n)
 
 
-def coded(texts: pa.ChunkedArray) -> pa.DictionaryArray:
-    """Each of a few different texts once, and for each row its number, of as few bytes as do."""
-    found = whole(texts.dictionary_encode())
+def coded(chunks: Iterable[pa.Array]) -> pa.DictionaryArray:
+    """Each of a few different texts of a column once, and for each row its number, of as few bytes as do."""
+    encoded = [part.dictionary_encode() for chunk in chunks for part in text([chunk]).chunks]
+    kind = pa.dictionary(pa.int32(), pa.string())
+    found = whole(pa.chunked_array(encoded, kind).unify_dictionaries())
     small = len(found.dictionary) < 128
     return pa.DictionaryArray.from_arrays(found.indices.cast(pa.int8()), found.dictionary) if small else found
 

@@ -1,9 +1,7 @@
 """What becomes of photographs that a dataset holds twice: looked for once a cache, reported, left out on request."""
 
-import csv
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.cache import ImageCache
-from datamodules.duplicates import SIDE, VERSION, Duplicate, find_duplicates, groups, rows_to_drop
+from datamodules.duplicates import KINDS, SIDE, VERSION, Duplicate, find_duplicates, groups, rows_to_drop
+from datamodules.files import read_json, write_csv, write_text
 from datamodules.findings import EYE_SIDE, NAMES, UNKNOWN, nearest
 from datamodules.manifest import Manifest
 
@@ -65,12 +64,7 @@ class Copies:
              *("yes" if crosses else "no" for crosses in pair[4:6]), " ".join(pair.contradicts)]
             for pair in self.pairs
         ]  # fmt: skip
-        partial = f"{path}.{os.getpid()}.tmp"
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(
-                [["kind", "similarity", *header, "crosses_splits", "crosses_patients", "contradicts"], *rows]
-            )
-        os.replace(partial, path)
+        write_csv(path, [["kind", "similarity", *header, "crosses_splits", "crosses_patients", "contradicts"], *rows])
 
 
 def check_handling(handling: str, image_size: int) -> str:
@@ -94,14 +88,30 @@ def check_handling(handling: str, image_size: int) -> str:
 
 
 def cached_duplicates(cache: ImageCache) -> list[Duplicate]:
-    """The duplicates among the rows of a cache: looked for the first time, with a progress bar, and kept beside it."""
+    """The duplicates among the rows of a cache: looked for the first time, with a progress bar, and kept beside it.
+
+    Where what is kept is damaged they are looked for again.
+    """
     path = cache.folder / FILE
-    if not path.is_file():
+    found = _read_duplicates(path, len(cache.images)) if path.is_file() else None
+    if found is None:
         found = find_duplicates(cache.images, progress=True)
-        partial = path.with_name(f"{FILE}.{os.getpid()}.tmp")
-        partial.write_text(json.dumps([astuple(duplicate) for duplicate in found]), encoding="utf-8")
-        os.replace(partial, path)
-    return [Duplicate(*each) for each in json.loads(path.read_text(encoding="utf-8"))]
+        write_text(path, json.dumps([astuple(duplicate) for duplicate in found]))
+    return found
+
+
+def _read_duplicates(path: Path, num_images: int) -> list[Duplicate] | None:
+    """What was kept; None, with a word in the log, where it is damaged: it can be made again."""
+    try:
+        found = [Duplicate(*each) for each in read_json(path, [list])]
+        for each in found:
+            ordered = type(each.first) is type(each.second) is int and 0 <= each.first < each.second < num_images
+            if not ordered or each.kind not in KINDS or not 0 <= each.similarity <= 1:
+                raise ValueError(f"{astuple(each)} is no pair of {num_images} images")
+    except (ValueError, TypeError) as error:
+        log.warning("%s is damaged, and duplicates are looked for again (%s)", path, error)
+        return None
+    return found
 
 
 def found_among(images: np.ndarray, manifest: Manifest) -> Copies:

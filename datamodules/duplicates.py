@@ -28,7 +28,6 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -36,6 +35,7 @@ from tqdm import tqdm
 
 from datamodules.manifest import SPLITS, STRICTEST
 
+KINDS = ("exact", "near", "mirrored")
 VERSION = 1  # changes whenever the same images would give other pairs; what is kept of them depends on it
 SIDE = 64  # pixels of the square that is compared
 RIM = 0.94  # fraction of the radius that is compared: the edge of the disc is no feature
@@ -67,7 +67,7 @@ class Duplicate:
 
     first: int
     second: int
-    kind: Literal["exact", "near", "mirrored"]
+    kind: str  # one of KINDS
     similarity: float
 
 

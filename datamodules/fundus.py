@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules import workers
 from datamodules.augment import flip_batch, to_unit_range
-from datamodules.balance import balanced_weights
+from datamodules.balance import balanced_weights, repeated_chances
 from datamodules.copies import Copies, cached_duplicates, check_handling
 from datamodules.counts import counts
 from datamodules.dataset import FundusDataset, RowsOf
@@ -88,6 +88,7 @@ class FundusDataModule(lightning.LightningDataModule):
         self.cache_workers = cache_workers
         self.epoch_size = epoch_size
         self.balance = tuple(check_name(name) for name in balance)
+        self._rare_below: float | None = None  # the threshold of `repeat_rare`
         if not 0 < train_fraction <= 1:
             raise ValueError(f"data.train_fraction is {train_fraction}, and must be in (0, 1].")
         self.augmentation, self.train_fraction = Augmentation(augment), train_fraction
@@ -99,7 +100,7 @@ class FundusDataModule(lightning.LightningDataModule):
         self._squares: Squares | None = None
         self._rows: np.ndarray = np.zeros(0, dtype=np.int64)
         self._datasets: dict[str, FundusDataset] = {}
-        self._latents: LatentCache | None = None
+        self.latents: LatentCache | None = None  # that are trained on instead of images
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, Any] | None = None  # where the next training loader goes on
 
@@ -189,7 +190,7 @@ class FundusDataModule(lightning.LightningDataModule):
         return self.dataset(split).labels
 
     def training_labels(self) -> LongTensor:
-        """Labels int64 [N, F] as often as training shows them."""
+        """Labels int64 [N, F] of the training images, once each, however often they are drawn."""
         return self.labels("train")
 
     def labels_of_all_training_patients(self) -> LongTensor:
@@ -219,7 +220,7 @@ class FundusDataModule(lightning.LightningDataModule):
         if cache is not None:
             self.check_latents()
             cache.check_is_of(len(self.dataset("train")), self.fingerprint, self.split_fingerprint)
-        self._latents = cache
+        self.latents = cache
 
     def write_index(self, folder: str | Path) -> None:
         """Write `manifest.parquet` (the images in use, with their splits) and `rejected.csv` (path, reason) there.
@@ -274,7 +275,7 @@ class FundusDataModule(lightning.LightningDataModule):
             len(dataset), self.batch_size, seed=self.seed, rank=rank, world_size=world_size, shuffle=vary,
             flip=vary and self.flip, drop_last=training, epoch_size=self.epoch_size if training else None,
             draw=vary and bool(self.augmentation),
-            weights=balanced_weights(self.labels("train").numpy(), self.balance) if vary and self.balance else None,
+            weights=self._chances() if vary else None,
         )  # fmt: skip
         loader = DataLoader(
             dataset,
@@ -288,11 +289,26 @@ class FundusDataModule(lightning.LightningDataModule):
         )
         return ResumableLoader(loader, batches, self.training_images if training else "")
 
+    def repeat_rare(self, threshold: float) -> bool:
+        """From here on draw training images of rare levels more often, as `repeated_chances` has it.
+
+        Returns:
+            False, and nothing changes, where `balance` says how images are drawn.
+        """
+        self._rare_below = None if self.balance else threshold
+        return not self.balance
+
+    def _chances(self) -> np.ndarray | None:
+        """Of each training image at every draw; None where each comes once."""
+        if self.balance:
+            return balanced_weights(self.labels("train").numpy(), self.balance)
+        return None if self._rare_below is None else repeated_chances(self.labels("train").numpy(), self._rare_below)
+
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of equal size; of latents when they are attached."""
         train = self.dataset("train")
         self._train_loader = self._loader(
-            train if self._latents is None else LatentDataset(self._latents, train), training=True
+            train if self.latents is None else LatentDataset(self.latents, train), training=True
         )
         if self._position is not None:
             self._train_loader.load_state_dict(self._position)
@@ -309,6 +325,7 @@ class FundusDataModule(lightning.LightningDataModule):
     def training_images(self) -> str:
         """What training batches depend on, but for their order and size."""
         balance = f" balance={','.join(self.balance)}" if self.balance else ""
+        balance += "" if self._rare_below is None else f" repeat_threshold={self._rare_below}"
         augment = f" augment={self.augmentation}" if self.augmentation else ""
         return f"{self.fingerprint} {self.split_fingerprint} flip={self.flip}{balance}{augment}"
 

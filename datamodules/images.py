@@ -8,30 +8,26 @@ Letters: H, W height and width in pixels; S side of the square in pixels; (x, y)
 all in pixels of the array at hand.
 """
 
-import errno
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-VERSION = 3  # changes whenever the same file would give other pixels; every image cache depends on it
+from datamodules.bit_depth import colour_to_eight, grey_to_eight
+from datamodules.image_files import ImageError, Plain, opened, read_bytes, without_metadata
 
-GREY_DEPTHS = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)  # 8, 10, 12, 14 and 16 bits
+VERSION = 4  # changes whenever the same file would give other pixels; every image cache depends on it
+
 DETECTION_SIDE = 256  # the disc is sought on a copy whose longer side has so many pixels
-AWAY = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
 NUM_BINS = 180  # angular bins of two degrees, for the support of a circle
 TOLERANCE = 0.012  # how far an edge point may lie from the circle, as a fraction of the radius
 LEAST_TOLERANCE = 0.8  # and in pixels of the reduced copy, for small images
 MIN_SUPPORT = 0.8  # fraction of the circle's visible part that must be an edge
 MIN_ARC = 0.25  # fraction of the full circle that must be an edge
 MIN_RADIUS, MAX_RADIUS = 0.25, 0.85  # radius as a fraction of the shorter and of the longer side
-
-
-class ImageError(ValueError):
-    """A file that cannot be read as an image; the message is the reason."""
 
 
 class NotAFundusError(ValueError):
@@ -47,42 +43,53 @@ class FieldOfView:
     radius: float
 
 
-def read_image(path: str | Path, min_side: int | None = None) -> np.ndarray:
+def read_image(file: str | Path | BinaryIO, min_side: int | None = None) -> np.ndarray:
     """Read an image file as uint8 [H, W, 3] RGB, upright according to its EXIF orientation.
 
     With `min_side`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (much faster) as long as its shorter side
-    keeps at least so many pixels. Raises ImageError with the reason: empty, not an image, truncated; and OSError where
-    the file cannot be had at the moment (gone, not permitted, a share that is away), which says nothing of the image.
+    keeps at least so many pixels. Raises ImageError with the reason: empty, not an image, truncated; and OSError or
+    MemoryError where the machine cannot read at the moment (a share that is away, no memory), which says nothing of
+    the image.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if min_side is not None and image.format == "JPEG":
-                    scale = max(s for s in (1, 2, 4, 8) if s == 1 or min(image.size) // s >= min_side)
-                    image.draft("RGB", (image.width // scale, image.height // scale))
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError:
-        raise ImageError("not an image, or of a format that Pillow does not know") from None
+        plain = without_metadata(read_bytes(file))
+        with opened(plain) as image:
+            if min_side is not None and plain.kind == "JPEG":
+                scale = max(s for s in (1, 2, 4, 8) if s == 1 or min(image.size) // s >= min_side)
+                image.draft("RGB", (image.width // scale, image.height // scale))
+            image.load()
+            return np.ascontiguousarray(_upright(_to_rgb(image, plain), plain.orientation))
+    except (ImageError, MemoryError):
+        raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, … on damaged files
-        if isinstance(error, OSError) and error.errno in AWAY:
+        if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ImageError(f"cannot be decoded: {error}") from error
+        if "out of memory" in str(error).lower() or getattr(error, "code", None) == cv2.Error.StsNoMem:
+            raise MemoryError(f"no memory to decode {file}: {error}") from error
+        raise ImageError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def _to_rgb(image: Image.Image, plain: Plain) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":  # grey of 10 to 16 bits, or float
-        grey = np.asarray(image, dtype=np.float64)
-        grey = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)
-        depths = ((1.0,) if image.mode == "F" else ()) + GREY_DEPTHS
-        top = next((depth for depth in depths if grey.max() <= depth), grey.max())
-        grey = np.clip(grey / top * 255.0 + 0.5, 0, 255).astype(np.uint8)
-        return np.ascontiguousarray(np.repeat(grey[:, :, None], 3, axis=2))
+        grey = grey_to_eight(np.asarray(image), plain.bits, image.mode == "F")
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if plain.depth == 16 and image.mode in ("RGB", "RGBA"):
+        high = np.asarray(image)
+        eight = colour_to_eight(high, plain)
+        image = image if eight is high else Image.fromarray(eight)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _upright(rgb: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn pixels [H, W, 3] as an EXIF orientation says, 1 to 8."""
+    if orientation >= 5:
+        rgb = rgb.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    return rgb[:, ::-1] if orientation in (2, 3, 6, 7) else rgb
 
 
 def detect_field_of_view(rgb: np.ndarray) -> FieldOfView:

@@ -15,6 +15,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datamodules.augment import mirror_labels, to_unit_range
-from datamodules.cache import CacheError
+from datamodules.cache_files import CacheError, check_size, remedy
 from datamodules.dataset import FundusDataset, Picks, RowsOf
+from datamodules.files import open_own, read_json, refuse_link
 
 DTYPES = ("float32", "float16")
 LATENTS, DONE, DESCRIPTION = "latents.bin", "done.bin", "latents.json"
@@ -41,16 +43,19 @@ class LatentCache:
         self.depends_on = _depends_on(fingerprint)
         if not (self.folder / DESCRIPTION).is_file():
             raise CacheError(f"there is no latent cache in {str(self.folder)!r}. Remedy: build it first.")
-        found = json.loads((self.folder / DESCRIPTION).read_text())
+        found = _described(self.folder)
         if found["depends_on"] != self.depends_on:
             raise CacheError(
                 f"the latent cache {str(self.folder)!r} was made of {found['depends_on']}, and not of "
-                f"{self.depends_on}. Remedy: build it again."
+                f"{self.depends_on}. Remedy: {remedy(self.folder)}."
             )
         self.shape, self.dtype = tuple(found["shape"]), np.dtype(found["dtype"])
-        done = np.fromfile(self.folder / DONE, dtype=np.uint8)
-        if len(done) != self.shape[0] or not done.all():
-            raise CacheError(f"the latent cache {str(self.folder)!r} has {int(done.sum())} of {self.shape[0]} images.")
+        num_done = int((np.fromfile(self.folder / DONE, dtype=np.uint8) == 1).sum())
+        if num_done != self.shape[0]:
+            raise CacheError(
+                f"the latent cache {str(self.folder)!r} has {num_done} of {self.shape[0]} images. Remedy: build it, "
+                "which makes the others."
+            )
         self.latents = np.memmap(self.folder / LATENTS, dtype=self.dtype, mode="r", shape=self.shape)
 
     def __len__(self) -> int:
@@ -121,9 +126,25 @@ def _encode(encode: Callable, pixels: np.ndarray) -> np.ndarray:
     return latents.numpy()
 
 
+def _described(folder: Path) -> dict[str, Any]:
+    """What a latent cache says of itself, and its files are as large as that. Raises CacheError for a damaged one."""
+    found = read_json(
+        folder / DESCRIPTION, {"depends_on": dict, "shape": [int], "dtype": str}, remedy(folder), CacheError
+    )
+    shape = found["shape"]
+    if found["dtype"] not in DTYPES or len(shape) != 6 or 0 in shape:
+        raise CacheError(
+            f"the latent cache {str(folder)!r} is damaged: it says shape {shape} and dtype {found['dtype']!r}, and "
+            f"must say six sizes and one of {', '.join(DTYPES)}. Remedy: {remedy(folder)}."
+        )
+    check_size(folder / LATENTS, prod(shape) * np.dtype(found["dtype"]).itemsize)
+    check_size(folder / DONE, shape[0])
+    return found
+
+
 def _prepare(folder: Path, shape: tuple[int, ...], dtype: str, depends_on: dict[str, str]) -> None:
     if (folder / DESCRIPTION).is_file():
-        found = json.loads((folder / DESCRIPTION).read_text())
+        found = _described(folder)
         if tuple(found["shape"]) != shape:
             raise CacheError(
                 f"the latent cache {str(folder)!r} has shape {found['shape']}, and not {list(shape)}: its fingerprint "
@@ -150,17 +171,20 @@ def _prepare(folder: Path, shape: tuple[int, ...], dtype: str, depends_on: dict[
 
 
 def _fill(folder: Path, shape: tuple[int, ...], dtype: str, encode: Callable, images: Any, batch_size: int) -> None:
-    pending = np.flatnonzero(np.fromfile(folder / DONE, dtype=np.uint8) == 0)
+    pending = np.flatnonzero(np.fromfile(folder / DONE, dtype=np.uint8) != 1)
+    if not len(pending):  # a finished cache may lie elsewhere
+        return
+    refuse_link(folder)
     row_bytes = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
     with (
-        open(folder / LATENTS, "r+b") as latents,
-        open(folder / DONE, "r+b") as done,
+        open_own(folder / LATENTS, "r+b") as latents,
+        open_own(folder / DONE, "r+b") as done,
         tqdm(
             total=shape[0],
             initial=shape[0] - len(pending),
             desc="encoding latents",
             unit="image",
-            disable=len(pending) == 0 or rank_zero_only.rank != 0,
+            disable=rank_zero_only.rank != 0,
         ) as bar,
     ):
         for start in range(0, len(pending), batch_size):

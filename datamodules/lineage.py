@@ -9,18 +9,20 @@ leave the codes out of what is handed on: downstream, the set is then one of unk
 """
 
 import hashlib
-import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.columns import CHUNK, whole
+from datamodules.files import WHOLE_COPY, write_atomically
 from datamodules.findings import NAMES, NUM_LEVELS
 from datamodules.manifest import SPACE, Manifest
+from datamodules.parquet import read_parquet
 from datamodules.shards import ShardSource
 from datamodules.sources.base import Source
 from datamodules.sources.synfundus1m import SynFundus1M
@@ -28,6 +30,7 @@ from datamodules.sources.union import UnionSource
 
 FILE = "trained_on.parquet"  # in the folder of a generated set
 COLUMN = "patient"
+REMEDY = f"{WHOLE_COPY} of the set"
 UNKNOWN_KEY = b"unknown"  # of the file's schema: what the training began with and does not say whose data it saw
 
 
@@ -41,11 +44,20 @@ def patient_codes(manifest: Manifest, source: Source) -> np.ndarray:
 
 
 def patients_among(manifest: Manifest, source: Source, codes: np.ndarray) -> list[str]:
-    """Names of the patients of a manifest whose codes are among `codes`, each once, in the order of their rows."""
+    """Names of the patients of a manifest whose codes are among `codes`, each once, in the order of their rows.
+
+    Patient `17` is also found under the code of `17.0`, as earlier checkpoints may have it.
+    """
     found: list[str] = []
-    for names, theirs in _coded(manifest, source):
-        found += [names[place] for place in np.flatnonzero(np.isin(theirs, codes)).tolist()]
+    spelt = zip(_coded(manifest, source), _coded(manifest, source, _with_fraction), strict=True)
+    for (names, theirs), (_, earlier) in spelt:
+        found += [names[place] for place in np.flatnonzero(np.isin(theirs, codes) | np.isin(earlier, codes)).tolist()]
     return found
+
+
+def _with_fraction(text: str) -> str:
+    """A patient's text to be hashed as it was once written where a number stood in a column of fractions."""
+    return re.sub(rf"(?:^|(?<={SPACE}))(\d+)$", r"\1.0", text)
 
 
 class Ancestor(NamedTuple):
@@ -85,9 +97,7 @@ def write_trained_on(path: str | Path, codes: np.ndarray, unknown: Sequence[str]
     """
     column = pa.array(np.unique(np.asarray(codes).view(np.uint64)))
     table = pa.table({COLUMN: column}).replace_schema_metadata({UNKNOWN_KEY: "\n".join(unknown)} if unknown else None)
-    partial = f"{path}.{os.getpid()}.tmp"
-    pq.write_table(table, partial)
-    os.replace(partial, path)
+    write_atomically(path, lambda partial: pq.write_table(table, partial))
 
 
 def read_trained_on(root: str | Path) -> np.ndarray | None:
@@ -99,21 +109,29 @@ def read_trained_on(root: str | Path) -> np.ndarray | None:
     path = _file(root)
     if path is None:
         return None
-    try:
-        codes = pq.read_table(path, columns=[COLUMN]).column(COLUMN)
-        return np.unique(codes.cast(pa.uint64()).to_numpy())
-    except (pa.ArrowException, KeyError) as error:
+    table = _read(path, lambda file: file.read([COLUMN]))
+    codes = table.column(COLUMN) if COLUMN in table.column_names else None
+    if codes is None or codes.null_count or codes.type not in (pa.uint64(), pa.int64()):
         raise ValueError(
-            f"{path} is no whole table of patients, a column {COLUMN!r} of uint64 ({str(error).splitlines()[0]}). "
-            "Remedy: take it from a whole copy of the set."
-        ) from error
+            f"{path} is no whole table of patients, a column {COLUMN!r} of uint64 without empty cells. "
+            f"Remedy: {REMEDY}."
+        )
+    return np.unique(codes.cast(pa.uint64(), safe=False).to_numpy())
 
 
 def unknown_of(root: str | Path) -> list[str]:
-    """What the training of a set's generator began with that does not say whose photographs it saw, in words."""
+    """What the training of a set's generator began with that does not say whose photographs it saw, in words.
+
+    Raises:
+        ValueError: as `read_trained_on`.
+    """
     path = _file(root)
-    found = None if path is None else (pq.read_schema(path).metadata or {}).get(UNKNOWN_KEY)
-    return found.decode().splitlines() if found else []
+    found = None if path is None else (_read(path, lambda file: file.schema_arrow).metadata or {}).get(UNKNOWN_KEY)
+    return found.decode(errors="replace").splitlines() if found else []
+
+
+def _read(path: Path, read: Callable[[pq.ParquetFile], Any]) -> Any:
+    return read_parquet(path, read, ValueError, REMEDY)
 
 
 def _file(root: str | Path) -> Path | None:
@@ -131,8 +149,10 @@ def label_rows(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (keys[:, None] // weights % bases - 1).astype(np.int8), counts
 
 
-def _coded(manifest: Manifest, source: Source) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Names of a manifest's patients, each once, and their codes uint64, some at a time."""
+def _coded(
+    manifest: Manifest, source: Source, spelt: Callable[[str], str] = str
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Names of a manifest's patients, each once, and the codes uint64 of their texts as `spelt`, some at a time."""
     patients = whole(manifest.table.column("patient"))
     first = np.sort(np.unique(patients.indices.to_numpy(), return_index=True)[1])
     names = patients.take(pa.array(first)).cast(pa.string())
@@ -140,7 +160,7 @@ def _coded(manifest: Manifest, source: Source) -> Iterator[tuple[list[str], np.n
     for start in range(0, len(names), CHUNK):
         pairs = [(name, hashed(name)) for name in names.slice(start, CHUNK).to_pylist()]
         some = [(name, text) for name, text in pairs if text is not None]
-        digests = b"".join(_digest(text) for _, text in some)
+        digests = b"".join(_digest(spelt(text)) for _, text in some)
         yield [name for name, _ in some], np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 

@@ -219,8 +219,8 @@ class ResumableLoader:
         if self.images != state.get("images", self.images) and state["batch"] and not finished:
             raise ValueError(
                 "the checkpoint was saved within an epoch of other training images (other photographs, labels, "
-                "data.image_size, data.fractions, seed, data.balance, data.flip or data.augment). Resume with those, "
-                "or from an epoch's end."
+                "data.image_size, data.fractions, seed, data.balance, job.repeat_threshold, data.flip or "
+                "data.augment). Resume with those, or from an epoch's end."
             )
         self.batch_sampler.epoch = state["epoch"]
         self.batch_sampler.start = 0 if changed else min(state["batch"], len(self))

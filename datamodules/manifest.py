@@ -5,7 +5,6 @@ mask where the source has masks, then the findings as int8, -1 for unknown. Held
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,19 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datamodules.columns import blank, coded, encoded, hashes, text, unknown
-from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, check_name, describe_levels, encode, nearest
+from datamodules.columns import blank, coded, encoded, people, text, unknown
+from datamodules.files import write_atomically
+from datamodules.findings import NAMES, check_name, encode
+from datamodules.manifest_checks import Checker, ManifestError
+from datamodules.parquet import read_parquet
 
 SPLITS = ("train", "val", "test")
 SPACE = "::"  # in a patient's name, behind the people that a union has it from
 STRICTEST = ("test", "val", "train", "")  # of several splits that contend for a row, the first of these has it
-TEXT_COLUMNS = ("id", "path", "patient", "split", "source")
-COLUMNS = TEXT_COLUMNS + NAMES
-OUTSIDE = r"^([/\\]|[A-Za-z]:)|(^|[/\\])\.\.([/\\]|$)"  # an absolute path, or one that climbs
-
-
-class ManifestError(ValueError):
-    """A table that cannot be a manifest; the message names the table, the row, the column, the value and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Manifest:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> "Manifest":
-        """From dicts with `id` and `path` at least; what is missing is unknown. For small tables: see `from_table`."""
+        """From dicts with `path` at least; what is missing is unknown. For small tables: see `from_table`."""
         rows = list(rows)
         columns = list(dict.fromkeys(name for row in rows for name in row)) or ["id", "path"]
         return cls.from_table(pa.table({name: pa.array([row.get(name) for row in rows]) for name in columns}))
@@ -50,18 +45,28 @@ class Manifest:
         cls,
         table: pa.Table,
         origin: str = "the manifest",
-        first_row: int = 0,
+        rows: Sequence[int] | None = None,
         where: pa.ChunkedArray | None = None,
     ) -> "Manifest":
-        """From an Arrow table with the columns `id` and `path` at least; nulls and absent findings are unknown.
+        """From an Arrow table with the column `path` at least; nulls and absent findings are unknown.
 
-        A row without a patient is its own patient. In messages rows are numbered from `first_row`, or named by `where`,
-        a text for each. Raises ManifestError for an unknown column, an id or a path that is blank or there twice, a
-        path outside the root, a split or a level that does not exist.
+        A row without a patient is its own patient; without a column `id` the path is the id. Paths are written in one
+        way (`./a//b.png` as `a/b.png`), and so are patients (columns.people). In messages rows have the numbers `rows`,
+        from 0 on unless given, or are named by `where`, a text for each.
+
+        Raises ManifestError for an unknown column, an id or a path that is blank, is there twice or is no name, a path
+        outside the root, a split or a level that does not exist.
         """
-        return cls._checked(
-            table.column_names, table.num_rows, lambda name: table.column(name).chunks, origin, first_row, where
-        )
+        try:
+            return cls._checked(
+                table.column_names, table.num_rows, lambda name: table.column(name).chunks, origin, rows, where
+            )
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            types = ", ".join(f"{field.name} {field.type}" for field in table.schema)
+            raise ManifestError(
+                f"{origin}: a column is no text ({str(error).splitlines()[0]}). The columns are: {types}. Remedy: "
+                "write id, path, patient, split and mask as text in UTF-8."
+            ) from error
 
     @classmethod
     def _checked(
@@ -70,30 +75,33 @@ class Manifest:
         n: int,
         column: Callable[[str], Iterable[pa.Array]],
         origin: str,
-        first_row: int,
+        rows: Sequence[int] | None = None,
         where: pa.ChunkedArray | None = None,
     ) -> "Manifest":
         """From columns that are asked for one by one, in chunks: ten million rows take little more than their table."""
-        check = _Checker(origin, first_row, where)
+        check = Checker(origin, range(n) if rows is None else rows, where)
         check.columns(names)
-        columns = {"id": text(column("id")), "path": None, "patient": None}  # patient takes most, so path comes later
-        check.names(columns["id"], "id", "give every image its own id")
-        patient = text(column("patient")) if "patient" in names else columns["id"]
+        columns = {"id": None, "path": None, "patient": None}  # patient takes most, so path comes later
+        columns["id"] = text(column("id")) if "id" in names else check.paths(column("path"), "path")
+        if "id" in names:
+            check.names(columns["id"], "id", "give every image its own id")
+        patient = people(column("patient")) if "patient" in names else columns["id"]
         nobody = pc.equal(patient, "")
         if pc.any(nobody).as_py():
             patient = pc.if_else(nobody, pc.binary_join_element_wise("image", columns["id"], ":"), patient)
+        check.legible(patient, "patient")
         columns["patient"] = encoded(patient)
         del patient, nobody
-        columns["path"] = text(column("path"))
-        check.names(columns["path"], "path", "keep one row an image, or its copies land on both sides of a split")
-        check.inside(columns["path"], "path")
+        columns["path"] = check.paths(column("path"), "path") if "id" in names else columns["id"]
         for name in ("split", "source"):
-            columns[name] = coded(text(column(name)) if name in names else pa.chunked_array([blank(n)]))
-        allowed = pc.is_in(columns["split"].cast(pa.string()), value_set=pa.array(("", *SPLITS)))
-        remedy = "use train, val, test or leave it blank"
-        check.none(pc.invert(allowed), columns["split"], "split", "is not a split", remedy)
+            columns[name] = coded(column(name) if name in names else [blank(n)])
+        for told in columns["split"].dictionary.to_pylist():
+            if told not in ("", *SPLITS):
+                row = pc.index(columns["split"].cast(pa.string()), told).as_py()
+                check.fail(row, "split", told, "is not a split", "use train, val, test or leave it blank")
         if "mask" in names:
             columns["mask"] = text(column("mask"))
+            check.legible(columns["mask"], "mask")
             check.inside(columns["mask"], "mask")
         pa.default_memory_pool().release_unused()  # a fifth of a GiB for ten million rows
         for name in NAMES:
@@ -102,20 +110,21 @@ class Manifest:
 
     @classmethod
     def read(cls, path: str | Path) -> "Manifest":
-        """Read a manifest written by `write`, checking it again."""
-        with pq.ParquetFile(path) as file:
+        """Read a manifest written by `write`, checking it again; raises ManifestError for a damaged file."""
+
+        def checked(file: pq.ParquetFile) -> "Manifest":
             names, n = file.schema_arrow.names, file.metadata.num_rows
 
             def column(name: str) -> Iterable[pa.Array]:
-                return (batch.column(0) for batch in file.iter_batches(1 << 16, columns=[name], use_threads=False))
+                return (batch.column(0) for batch in file.iter_batches(1 << 19, columns=[name], use_threads=False))
 
-            return cls._checked(names, n, column, str(path), 0)
+            return cls._checked(names, n, column, str(path))
+
+        return read_parquet(path, checked, ManifestError, "take it from a whole copy, or make it again by the same run")
 
     def write(self, path: str | Path) -> None:
         """Write it as Parquet, all or nothing."""
-        partial = f"{path}.{os.getpid()}.tmp"
-        pq.write_table(self.table, partial)
-        os.replace(partial, path)
+        write_atomically(path, lambda partial: pq.write_table(self.table, partial))
 
     def __len__(self) -> int:
         """How many images."""
@@ -185,11 +194,6 @@ class Manifest:
             chosen &= among
         return Manifest(self.table.filter(pa.array(chosen)))
 
-    def with_splits(self, splits: Sequence[str]) -> "Manifest":
-        """The same rows with another split column."""
-        column = self.table.column_names.index("split")
-        return Manifest.from_table(self.table.set_column(column, "split", pa.array(list(splits), pa.string())))
-
     @cached_property
     def fingerprint(self) -> str:
         """32 hexadecimal digits over every cell: equal manifests, however they were made, have equal fingerprints."""
@@ -206,77 +210,3 @@ class Manifest:
                 digest.update(np.diff(ends).tobytes())
                 digest.update(memoryview(cells.buffers()[2] or b"")[ends[0] : ends[-1]])
         return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class _Checker:
-    """Raises ManifestError naming origin, row, column, value and remedy; every check is over a whole column."""
-
-    origin: str
-    first_row: int
-    where: pa.ChunkedArray | None = None
-
-    def name(self, row: int) -> str:
-        return f"row {row + self.first_row}" if self.where is None else self.where[row].as_py()
-
-    def fail(self, row: int, column: str, value: Any, problem: str, remedy: str) -> None:
-        where = f"{self.origin}{',' if self.where is None else ':'} {self.name(row)}, column {column!r}"
-        raise ManifestError(f"{where}: {value!r} {problem}. Remedy: {remedy}.")
-
-    def none(self, bad: pa.ChunkedArray, values: pa.ChunkedArray, column: str, problem: str, remedy: str) -> None:
-        bad = np.asarray(bad.to_numpy(zero_copy_only=False), dtype=bool)
-        if bad.any():
-            row = int(np.argmax(bad))
-            self.fail(row, column, values[row].as_py(), problem, remedy)
-
-    def columns(self, found: Sequence[str]) -> None:
-        for name in ("id", "path"):
-            if name not in found:
-                raise ManifestError(f"{self.origin} has no column {name!r}; its columns are: {', '.join(found)}.")
-        for name in found:
-            if name not in (*COLUMNS, "mask"):
-                near = nearest(name, list(COLUMNS))
-                hint = f" Did you mean {near!r}?" if near else ""
-                raise ManifestError(f"{self.origin} has an unknown column {name!r}.{hint} Known: {', '.join(COLUMNS)}.")
-        if len(set(found)) < len(found):
-            raise ManifestError(f"{self.origin} has a column twice; its columns are: {', '.join(found)}.")
-
-    def names(self, values: pa.ChunkedArray, name: str, remedy: str) -> None:
-        """See that no text is blank, and none is there twice."""
-        self.none(pc.equal(values, ""), values, name, "is blank", f"give every row its {name}")
-        found = hashes(values)
-        ordered = np.sort(found)
-        alike = ordered[1:][ordered[1:] == ordered[:-1]]
-        first: dict[str, int] = {}
-        for row in np.flatnonzero(np.isin(found, alike)).tolist() if len(alike) else ():
-            earlier = first.setdefault(values[row].as_py(), row)
-            if earlier != row:
-                already = f"is already the {name} of {self.name(earlier)}"
-                self.fail(row, name, values[row].as_py(), already, remedy)
-
-    def inside(self, values: pa.ChunkedArray, name: str) -> None:
-        """See that no path leaves the root."""
-        outside = pc.match_substring_regex(values, OUTSIDE)
-        self.none(outside, values, name, "is outside the root", "make it relative to it, without '..'")
-
-    def levels(self, chunks: Iterable[pa.Array], name: str, n: int) -> pa.Array:
-        """A finding's column of `n` rows as int8, nulls as -1."""
-        levels, start = np.full(n, UNKNOWN, dtype=np.int8), 0
-        for raw in chunks:
-            if not pa.types.is_null(raw.type):
-                levels[start : start + len(raw)] = self._levels_of(raw, name, start)
-            start += len(raw)
-        return pa.array(levels)
-
-    def _levels_of(self, raw: pa.Array, name: str, start: int) -> np.ndarray:
-        if not (pa.types.is_integer(raw.type) or pa.types.is_floating(raw.type)):
-            value = raw[0].as_py() if len(raw) else ""
-            self.fail(start, name, value, f"is of type {raw.type}", "write levels as integers")
-        signed = raw.cast(pa.int64()) if pa.types.is_unsigned_integer(raw.type) else raw
-        values = pc.fill_null(signed, UNKNOWN).to_numpy(zero_copy_only=False)
-        values = np.where(np.isnan(values), UNKNOWN, values) if values.dtype.kind == "f" else values
-        bad = (values < UNKNOWN) | (values >= NUM_LEVELS[name]) | (values != np.floor(values))
-        if bad.any():
-            row = int(np.argmax(bad))
-            self.fail(start + row, name, raw[row].as_py(), f"is not a level of {name}", f"use {describe_levels(name)}")
-        return values

@@ -12,7 +12,6 @@ import torch
 from torch import LongTensor
 from torch.utils.data import Dataset
 
-from datamodules.balance import balanced_weights
 from datamodules.dataset import FundusDataset, Picks
 from datamodules.fundus import FundusDataModule
 from datamodules.loader import EpochBatches, Epochs, ResumableLoader
@@ -163,7 +162,7 @@ class MixedDataModule(FundusDataModule):
         return stream_loader(MixedDataset(dataset, stream), batches, self.num_workers, self.training_images)
 
     def _real_batches(self, num_rows: int, rank: int, world_size: int, vary: bool, steps: int | None) -> EpochBatches:
-        weights = balanced_weights(self.labels("train").numpy(), self.balance) if vary and self.balance else None
+        weights = self._chances() if vary else None
         return EpochBatches(
             num_rows, self.num_real, seed=self.seed, rank=rank, world_size=world_size, shuffle=vary,
             flip=vary and self.flip, drop_last=True, draw=vary and bool(self.augmentation), weights=weights,

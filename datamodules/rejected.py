@@ -1,8 +1,9 @@
 """Images that were refused: how many are put up with, and the file that lists them."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
+
+from datamodules.files import write_csv
 
 
 def check_rejected(rejected: Sequence[tuple[str, str]], num_images: int, source: str, max_rejected: int) -> None:
@@ -22,6 +23,4 @@ def check_rejected(rejected: Sequence[tuple[str, str]], num_images: int, source:
 
 def write_rejected(folder: str | Path, rejected: Sequence[tuple[str, str]]) -> None:
     """Write `rejected.csv` (path, reason) into a folder."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with open(Path(folder) / "rejected.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", "reason"), *rejected])
+    write_csv(Path(folder) / "rejected.csv", [("path", "reason"), *rejected])

@@ -2,17 +2,17 @@
 
 A folder holds `shard-00000-of-00008.parquet` …, a row an image: `image` struct<bytes: binary, path: string> (a PNG,
 JPEG or WebP file of a square fundus image), `id` text, findings by their names (-1 or null unknown), and perhaps
-`patient` and `split`. Files named `train-…`, `validation-…` and `test-…` have that split. Other columns, such as the
-`seed` that an image was generated from, are left alone. A row group is the least that can be read: one of about 100
-images, as Hugging Face datasets writes them, lets readers shuffle well in little memory. A file's footer is parsed for
-each row group that is read, 50 ms where it lists 1250 of them: files of 1 GB are better than larger ones.
+`patient` and `split`. Where that is blank or not there, a file's name may tell it: `train-…`, `validation-…`,
+`test.parquet`, or that of its folder, `test/0000.parquet` (shard_files.py). Other columns, such as the `seed` that an
+image was generated from, are left alone. A row group is the least that can be read: one of about 100 images, as Hugging
+Face datasets writes them, lets readers shuffle well in little memory. A file's footer is parsed for each row group that
+is read, 50 ms where it lists 1250 of them: files of 1 GB are better than larger ones.
 """
 
 import hashlib
 import io
 import logging
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,19 +27,14 @@ from datamodules.columns import text
 from datamodules.findings import NAMES, UNKNOWN, nearest
 from datamodules.images import VERSION, ImageError, read_image, resize
 from datamodules.manifest import Manifest
+from datamodules.parquet import read_parquet
+from datamodules.shard_files import ABOUT, ShardError, find_shards, split_of_name, warn_of_names
+from datamodules.sources.people import MOST_NAMES, warn_of_eyes
 
 log = logging.getLogger(__name__)
 
-NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)\.parquet")
-STEMS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}  # of files, their split
 PIXELS = "image.bytes"  # the one field of the column `image` that is read
-ABOUT = (
-    "data.root is the folder of the shards, shard-00000-of-00008.parquet …, or one with them in a folder `data` below."
-)
-
-
-class ShardError(ValueError):
-    """Shards that cannot be trained on; the message names the file, what is wrong with it, and the remedy."""
+REMEDY = "copy or write it again; or move it out of the folder if it is no shard"
 
 
 @dataclass(frozen=True)
@@ -111,8 +106,13 @@ class ShardSource:
         names the file, the row, the column.
         """
         if self._manifest is None:
+            if "split" not in self.footers.columns:
+                warn_of_names(self.footers.files, self.root)
             parts = pa.concat_tables([self._index_of(file) for file in self.footers.files])
             self._manifest = Manifest.from_table(parts, origin=f"{self.root}, all shards in their order")
+            if "patient" not in self.footers.columns:
+                ids = self._manifest.table.column("id").slice(0, MOST_NAMES).to_pylist()
+                warn_of_eyes(str(self.root), ids, ids, ". Remedy: a column 'patient'.")
         return self._manifest
 
     def _index_of(self, file: Path) -> pa.Table:
@@ -122,19 +122,14 @@ class ShardSource:
         rows = pc.cast(pa.array(np.arange(table.num_rows)), pa.string())
         table = table.append_column("path", pc.binary_join_element_wise(place, rows, ""))
         table = table.append_column("source", pa.repeat(pa.scalar(self.name), table.num_rows))
-        match = NUMBERED.fullmatch(file.name)
-        split = STEMS.get(match["stem"].lower()) if match else None
-        if split is not None and "split" not in table.column_names:
-            table = table.append_column("split", pa.repeat(pa.scalar(split), table.num_rows))
+        table = _with_split(table, file, self.root)
         checked = Manifest.from_table(table, origin=str(file)).table
         return checked if "patient" in table.column_names else checked.drop_columns("patient")
 
     def _columns(self, file: Path) -> pa.Table:
         """What there is of one shard besides images."""
-        try:
-            return pq.read_table(file, columns=[name for name in self.footers.columns if name != PIXELS])
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(file, error) from error
+        wanted = [name for name in self.footers.columns if name != PIXELS]
+        return read_parquet(file, lambda parquet: parquet.read(wanted), ShardError, REMEDY)
 
     def identity(self) -> str:
         """A hash of the names, sizes and times of change of the files, and of the version of the reading code."""
@@ -159,11 +154,11 @@ class ShardSource:
         """One row group: `image` undecoded, `id`, and the findings that the shards have."""
         footers = self.footers
         file, number = footers.files[footers.groups.shard[group]], int(footers.groups.number[group])
-        try:
-            with pq.ParquetFile(file, pre_buffer=False) as parquet:
-                table = parquet.read_row_group(number, columns=list(footers.columns), use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(file, error) from error
+
+        def read(parquet: pq.ParquetFile) -> pa.Table:
+            return parquet.read_row_group(number, columns=list(footers.columns), use_threads=False)
+
+        table = read_parquet(file, read, ShardError, REMEDY)
         if table.num_rows != footers.groups.num_rows[group]:
             raise ShardError(f"{str(file)!r} has changed since it was opened. Remedy: start again, resume=auto.")
         place = table.column_names.index("id")
@@ -193,6 +188,18 @@ class ShardSource:
         return resize(rgb, image_size)
 
 
+def _with_split(table: pa.Table, file: Path, root: Path) -> pa.Table:
+    """The rows of a shard below `root`, of which those without a split have that of the file's or folder's name."""
+    if "split" not in table.column_names:
+        return table.append_column("split", pa.repeat(pa.scalar(split_of_name(file, root)), table.num_rows))
+    given = text(table.column("split").chunks)
+    nothing = pc.equal(given, "")
+    if not pc.any(nothing).as_py():
+        return table
+    filled = pc.if_else(nothing, split_of_name(file, root), given)
+    return table.set_column(table.column_names.index("split"), "split", filled)
+
+
 def labels_of(table: pa.Table, rows: np.ndarray) -> np.ndarray:
     """Labels of rows of `ShardSource.read_group`, int64 [len(rows), F]; what is null or not there is unknown."""
     labels = np.full((len(rows), len(NAMES)), UNKNOWN, dtype=np.int64)
@@ -201,37 +208,6 @@ def labels_of(table: pa.Table, rows: np.ndarray) -> np.ndarray:
             values = table.column(name).chunk(0).take(pa.array(rows)).cast(pa.float64())
             labels[:, column] = np.nan_to_num(pc.fill_null(values, UNKNOWN).to_numpy(), nan=UNKNOWN)
     return labels
-
-
-def find_shards(root: Path, partial: bool = False) -> list[Path]:
-    """The Parquet files of `root/data`, or where it has none of `root`, by name.
-
-    Raises:
-        FileNotFoundError: no such folder, or no Parquet file in it.
-        ShardError: a numbered set (`…-00000-of-00008.parquet`) of which files are missing, unless `partial`.
-    """
-    if not root.is_dir():
-        state = "is not a folder" if root.exists() else "does not exist"
-        raise FileNotFoundError(f"data.root is {str(root)!r}, which {state}. {ABOUT}")
-    found = sorted(root.glob("[!.]*.parquet")) + sorted(root.glob("data/[!.]*.parquet"))
-    files = [file for file in found if file.parent != root] or found
-    if not files:
-        raise FileNotFoundError(f"data.root is {str(root)!r}, and there is no Parquet file in it. {ABOUT}")
-    numbers: dict[tuple[str, int], set[int]] = {}
-    for file in files:
-        if match := NUMBERED.fullmatch(file.name):
-            numbers.setdefault((match["stem"], int(match["total"])), set()).add(int(match["number"]))
-    for (stem, total), there in numbers.items():
-        missing = sorted(set(range(total)) - there)
-        if missing and partial:
-            log.warning("%d of %d shards are missing from %s: left out", len(missing), total, files[0].parent)
-        elif missing:
-            names = ", ".join(f"{stem}-{number:05d}-of-{total:05d}.parquet" for number in missing[:3])
-            raise ShardError(
-                f"{len(missing)} of {total} shards are missing from {str(files[0].parent)!r}: {names}"
-                f"{', …' if missing[3:] else ''}. Remedy: add them, or go on without them with data.partial=true."
-            )
-    return files
 
 
 def read_footers(files: Sequence[Path]) -> Footers:
@@ -245,11 +221,7 @@ def read_footers(files: Sequence[Path]) -> Footers:
     for place, file in enumerate(files):
         state = os.stat(file)
         identity.update(f"{file.name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-        try:
-            with pq.ParquetFile(file) as parquet:
-                metadata, schema = parquet.metadata, parquet.schema_arrow
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(file, error) from error
+        metadata, schema = read_parquet(file, lambda found: (found.metadata, found.schema_arrow), ShardError, REMEDY)
         columns = _check_columns(file, schema, files[0], columns)
         digest.update(f"{file.name}\0{metadata.num_rows}\0{_footer(file, state.st_size)}\n".encode())
         parts = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
@@ -268,16 +240,6 @@ def _footer(file: Path, num_bytes: int) -> str:
         length = int.from_bytes(opened.read(4), "little")
         opened.seek(num_bytes - 8 - length)
         return hashlib.blake2b(opened.read(length), digest_size=16).hexdigest()
-
-
-def unreadable(file: Path, error: Exception) -> Exception:
-    """What to raise for a file that Arrow does not read; one that is out of reach is no fault of its own."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error
-    return ShardError(
-        f"{str(file)!r} is not a whole Parquet file ({str(error).splitlines()[0]}). Remedy: copy or write it again; "
-        "or move it out of the folder if it is no shard."
-    )
 
 
 def _check_columns(file: Path, schema: pa.Schema, first: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:

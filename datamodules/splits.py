@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from numbers import Real
 
 import numpy as np
@@ -26,47 +26,8 @@ def split_by_patient(manifest: Manifest, fractions: Mapping[str, float], seed: i
     patients = whole(manifest.table.column("patient"))
     official = whole(manifest.table.column("split"))
     sources = whole(manifest.table.column("source")).indices.to_numpy()
-    names = pa.array(SPLITS)
-    ids = manifest.table.column("id")
-    chosen = split_codes(patients, fractions, seed, official, sources, ids)
-    codes = pa.DictionaryArray.from_arrays(pa.array(chosen), names)
-    column = manifest.table.column_names.index("split")
-    return Manifest(manifest.table.set_column(column, "split", codes))
-
-
-def split_fingerprint(manifest: Manifest) -> str:
-    """32 hexadecimal digits over who is on which side, whatever the order of the rows."""
-    pairs = sorted(set(zip(manifest.patients, manifest.splits, strict=True)))
-    text = "".join(f"{len(patient)}:{patient}{split}\n" for patient, split in pairs)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def assign_splits(
-    patients: Sequence[str], fractions: Mapping[str, float], seed: int, official: Sequence[str] | None = None
-) -> list[str]:
-    """One of `train`, `val`, `test` for each row; see `split_by_patient`."""
-    encoded = pa.array(patients, pa.string()).dictionary_encode()
-    given = None if official is None else pa.array(official, pa.string()).dictionary_encode()
-    return [SPLITS[code] for code in split_codes(encoded, fractions, seed, given)]
-
-
-def split_codes(
-    patients: pa.DictionaryArray,
-    fractions: Mapping[str, float],
-    seed: int,
-    official: pa.DictionaryArray | None,
-    sources: np.ndarray | None = None,
-    ids: pa.ChunkedArray | None = None,
-) -> np.ndarray:
-    """The place in SPLITS of each row's split, int8 [N]; each patient is looked at once.
-
-    `sources` are numbers of the rows' sources, int [N]; None: all rows are of one. `ids` name rows in messages.
-    """
-    edges = _edges(fractions)
-    chosen = _drawn(patients.dictionary, edges, seed)
+    chosen = _drawn(patients.dictionary, _edges(fractions), seed)
     rows = patients.indices.to_numpy()
-    if official is None:
-        return chosen[rows]
     codes = np.array([SPLITS.index(name) if name else -1 for name in official.dictionary.to_pylist()], dtype=np.int8)
     given = codes[official.indices.to_numpy()]
     train, val = (fractions.get(name, 0.0) for name in ("train", "val"))
@@ -74,8 +35,17 @@ def split_codes(
     if shared.any():
         halves = _drawn(patients.dictionary, [("train", train / (train + val)), ("val", math.inf)], seed)
         chosen[rows[shared]] = halves[rows[shared]]
-    _keep_official(chosen, rows, given, shared, patients.dictionary, ids)
-    return chosen[rows]
+    _keep_official(chosen, rows, given, shared, patients.dictionary, manifest.table.column("id"))
+    splits = pa.DictionaryArray.from_arrays(pa.array(chosen[rows]), pa.array(SPLITS))
+    column = manifest.table.column_names.index("split")
+    return Manifest(manifest.table.set_column(column, "split", splits))
+
+
+def split_fingerprint(manifest: Manifest) -> str:
+    """32 hexadecimal digits over who is on which side, whatever the order of the rows."""
+    pairs = sorted(set(zip(manifest.patients, manifest.splits, strict=True)))
+    text = "".join(f"{len(patient)}:{patient}{split}\n" for patient, split in pairs)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _drawn(patients: pa.Array, edges: list[tuple[str, float]], seed: int) -> np.ndarray:
@@ -90,10 +60,10 @@ def _drawn(patients: pa.Array, edges: list[tuple[str, float]], seed: int) -> np.
     return chosen
 
 
-def _train_without_val(given: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
+def _train_without_val(given: np.ndarray, sources: np.ndarray) -> np.ndarray:
     """Rows of the official training of sources that have no official validation, bool [N]."""
     train, val = given == SPLITS.index("train"), given == SPLITS.index("val")
-    return train & ~val.any() if sources is None else train & ~np.isin(sources, np.unique(sources[val]))
+    return train & ~np.isin(sources, np.unique(sources[val]))
 
 
 def _keep_official(
@@ -102,7 +72,7 @@ def _keep_official(
     given: np.ndarray,
     shared: np.ndarray,
     names: pa.Array,
-    ids: pa.ChunkedArray | None,
+    ids: pa.ChunkedArray,
 ) -> None:
     """Overwrite what was chosen by what is given; `shared` rows may be in train or in val."""
     known = np.flatnonzero((given >= 0) & ~shared)
@@ -114,8 +84,7 @@ def _keep_official(
         row = contradicted[0]
         theirs = known[rows[known] == rows[row]]
         sides = {SPLITS[code]: int(theirs[np.argmax(given[theirs] == code)]) for code in np.unique(given[theirs])}
-        images = {side: repr(ids[row].as_py()) if ids is not None else f"{row + 1}" for side, row in sides.items()}
-        said = " and ".join(f"in {side!r} (image {images[side]})" for side in sides)
+        said = " and ".join(f"in {side!r} (image {ids[row].as_py()!r})" for side, row in sides.items())
         raise ValueError(
             f"patient {names[int(rows[row])].as_py()!r} is {said} of the official split: a patient must be on one "
             f"side. {len(np.unique(rows[contradicted]))} patients are on several. Correct the split column, or leave "

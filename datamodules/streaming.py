@@ -20,8 +20,9 @@ from datamodules.findings import NAMES
 from datamodules.fundus import FundusDataModule
 from datamodules.loader import ResumableLoader
 from datamodules.manifest import SPLITS, Manifest
+from datamodules.shard_files import ShardError
 from datamodules.shard_stream import StreamBatches, StreamDataset, StreamOrder, num_lanes_for, stream_loader
-from datamodules.shards import ShardError, ShardSource
+from datamodules.shards import ShardSource
 from datamodules.splits import split_by_patient
 
 log = logging.getLogger(__name__)
@@ -190,6 +191,10 @@ class ShardDataModule(FundusDataModule):
         raise ValueError(NO_LATENTS)
 
     # -- loaders
+
+    def repeat_rare(self, threshold: float) -> bool:
+        """False: rows come as they lie in the shards."""
+        return False
 
     def _loader(self, dataset: Dataset, training: bool) -> ResumableLoader:
         if not training:

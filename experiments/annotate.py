@@ -98,6 +98,7 @@ def whole_set(dataset: str, output_dir: Path) -> SyntheticSet:
         fault = data.wrong_with(name, thorough=False)
         if fault is not None:
             raise ValueError(f"{data.shard(name)}: {fault}. Remedy: make it again, by +exp=synthesize resume=auto.")
+    data.check_shards()
     return data
 
 

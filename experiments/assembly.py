@@ -1,25 +1,30 @@
 """Objects from a configuration: the only place, with the jobs, where the two meet."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from datamodules.fundus import FundusDataModule
+from experiments.construction import Rebuilder, rebuilding
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.checkpoint import (
-    CONFIG_KEY,
-    TRAINED_ON_KEY,
-    check_targets,
-    load_state,
-    load_weights,
-)
+from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY, load_state, load_weights
 from lightning_modules.checkpoint_shards import REST
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.networks.kl import pretrained
+from lightning_modules.weights_file import check_finite
+
+Make = Callable[..., Any]  # a node of the configuration, and arguments besides its own -> what it describes
+MAKE: Make = partial(instantiate, _convert_="all")  # of the command line's, which may name any class
+MEASURES = ("latent_shift", "latent_scale", "num_measured")  # buffers of an Autoencoder
+AUTOENCODER_PARTS = ("model.autoencoder", "autoencoder.module")
+DIFFUSION_PARTS = ("model.denoiser", "model.conditioning", "model.objective", "model.diffusion")
+OPTIONAL_PARTS = ("label_maps", "guide")  # of `model`: null, or absent from older checkpoints, where there are none
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -37,36 +42,72 @@ def build_datamodule(cfg: DictConfig) -> FundusDataModule:
     return instantiate(cfg.data.module)
 
 
-def build_autoencoder(cfg: DictConfig, with_judges: bool = True, start: str | None = None) -> Autoencoder:
+def seed_all(cfg: DictConfig) -> None:
+    """Let random numbers begin by the configuration's seed; for null Lightning would take one of the environment.
+
+    Raises:
+        ValueError: it is no number that seeds.
+    """
+    seed = cfg.get("seed")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed!r}, and must be a whole number of 0 to {2**32 - 1}.")
+    L.seed_everything(seed, workers=True, verbose=False)
+
+
+def build_autoencoder(
+    cfg: DictConfig, with_judges: bool = True, start: str | None = None, make: Make = MAKE
+) -> Autoencoder:
     """The autoencoder of `cfg.model.autoencoder` with the settings of `cfg.autoencoder`.
 
     Args:
         with_judges: False leaves the perceptual network and the discriminator out: it is not going to be trained.
         start: where trained weights are, with their own sizes, as `autoencoder.pretrained`; None draws them at random.
+        make: what builds from a node; a Rebuilder where the configuration is a checkpoint's.
     """
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
-    network = instantiate(cfg.model.autoencoder)
+    seed_all(cfg)
+    network = make(cfg.model.autoencoder)
     if start:
         network = pretrained(start, network=network)
     judges = {} if with_judges else {"perceptual": None, "discriminator": None}
-    module = instantiate(cfg.autoencoder.module, network=network, **judges)
+    module = make(cfg.autoencoder.module, network=network, **judges)
     module.config = plain(cfg)
     return module
 
 
-def pretrained_autoencoder(cfg: DictConfig, source: str) -> Autoencoder:
+def pretrained_autoencoder(cfg: DictConfig, source: str, make: Make = MAKE) -> Autoencoder:
     """An autoencoder with trained weights: a checkpoint of ours, with its latents measured, or a diffusers one.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be had; says which, from where, and where to put it.
     """
-    module = build_autoencoder(cfg, with_judges=False, start=source)
+    module = build_autoencoder(cfg, with_judges=False, start=source, make=make)
     if holds_checkpoint(source):
         state = load_state(source)["state_dict"]
         prefix = "autoencoder." if any(name.startswith("autoencoder.network.") for name in state) else ""
-        for name in ("latent_shift", "latent_scale", "num_measured"):
-            getattr(module, name).copy_(state[prefix + name])
+        _take_measures(module, {name: state.get(prefix + name) for name in MEASURES}, source)
     return module
+
+
+def _take_measures(module: Autoencoder, found: Mapping[str, Tensor | None], source: str) -> None:
+    """Give an autoencoder the figures of its latents that a checkpoint holds, if they can be such."""
+    ours = {name: getattr(module, name) for name in MEASURES}
+    if any(tensor is None or tensor.shape != ours[name].shape for name, tensor in found.items()):
+        raise ValueError(
+            f"{source}: it does not hold mean and deviation of its {module.latent_channels} latent channels "
+            f"({', '.join(MEASURES)}). Remedy: a checkpoint of vae_train or ddpm_train."
+        )
+    check_finite(found, source)
+    for name, tensor in ours.items():
+        tensor.copy_(found[name])
+    _check_scale(module, source)
+
+
+def _check_scale(module: Autoencoder, source: str) -> None:
+    """See that latents can be divided by their deviations."""
+    if not (module.latent_scale > 0).all():
+        raise ValueError(
+            f"{source}: the deviation of a latent channel (latent_scale) is not above 0. Remedy: another checkpoint."
+        )
 
 
 def holds_checkpoint(source: str) -> bool:
@@ -90,25 +131,35 @@ def check_image_size(image_size: int, downsampling: int) -> int:
     return image_size // downsampling
 
 
-def build_diffusion(cfg: DictConfig, autoencoder: Autoencoder) -> LatentDiffusion:
-    """The latent diffusion model of `cfg.model` on this autoencoder, weights at random."""
+def build_diffusion(cfg: DictConfig, autoencoder: Autoencoder, make: Make = MAKE) -> LatentDiffusion:
+    """The latent diffusion model of `cfg.model` on this autoencoder, weights at random; `make` as above."""
     latent_size = check_image_size(cfg.data.image_size, autoencoder.downsampling)
-    L.seed_everything(cfg.seed, workers=True, verbose=False)  # the same start whether or not an autoencoder was trained
-    denoiser = instantiate(
-        cfg.model.denoiser,
-        latent_channels=autoencoder.latent_channels,
-        latent_size=latent_size,
-        cond_dim=cfg.model.conditioning.dim,
-    )
-    conditioning = instantiate(cfg.model.conditioning)
-    objective = instantiate(cfg.model.objective)
-    module = instantiate(
+    seed_all(cfg)  # the same start whether or not an autoencoder was trained
+    channels = autoencoder.latent_channels
+    sizes = {"latent_channels": channels, "latent_size": latent_size, "cond_dim": cfg.model.conditioning.dim}
+    parts = {}
+    if cfg.model.get("label_maps") is not None:
+        sizes["map_channels"] = channels
+        parts["label_maps"] = make(cfg.model.label_maps, shape=(channels, latent_size, latent_size))
+    try:
+        denoiser = make(cfg.model.denoiser, **sizes)
+    except Exception as error:  # Hydra raises one of its own
+        if "unexpected keyword argument 'map_channels'" not in str(error):
+            raise
+        raise ValueError(
+            f"{cfg.model.denoiser._target_} takes no map_channels, by which the label maps reach it. Remedy: "
+            "model.label_maps=null; or take them in its constructor (docs/adding-a-backbone.md)."
+        ) from error
+    conditioning = make(cfg.model.conditioning)  # after the denoiser, by which the same seed draws the same weights
+    if cfg.model.get("guide") is not None:
+        parts["guide"] = make(cfg.model.guide, latent_channels=channels, num_levels=list(conditioning.levels))
+    module = make(
         cfg.model.diffusion,
         autoencoder=autoencoder,
         denoiser=denoiser,
         conditioning=conditioning,
-        objective=objective,
-        _convert_="all",
+        objective=make(cfg.model.objective),
+        **parts,
     )
     module.config = plain(cfg)
     return module
@@ -124,15 +175,24 @@ def load_generator(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Laten
         FileNotFoundError: no such checkpoint.
         ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
     """
-    state = load_state(checkpoint)
-    if CONFIG_KEY not in state or "denoiser" not in state[CONFIG_KEY].get("model", {}):
+    state, origin = load_state(checkpoint), str(checkpoint)
+    if "denoiser" not in model_of(state):
         raise ValueError(f"ckpt={checkpoint}: it was not written by ddpm_train; give the checkpoint of a generator.")
-    check_targets(state[CONFIG_KEY], trusted, str(checkpoint))
-    cfg = OmegaConf.create(state[CONFIG_KEY])
-    module = build_diffusion(cfg, build_autoencoder(cfg, with_judges=False, start=str(checkpoint)))
-    load_weights(module, state)
+    with rebuilding(origin):
+        there = [f"model.{name}" for name in OPTIONAL_PARTS if model_of(state).get(name) is not None]
+        make = Rebuilder(state[CONFIG_KEY], (*AUTOENCODER_PARTS, *DIFFUSION_PARTS, *there), trusted, origin)
+        autoencoder = build_autoencoder(make.cfg, with_judges=False, start=origin, make=make)
+        module = build_diffusion(make.cfg, autoencoder, make)
+    load_weights(module, state, origin)
+    _check_scale(module.autoencoder, origin)
     module.trained_on = state.get(TRAINED_ON_KEY)
     return module.eval()
+
+
+def model_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the configuration of a checkpoint says under `model`, by which it is known what it is of; {} for nothing."""
+    model = state.get(CONFIG_KEY, {}).get("model")
+    return model if isinstance(model, Mapping) else {}
 
 
 def start_from(module: LatentDiffusion, checkpoint: str | Path) -> None:
@@ -141,5 +201,6 @@ def start_from(module: LatentDiffusion, checkpoint: str | Path) -> None:
     Raises:
         FileNotFoundError, ValueError: no such checkpoint, or one of another architecture.
     """
-    load_weights(module, load_state(checkpoint))
+    load_weights(module, load_state(checkpoint), f"ckpt={checkpoint}")
     module.network.load_state_dict(module.ema.network.state_dict())
+    module.ema.restart()

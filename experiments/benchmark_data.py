@@ -26,7 +26,7 @@ from callbacks.atomic import write_text
 from callbacks.run_record import RunRecord, code_revision, package_versions
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_datamodule, plain
-from experiments.benchmark import spread
+from experiments.benchmarks.common import spread
 from experiments.report import config_text, heading, say
 from experiments.training import describe_data, recorded
 

@@ -17,13 +17,14 @@ from callbacks.mistakes_gallery import gallery
 from callbacks.run_record import RunRecord
 from datamodules.findings import FINDINGS, NAMES, NUM_LEVELS, check_name, nearest
 from datamodules.fundus import FundusDataModule
-from experiments.assembly import build_callbacks, plain
+from experiments.assembly import MAKE, Make, build_callbacks, model_of, plain, seed_all
 from experiments.comparison.curves import mode_by_name
+from experiments.construction import Rebuilder, rebuilding
 from experiments.lineage import trained_on
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
 from experiments.trainers import build_trainer, final_metrics, world_size
 from experiments.training import describe_data, fit, prepare_data
-from lightning_modules.checkpoint import CONFIG_KEY, best_of_run, check_targets, load_state, load_weights
+from lightning_modules.checkpoint import CONFIG_KEY, best_of_run, load_state, load_weights
 from lightning_modules.classifier import Classifier
 
 
@@ -86,7 +87,7 @@ def check_monitor(monitor: str, findings: Sequence[str]) -> None:
     known = ["val/loss", *(f"val/{name}" for name in MACRO_METRICS), *(f"val/auroc_{name}" for name in findings)]
     known += [f"val/qwk_{name}" for name in graded] + [f"val/auroc_{name}_referable" for name in graded]
     if monitor not in known:
-        near = nearest(monitor, known)
+        near = nearest(str(monitor), known)
         hint = f" Did you mean {near!r}?" if near else ""
         raise ValueError(f"job.monitor={monitor} is not logged.{hint} Known: {', '.join(known)}.")
 
@@ -131,7 +132,7 @@ def chosen_findings(cfg: DictConfig, datamodule: FundusDataModule) -> list[str]:
 def with_weights(cfg: DictConfig, checkpoint: Path) -> Classifier:
     """The classifier of `cfg.model` with the weights of a checkpoint, all of them on this process."""
     module = build_classifier(cfg)
-    load_weights(module, load_state(checkpoint))
+    load_weights(module, load_state(checkpoint), str(checkpoint))
     return module
 
 
@@ -140,11 +141,11 @@ def columns_of(cfg: DictConfig) -> dict[str, int]:
     return {name: NAMES.index(name) for name in cfg.model.findings}
 
 
-def build_classifier(cfg: DictConfig) -> Classifier:
-    """The classifier of `cfg.model`, weights at random by `cfg.seed`."""
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
-    backbone: nn.Module = instantiate(cfg.model.backbone)
-    module = instantiate(cfg.model.classifier, backbone=backbone, columns=columns_of(cfg), _convert_="all")
+def build_classifier(cfg: DictConfig, make: Make = MAKE) -> Classifier:
+    """The classifier of `cfg.model`, weights at random by `cfg.seed`; `make` as `build_autoencoder` has it."""
+    seed_all(cfg)
+    backbone: nn.Module = make(cfg.model.backbone)
+    module = make(cfg.model.classifier, backbone=backbone, columns=columns_of(cfg))
     module.config = plain(cfg)
     return module
 
@@ -160,14 +161,14 @@ def begin(cfg: DictConfig, module: Classifier) -> str:
     """Give the backbone the weights of `model/init`, or the whole network those of `ckpt`; returns the report."""
     if cfg.ckpt:
         state = load_state(cfg.ckpt)
-        theirs = list(state.get(CONFIG_KEY, {}).get("model", {}).get("findings") or module.findings)
+        theirs = list(model_of(state).get("findings") or module.findings)
         if theirs != list(module.findings):
             raise ValueError(
                 f"ckpt={cfg.ckpt} tells {', '.join(theirs)}, and this run is to tell {', '.join(module.findings)}: its "
                 f"heads would mean something else. Remedy: model.findings=[{','.join(theirs)}]; or its backbone alone, "
                 f"by model/init=synthetic model.init.path={cfg.ckpt}."
             )
-        load_weights(module, state)
+        load_weights(module, state, f"ckpt={cfg.ckpt}")
         module.network.load_state_dict(module.measured.state_dict())
         return f"weights of backbone and heads: {cfg.ckpt}"
     report = instantiate(cfg.model.init)(module.network.backbone)
@@ -187,12 +188,13 @@ def load_classifier(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Clas
         ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
     """
     checkpoint = best_of_run(checkpoint)
-    state = load_state(checkpoint)
-    if CONFIG_KEY not in state or "classifier" not in state[CONFIG_KEY].get("model", {}):
+    state, origin = load_state(checkpoint), str(checkpoint)
+    if "classifier" not in model_of(state):
         raise ValueError(f"ckpt={checkpoint}: it was not written by classifier_train; give one of a classifier.")
-    check_targets(state[CONFIG_KEY], trusted, str(checkpoint))
-    module = build_classifier(OmegaConf.create(state[CONFIG_KEY]))
-    load_weights(module, state)
+    with rebuilding(origin):
+        make = Rebuilder(state[CONFIG_KEY], ("model.backbone", "model.classifier"), trusted, origin)
+        module = build_classifier(make.cfg, make)
+    load_weights(module, state, origin)
     return module.eval()
 
 

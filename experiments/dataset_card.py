@@ -7,6 +7,8 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from callbacks.atomic import write_atomically, write_text
+from callbacks.files import own_folder
+from callbacks.locks import alone
 from callbacks.run_record import RunRecord
 from datamodules.plan.written import Plan
 from datamodules.synthetic import PLAN, SyntheticSet
@@ -40,7 +42,7 @@ def dataset_card(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
             f"output_dir={output_dir} is the folder of the set, or in it: that keeps the record of its own making. "
             "Leave output_dir out; the card is written into job.dataset all the same."
         )
-    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+    with alone(dataset.root), recorded(RunRecord(str(output_dir), plain(cfg))) as record:
         settings = {name: job[name] for name in ("license", "title", "version", "num_columns")}
         path, facts = _written(dataset, **settings)
         metrics = numbers(facts)
@@ -87,6 +89,7 @@ def _written(
     title = title or before.get("pretty_name") or f"Synthetic fundus photographs, {facts.image_size} px"
     version = str(version or before.get("version") or VERSION)
     picture = Image.fromarray(sheet(dataset, Plan(dataset.root / PLAN), num_columns))
+    own_folder(dataset.root, Path(SHEET).parent)
     write_atomically(dataset.root / SHEET, picture.save)
     write_text(path, card(facts, title, version, license, own))
     return path, facts

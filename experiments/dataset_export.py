@@ -7,8 +7,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from callbacks.atomic import write_text
+from callbacks.atomic import remove_unfinished, write_text
+from callbacks.files import refuse_link
 from callbacks.run_record import RunRecord
+from datamodules.files import read_json
 from datamodules.synthetic import RECIPE, SyntheticSet
 from experiments.assembly import plain
 from experiments.card.annotations import annotations_of
@@ -18,6 +20,7 @@ from experiments.export.tables import write_tables
 from experiments.report import ending_text, heading, say
 from experiments.training import recorded
 
+OWN_FOLDERS = ("images", "Part*")  # that layouts write into
 MARK = "export.json"  # of which set and which layout the files of a folder are
 
 
@@ -54,6 +57,7 @@ def check(dataset: SyntheticSet, only_accepted: bool) -> None:
         ValueError: it is not, or cannot.
     """
     _ = dataset.manifest
+    dataset.check_shards()
     if only_accepted and not dataset.recipe.get("filter"):
         raise ValueError(
             f"job.only_accepted=true, but {str(dataset.root)!r} was made without a filter: nothing says which images "
@@ -65,21 +69,24 @@ def claim(output_dir: Path, layout: Layout, dataset: SyntheticSet, only_accepted
     """Take a folder for this set in this layout: a new one, or one that such an export began; clear what it left.
 
     Raises:
-        ValueError: the folder is that of a set, holds another export, or files of which it cannot be told what of.
+        ValueError: the folder is that of a set, holds another export, files of which it cannot be told what of, or
+            links in the place of its own folders.
     """
     if (output_dir / RECIPE).exists() or output_dir.resolve().is_relative_to(dataset.root.resolve()):
         raise ValueError(f"output_dir={output_dir} is the folder of a synthetic set, or in it: give another.")
+    folders = [folder for name in OWN_FOLDERS for folder in output_dir.glob(name)]
+    for folder in folders:
+        refuse_link(folder)
     mark = _mark(layout, dataset, only_accepted)
     path = output_dir / MARK
     if path.is_file():
-        there = json.loads(path.read_text("utf-8"))
+        there = read_json(path, remedy="give another output_dir")
         differing = [f"{key} {there.get(key)!r} instead of {value!r}" for key, value in mark.items()
                      if there.get(key) != value]  # fmt: skip
         if differing:
             raise ValueError(f"output_dir={output_dir} holds another export ({'; '.join(differing)}): give another.")
-        for pattern in layout.unfinished:
-            for left in output_dir.glob(pattern):
-                left.unlink()
+        for folder in folders:
+            remove_unfinished(folder)
         return
     foreign = sorted(
         file.name for any in LAYOUTS.values() for pattern in any.owned for file in output_dir.glob(pattern)

@@ -38,22 +38,21 @@ def export_model(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     path = best_of_run(cfg.ckpt)
     export = export_of(path, load_state(path), job["weights"], job["onnx"], job["trusted"])
     say(heading(f"{export.model.kind}, {export.model.weights} weights of {path}"))
-    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
-        with whole_folder(output_dir / FOLDER) as folder:
-            networks = export.write(folder)
-            say(parameters_text(networks))
-            say(heading("the folder against the original, in a process that has only the folder"))
-            comparisons = export.compare(folder)
-            say("\n".join(map(str, comparisons)))
-            check(comparisons)
-            if export.model.kind == "generator":
-                write_samples(folder, export.model.findings, level_counts(export.model.state))
-            write_licence(folder)
-            text = card(export.model, networks, comparisons, folder, job["license"], job["title"])
-            write_text(folder / CARD, text)
-            write_text(output_dir / REPORT, report(export.model, path, comparisons))
+    with recorded(RunRecord(str(output_dir), plain(cfg))) as record, whole_folder(output_dir / FOLDER) as folder:
+        networks = export.write(folder)
+        say(parameters_text(networks))
+        say(heading("the folder against the original, in a process that has only the folder"))
+        comparisons = export.compare(folder)
+        say("\n".join(map(str, comparisons)))
+        check(comparisons)
+        if export.model.kind == "generator":
+            write_samples(folder, export.model.findings, level_counts(export.model.state))
+        write_licence(folder)
+        text = card(export.model, networks, comparisons, folder, job["license"], job["title"])
+        write_text(folder / CARD, text)
+        write_text(output_dir / REPORT, report(export.model, path, comparisons))
         metrics = {"export/largest_difference": max(one.largest_difference for one in comparisons)}
-        record.finish("finished", metrics)
+        record.finish("finished", metrics)  # before the folder is there: killed in between it is made again
     say(ending_text(output_dir, metrics, time.monotonic() - start))
     say(f"model:        {output_dir / FOLDER}   ({CARD} there says how to use it)")
     return metrics

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from callbacks.atomic import write_atomically
 from callbacks.run_record import RunRecord
+from callbacks.whole_files import to_file
 from experiments.assembly import plain
 from experiments.report import ending_text, heading, say
 from experiments.training import recorded
@@ -34,7 +35,7 @@ def gather_checkpoint(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     target = output_dir / (cfg.job.filename or f"{source.stem}.ckpt")
     if target.parent.resolve() != output_dir.resolve():
         raise ValueError(f"job.filename={cfg.job.filename} must be a name without folders; output_dir says where.")
-    if target.exists():
+    if target.exists() and not cfg.resume:
         raise ValueError(f"{target} is there already, and is not replaced. Remedy: another output_dir or job.filename.")
     with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
         metrics = gather(source, target, cfg.job.optimizer)
@@ -49,14 +50,14 @@ def gather_checkpoint(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
 
 
 def gather(source: Path, target: Path, optimizer: bool = True) -> dict[str, float]:
-    """Read a checkpoint, write it to one file, and see that this holds the same.
+    """Read a checkpoint, write it to one file, and see that this holds the same; one that is there must.
 
     Args:
         optimizer: keep the optimiser's state, without which no training goes on from it; it is as large as weights
             and averages together.
 
     Raises:
-        FileNotFoundError, ValueError: no whole checkpoint at `source`.
+        FileNotFoundError, ValueError: no whole checkpoint at `source`, or another one at `target`.
         OSError: the file holds something else than was written.
     """
     state = load_state(source)
@@ -64,11 +65,15 @@ def gather(source: Path, target: Path, optimizer: bool = True) -> dict[str, floa
         state = {key: value for key, value in state.items() if key not in OF_THE_OPTIMIZER}
 
     def write(path: Path) -> None:
-        torch.save(state, path)
+        to_file(state, path)
         if not _same(load_state(path), state):
             raise OSError(f"{path} does not hold what was written to it: the disk is not to be trusted.")
 
-    write_atomically(target, write)
+    if target.exists():  # as where a run was killed just before it noted its end
+        if not _same(load_state(target), state):
+            raise ValueError(f"{target} holds another checkpoint. Remedy: another output_dir or job.filename.")
+    else:
+        write_atomically(target, write)
     mib = target.stat().st_size / 2**20
     return {"gather/num_tensors": float(len(state["state_dict"])), "gather/mib": mib,
             "gather/step": float(state["global_step"])}  # fmt: skip

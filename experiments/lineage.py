@@ -1,7 +1,6 @@
 """Whose photographs a run learns from, through its data and through the weights it begins with; leaks are refused."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from datamodules.manifest import Manifest
 from datamodules.sources.base import Source
 from experiments.report import say
 from lightning_modules.checkpoint import TRAINED_ON_KEY, best_of_run, load_progress
+from lightning_modules.checkpoint_contents import ContentsError
 
 Parts = Sequence[tuple[Source, Manifest]]
 WHOSE = "does not say whose photographs trained it"
@@ -97,8 +97,12 @@ def _of_weights(path: Path) -> Ancestor:
     path = best_of_run(path)
     what, facts = f"the checkpoint {str(path)!r}", None
     if path.exists() and path.suffix != ".safetensors":
-        with suppress(ValueError):  # somebody else's
+        try:
             facts = load_progress(path).get(TRAINED_ON_KEY)
+        except ContentsError:
+            raise
+        except ValueError:  # somebody else's
+            facts = None
     if facts is None:
         return Ancestor(what, None)
     return Ancestor(what, facts["patients"].numpy().view(np.uint64), facts.get("unknown", ()))

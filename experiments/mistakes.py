@@ -1,6 +1,5 @@
 """A user's mistake becomes a sentence and an exit status; whatever else fails keeps its traceback."""
 
-import errno
 import inspect
 import os
 import re
@@ -18,15 +17,17 @@ import torch
 from hydra.errors import InstantiationException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from callbacks.atomic import write_text
 from callbacks.shutdown import WARNINGS
 from datamodules.cache import CacheError
-from experiments.composition import CommandError
+from experiments.composition import INTERPOLATION, CommandError
+from experiments.disk_full import refused
 from experiments.launch import LaunchError
+from experiments.memory import from_a_worker, refused_memory
 from experiments.report import say_error
 from experiments.runs import FOLDER_VARIABLE, status_of
 
 TRACEBACK_VARIABLE = "SYNFUNDUS_TRACEBACK"  # if set, tracebacks are printed
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 MISTAKES = (
     ValueError,
     FileNotFoundError,
@@ -59,16 +60,14 @@ def explained(function: Callable[..., Any], *arguments: Any) -> int:
             target, place = said[0].partition(", set env var")[0], said[-1].removeprefix("full_key: ")
             return _explain(error, f"{target} (in {place}): no such module or name. Remedy: correct the dotted path.")
         if not isinstance(cause, MISTAKES) and not _wrong_arguments(cause):
-            raise
+            return _explain_refusal(error)
         place = str(error).splitlines()[-1].removeprefix("full_key: ")
         return _explain(cause, f"{cause} (in {place}){_what_it_takes(error)}")
-    except OSError as error:
-        what = "the disk is full" if error.errno in DISK_FULL else "the system refused"
-        remedy = "Free space" if error.errno in DISK_FULL else "Mend that"
-        return _explain(error, f"{what}: {error}. {remedy}, then go on: the same command and resume=auto.")
     except KeyboardInterrupt as error:
         say_error("\ninterrupted: go on with the same command and resume=auto.")
         return 128 + (error.number if isinstance(error, Terminated) else signal.SIGINT)
+    except Exception as error:
+        return _explain_refusal(error)
     return 0
 
 
@@ -121,25 +120,40 @@ def _what_it_takes(error: InstantiationException) -> str:
     return f". Remedy: it takes {', '.join(names)}."
 
 
+def _explain_refusal(error: Exception) -> int:
+    """Explain what the memory, the disk or the system refused; whatever else it is, is raised."""
+    message = refused_memory(error) or refused(error)
+    if message is None:
+        raise error
+    return _explain(error, message)
+
+
 def _explain(error: Exception, message: str) -> int:
     """Print a mistake; its traceback goes to a file or, if asked for, to the screen."""
     say_error(f"error: {message}")
     folder = os.environ.get(FOLDER_VARIABLE)
     text = "".join(traceback.format_exception(error))
-    if os.environ.get(TRACEBACK_VARIABLE) or torch.distributed.is_initialized():  # one of several: all is on the screen
+    if os.environ.get(TRACEBACK_VARIABLE) or _is_one_of_several():  # all is on the screen
         say_error(text)
     elif folder and Path(folder).is_dir() and status_of(Path(folder)) != "finished":  # a finished run is left as it is
         try:
-            Path(folder, "error.log").write_text(text, encoding="utf-8")
+            write_text(Path(folder, "error.log"), text)
             say_error(f"(traceback: {folder}/error.log)")
         except OSError:  # the disk is full
-            say_error(text)
+            say_error(f"({TRACEBACK_VARIABLE}=1 shows the traceback)")
     else:
         say_error(f"({TRACEBACK_VARIABLE}=1 shows the traceback)")
     return 1
 
 
+def _is_one_of_several() -> bool:
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
+
 def _plain(text: str) -> str:
     """What a resolver of the configuration said, without what OmegaConf puts around it."""
+    text = from_a_worker(text)
+    if text.startswith("Interpolation key "):
+        return f"{' '.join(text.split())}. {INTERPOLATION}"
     found = re.match(r"\w+ raised while resolving interpolation: (.*?)(\n\s*full_key: .*)?$", text, re.DOTALL)
     return found.group(1) if found else text

@@ -1,7 +1,5 @@
 """`+exp=pretrain_transfer`: does pretraining on synthetic images help? Cell by cell, against the other starts."""
 
-import csv
-import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.atomic import write_atomically, write_text
 from callbacks.run_record import RunRecord
+from datamodules.files import write_csv
 from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
 from experiments.compare_runs import compare_runs
@@ -135,9 +134,7 @@ def write(
     output_dir: Path,
 ) -> None:  # fmt: skip
     """transfer.csv, transfer.md, transfer.png, and the same for TensorBoard."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows(found))
-    write_text(output_dir / "transfer.csv", buffer.getvalue())
+    write_csv(output_dir / "transfer.csv", rows(found))
     parts = ["# Transfer", table(found, job["metric"])]
     if SYNTHETIC in job["inits"]:
         parts.append(differences(found, SYNTHETIC))

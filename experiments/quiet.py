@@ -1,7 +1,16 @@
-"""Silence what a run's reader can do nothing about: a line a message, each named; everything else is still said."""
+"""Silence what a run's reader can do nothing about: a line a message, each named; everything else is still said.
+
+What is said holds no control characters, wherever the names in it are from.
+"""
 
 import logging
+import threading
 import warnings
+from collections.abc import Callable
+from typing import Any
+
+from callbacks.disk import refusal
+from callbacks.files import printable
 
 # Lightning's lines of every Trainer: the run says itself which device, batch and steps it has, and advertises nothing.
 LOGGED = (
@@ -28,6 +37,13 @@ WARNED = (
 )
 
 
+class _Printable(logging.LogRecord):
+    """A message whose names of files and columns cannot move the terminal's cursor."""
+
+    def getMessage(self) -> str:
+        return printable(super().getMessage())
+
+
 class _Unwanted(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(LOGGED)
@@ -39,5 +55,26 @@ def silence() -> None:
         logger = logging.getLogger(name)
         if not any(isinstance(unwanted, _Unwanted) for unwanted in logger.filters):
             logger.addFilter(_Unwanted())
+    logging.setLogRecordFactory(_Printable)
+    if warnings.formatwarning is not _format_warning:
+        _before.append(warnings.formatwarning)
+        warnings.formatwarning = _format_warning
+    if threading.excepthook is not _say_of_thread:
+        _hooks.append(threading.excepthook)
+        threading.excepthook = _say_of_thread
     for message in WARNED:
         warnings.filterwarnings("ignore", message=message)
+
+
+_before: list[Callable[..., str]] = []  # what warnings were formatted by
+_hooks: list[Callable[[threading.ExceptHookArgs], Any]] = []  # by which threads that died were told of
+
+
+def _format_warning(*arguments: Any, **options: Any) -> str:
+    return printable(_before[-1](*arguments, **options))
+
+
+def _say_of_thread(died: threading.ExceptHookArgs) -> None:
+    """What ended a thread; but what the disk refused TensorBoard's is raised again where its writer is used next."""
+    if not type(died.thread).__module__.startswith("tensorboard.") or refusal(died.exc_value) is None:
+        _hooks[-1](died)

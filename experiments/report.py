@@ -9,19 +9,21 @@ from typing import Any
 import yaml
 from torch import nn
 
+from callbacks.files import printable
+
 RANK_VARIABLES = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
 
 
 def say(text: str = "") -> None:
-    """Print on the first process only."""
+    """Print on the first process only; names in it that are not ours cannot move the terminal's cursor."""
     if is_first():
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def say_error(text: str) -> None:
     """Print to stderr, on every process: perhaps it is not the first that fails."""
     rank = _other_rank()
-    print(f"[process {rank}] {text}" if rank else text, file=sys.stderr, flush=True)
+    print(printable(f"[process {rank}] {text}" if rank else text), file=sys.stderr, flush=True)
 
 
 def is_first() -> bool:

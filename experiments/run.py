@@ -1,55 +1,67 @@
 """The one entry point: `python -m experiments.run +exp=NAME [group=option] [key=value]`."""
 
+import signal
 import sys
+from contextlib import ExitStack
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from callbacks.files import refuse_link
 from callbacks.watch import dismiss
 from experiments import launch
+from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
-from experiments.composition import check_command, locate, register_resolvers
+from experiments.composition import check_command, check_resolved, register_resolvers
+from experiments.known_keys import locate
 from experiments.machines import machine, note
 from experiments.mistakes import explained, heard
 from experiments.quiet import silence
 from experiments.report import config_text, heading, say
 from experiments.requeue import requeue_if_warned
-from experiments.runs import RunFolder, settle
+from experiments.runs import RunFolder, settled
 from experiments.synthesis.words import plan_spelt_out
+from experiments.terminal import steady
 from experiments.trainers import trial_trainer
+
+FOLDERS = ("checkpoints", "samples", "tensorboard", "cells", "pretraining", "comparison")  # that a run writes into
 
 
 def start(cfg: DictConfig) -> None:
-    """Meet the other processes, if a launcher has started some, settle the run's folder, and go."""
+    """Meet the other processes, if a launcher has started some, settle and hold the run's folder, and go."""
     hydra_cfg = HydraConfig.get()
-    given = any(word.startswith("output_dir=") for word in hydra_cfg.overrides.task)
+    given = any(word.lstrip("+").startswith("output_dir=") for word in hydra_cfg.overrides.task)
     is_sweep, number = hydra_cfg.mode == RunMode.MULTIRUN, OmegaConf.select(hydra_cfg, "job.num") or 0
     if is_sweep and not given:
         cfg.output_dir = f"{cfg.output_dir}_{number}"  # jobs of a queue may begin in the same second
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    config = plain(cfg)
+    check_resolved(config)
     if launch.is_started_by_a_run():
         go(cfg, launch.inherited())
         return
     place = launch.Place.here(cfg.trainer.num_nodes)
     place.check(config["trainer"]["devices"], cfg.trainer.num_nodes)
     if place.size == 1:
-        go(cfg, settle(config, given))
+        with settled(config, given) as folder:
+            go(cfg, folder)
         return
-    with launch.meeting(place, str(number), cfg.wait_minutes) as others:
+    with ExitStack() as stack, launch.meeting(place, str(number), cfg.wait_minutes) as others:
         note(others.gather(machine(trial_trainer(cfg))))
-        folder = others.agree(lambda: settle(config, given))
+        folder = others.agree(lambda: stack.enter_context(settled(config, given)))
         if folder is not None:
             go(cfg, folder)
 
 
 def go(cfg: DictConfig, folder: RunFolder) -> None:
     """Say what is going to be done, and where, and hand over to the job."""
+    for name in FOLDERS:
+        refuse_link(folder.output_dir / name)
     cfg.output_dir = str(folder.output_dir)
     cfg.resume = folder.checkpoint or cfg.resume
     say(heading(f"{cfg.name}: configuration"))
-    say(config_text(OmegaConf.to_container(cfg, resolve=True)))
+    say(config_text(plain(cfg)))
     say(heading(f"output folder: {folder.output_dir}"))
     if folder.note:
         say(folder.note)
@@ -63,6 +75,7 @@ def run(cfg: DictConfig) -> None:
 
     The queue's warning that the time is almost up is answered here too.
     """
+    steady()
     register_resolvers()
     silence()
     with heard(), requeue_if_warned():
@@ -72,19 +85,27 @@ def run(cfg: DictConfig) -> None:
 
 
 def main() -> int:
-    """Check the command line, then run it. Returns the exit status: 2 for words that mean nothing, 1 for a failure."""
+    """Check the command line, then run it.
+
+    Returns:
+        The exit status: 2 for words that mean nothing, 1 for a failure, 128 and a signal's number where that came again
+        before the first one was answered.
+    """
+    steady()
     register_resolvers()
     silence()
-    status = explained(_check)
-    if status == 0:
-        run()
+    try:
+        status = explained(_check)
+        if status == 0:
+            run()
+    except KeyboardInterrupt as again:
+        return 128 + getattr(again, "number", signal.SIGINT)
     return status
 
 
 def _check() -> None:
-    """See that the words mean something, and put a network's name and a plan's file where Hydra looks for them."""
-    sys.argv[1:] = plan_spelt_out(spelt_out(sys.argv[1:]))
-    check_command(sys.argv[1:])
+    """See that the words mean something, and write those for Hydra that it would read otherwise than they are meant."""
+    sys.argv[1:] = check_command(plan_spelt_out(spelt_out(sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,22 @@
 """The folder of a run: a new one, or the one to go on with."""
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from callbacks.atomic import remove_unfinished
+from callbacks.files import read_json, read_yaml
+from callbacks.locks import HeldError, alone
+from callbacks.run_record import earlier_sessions
+from lightning_modules.checkpoint import load_progress, load_training
 
 FOLDER_VARIABLE = "SYNFUNDUS_OUTPUT_DIR"  # tells the processes that a run starts which folder it has
 RESUME_VARIABLE = "SYNFUNDUS_RESUME_FROM"
+SHARED = ("autoencoders", "features")  # below cache_dir, of whole files
+LONG_AGO = 86_400.0  # seconds
 NOT_COMPARED = ("output_dir", "resume", "wait_minutes")
 NOT_OF_THE_RESULT = (
     "checkpoint_keep_last",
@@ -19,6 +25,7 @@ NOT_OF_THE_RESULT = (
     "activation_checkpointing",
     "compile",
     "compile_blocks",
+    "cache_dir",
 )  # but for rounding
 
 
@@ -31,17 +38,32 @@ class RunFolder:
     note: str
 
 
-def settle(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
-    """Decide on the folder of a run with this resolved configuration.
+@contextmanager
+def settled(config: Mapping[str, Any], output_dir_given: bool) -> Iterator[RunFolder]:
+    """Decide on the folder of a run with this resolved configuration, and hold it: a folder is one run's.
 
     `resume=auto` takes `output_dir` if it was given, else the newest unfinished run of the same experiment with the
     same configuration; with nothing to go on from it starts afresh, and says so. A path goes on from that checkpoint.
+    What a run that was killed there has left half written is taken away, and in what runs share after a day.
 
     Raises:
-        ValueError: the folder already holds a run and `resume` was not given.
+        ValueError: the folder already holds a run and `resume` was not given; another run is at work in it; or the
+            checkpoint is not whole.
         FileNotFoundError: `resume` is a path that does not exist.
     """
-    return hand_down(_decide(config, output_dir_given))
+    folder = _decide(config, output_dir_given)
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(alone(folder.output_dir, "wait for it, stop it, or give another output_dir"))
+                break
+            except HeldError:
+                refused, folder = folder.output_dir, _decide(config, output_dir_given)
+                if folder.output_dir == refused:
+                    raise  # else another run, which began in the same second, was faster
+        for name in SHARED:
+            remove_unfinished(Path(config.get("cache_dir") or "cache", name), LONG_AGO)
+        yield hand_down(folder)
 
 
 def hand_down(folder: RunFolder) -> RunFolder:
@@ -56,6 +78,7 @@ def _decide(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
         return _go_on(wanted, config) if output_dir_given else _newest(config, wanted)
     if resume is not None:
         path = named_checkpoint("resume", resume)
+        _check_whole(path)
         return RunFolder(_unused(wanted), str(path), f"going on from {path}")
     if output_dir_given and (wanted / "record.json").exists():
         raise ValueError(f"output_dir={wanted} already holds a run ({status_of(wanted)}). {_remedy(wanted)}")
@@ -89,7 +112,11 @@ def _newest(config: Mapping[str, Any], wanted: Path) -> RunFolder:
     for folder in sorted(known, key=lambda folder: folder.stat().st_mtime, reverse=True):
         if status_of(folder) == "finished":
             continue
-        differences = differing_keys(config, _config(folder))
+        try:
+            differences = differing_keys(config, _config(folder))
+        except (ValueError, OSError) as error:  # of another run, it may be
+            notes.append(f"{error} Until then {folder} is passed over")
+            continue
         if not differences:
             return _go_on(folder, config)
         notes.append(
@@ -101,12 +128,61 @@ def _newest(config: Mapping[str, Any], wanted: Path) -> RunFolder:
 
 
 def _go_on(folder: Path, config: Mapping[str, Any]) -> RunFolder:
-    last = folder / "checkpoints" / "last.ckpt"
+    checkpoint, note = newest_whole(folder)
+    earlier_sessions(folder)  # which the run will add to: what is wrong with them is said now
     differences = differing_keys(config, _config(folder)) if (folder / "config.yaml").is_file() else []
     changed = f" (changed since: {', '.join(differences)})" if differences else ""
-    if last.exists():
-        return RunFolder(folder, str(last), f"going on from {last}{changed}")
+    if checkpoint:
+        return RunFolder(folder, checkpoint, f"{note}going on from {checkpoint}{changed}")
     return RunFolder(folder, "", f"going on in {folder}, which has no checkpoint, with what is finished there{changed}")
+
+
+def newest_whole(folder: Path) -> tuple[str, str]:
+    """The checkpoint to go on from in a run's folder, "" for none; and what is to be said first of others.
+
+    That is `last.ckpt`; where it is damaged or gone, the newest of those kept beside it that are whole.
+
+    Raises:
+        ValueError: there are checkpoints, and none is whole.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    fault = None if last.exists() else f"{last} is not there"
+    try:
+        if fault is None:
+            load_progress(last)
+            return str(last), ""
+    except ValueError as error:
+        fault = str(error)
+    beside = _whole_beside(last)
+    if beside:
+        newest = max(beside, key=lambda path: (beside[path], path.stat().st_mtime))
+        return str(newest), f"{fault.rstrip('.')}. The newest whole one is of step {beside[newest]}: "
+    if os.path.lexists(last):
+        raise ValueError(
+            f"{fault} None beside it is whole. Remedy: put back a copy of {last}, or begin anew in another output_dir."
+        )
+    return "", ""
+
+
+def _check_whole(path: Path) -> None:
+    try:
+        load_progress(path)
+    except ValueError as error:
+        beside = _whole_beside(path)
+        if not beside:
+            raise
+        whole = ", ".join(f"resume={other} (step {beside[other]})" for other in sorted(beside, key=beside.__getitem__))
+        raise ValueError(f"{error} Remedy: {whole}.") from error
+
+
+def _whole_beside(path: Path) -> dict[Path, int]:
+    """The other checkpoints of a folder that training can go on from, and their steps."""
+    found = {}
+    for other in sorted(path.parent.glob("*.ckpt")):
+        if other != path:
+            with suppress(ValueError, FileNotFoundError):
+                found[other] = load_training(other)["global_step"]
+    return found
 
 
 def _unused(folder: Path) -> Path:
@@ -118,14 +194,15 @@ def _unused(folder: Path) -> Path:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    return yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    remedy = "put back a whole copy; or delete it, and give output_dir, which then goes on without being compared"
+    return read_yaml(folder / "config.yaml", remedy=remedy)
 
 
 def status_of(folder: Path) -> str:
     """Of the run in this folder: running, finished, interrupted, failed; unknown where no record tells it."""
     try:
-        return str(json.loads((folder / "record.json").read_text("utf-8")).get("status", "unknown"))
-    except (OSError, json.JSONDecodeError):
+        return read_json(folder / "record.json", {"status": str})["status"]
+    except (OSError, ValueError):
         return "unknown"
 
 
@@ -144,5 +221,11 @@ def _leaves(config: Mapping[str, Any], folder: str, prefix: str = "") -> dict[st
         if isinstance(value, Mapping):
             leaves |= _leaves(value, folder, f"{prefix}{key}.")
         else:
-            leaves[f"{prefix}{key}"] = value.replace(folder, "<output_dir>") if isinstance(value, str) else value
+            leaves[f"{prefix}{key}"] = _within(value, folder)
     return leaves
+
+
+def _within(value: Any, folder: str) -> Any:
+    """A path in the run's folder, as it is called from there; everything else as it is."""
+    inside = isinstance(value, str) and f"{value}/".startswith(f"{folder}/")
+    return f"<output_dir>{value[len(folder) :]}" if inside else value

@@ -101,7 +101,7 @@ def kept_bytes(network: nn.Module, inputs: Sequence[Tensor], precision: str) -> 
 
 
 def _inputs(module: LatentDiffusion, num: int) -> tuple[Tensor, Tensor, Tensor]:
-    x_t = torch.zeros(num, *module.latent_shape).contiguous(memory_format=module.memory_format)
+    x_t = torch.zeros(num, *module.latent_shape)
     return x_t, torch.zeros(num, dtype=torch.int64), module.network.conditioning.unknown(num)
 
 

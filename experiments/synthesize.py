@@ -6,14 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from tqdm import tqdm
 
 from callbacks.atomic import write_text
-from callbacks.locks import alone
+from callbacks.files import printable, refuse_link
 from callbacks.run_record import RunRecord
 from callbacks.shard_writer import GB, ImageEncoder, ShardWriter
 from callbacks.shared_work import SharedWork
@@ -50,6 +49,8 @@ from lightning_modules.synthesizer import Synthesizer
 
 NUM_READERS = 4  # threads that look at what is there
 
+INTERVALS = ("guidance_interval", "classifier_interval")
+
 
 def synthesize(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     """Write the plan, make the shards that are missing, and the manifest; returns what was counted."""
@@ -67,14 +68,14 @@ def synthesize(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     if cfg.job.dry_run:
         return dry_run(cfg, synthesizer, law, seen(generator), encoder)
     work = SharedWork(root, "synthesis")
-    with held(root, work):
-        found = begin(cfg, root, generator, law, synthesizer)  # what is wrong with a plan is said before there is a run
-        with kept(cfg, root) as record:
-            metrics = make(cfg, found, synthesizer, encoder, work)
-            if record is not None:
-                metrics |= finish(found, cfg.job.license)
-                record.finish("finished", metrics)
-                work.clear()
+    take_over(root, work)
+    found = begin(cfg, root, generator, law, synthesizer)  # what is wrong with a plan is said before there is a run
+    with kept(cfg, root) as record:
+        metrics = make(cfg, found, synthesizer, encoder, work)
+        if record is not None:
+            metrics |= finish(found, cfg.job.license)
+            record.finish("finished", metrics)
+            work.clear()
     say(ending_text(root, metrics, time.monotonic() - start))
     say(f"annotate it:  python -m experiments.run +exp=annotate job.dataset={root} job.annotators=[<run>]")
     return metrics
@@ -87,14 +88,15 @@ def check_kinds(cfg: DictConfig) -> None:
         ValueError: it is not; names the key.
     """
     wholes = ("num_images", "job.images_per_shard", "job.image_size", "job.image_quality", "job.num_steps")
-    for key in (*wholes, "job.guidance"):
+    for key in (*wholes, "job.guidance", "job.guidance_rescale", "job.classifier_scale"):
         value = OmegaConf.select(cfg, key)
         fits = isinstance(value, int) or (key not in wholes and isinstance(value, float))
         if value is not None and (isinstance(value, bool) or not fits):
             raise ValueError(f"{key}={value} must be a {'whole ' if key in wholes else ''}number.")
-    interval = cfg.job.guidance_interval
-    if interval is not None and not (isinstance(interval, ListConfig) and len(interval) == 2):
-        raise ValueError(f"job.guidance_interval={interval} must be two fractions, as [0.0, 0.8].")
+    for name in INTERVALS:
+        interval = cfg.job[name]
+        if interval is not None and not (isinstance(interval, ListConfig) and len(interval) == 2):
+            raise ValueError(f"job.{name}={interval} must be two fractions, as [0.0, 0.8].")
 
 
 def generator_of(cfg: DictConfig) -> LatentDiffusion:
@@ -107,10 +109,10 @@ def generator_of(cfg: DictConfig) -> LatentDiffusion:
         raise ValueError("ckpt is not given: name the checkpoint of a generator, ckpt=<run>/checkpoints/last.ckpt.")
     cfg.ckpt = str(best_of_run(cfg.ckpt))
     generator = load_generator(cfg.ckpt, cfg.job.trusted)
-    asked = {name: cfg.job[name] for name in ("scheduler", "num_steps", "guidance", "precision")}
-    interval = cfg.job.guidance_interval
-    asked["guidance_interval"] = None if interval is None else tuple(interval)
-    generator.sample_by(**{name: value for name, value in asked.items() if value is not None})
+    asked = {name: cfg.job[name] for name in generator.sampling if cfg.job[name] is not None}
+    asked = {name: tuple(value) if isinstance(value, ListConfig) else value for name, value in asked.items()}
+    asked |= {name: dict(value) for name, value in asked.items() if isinstance(value, DictConfig)}
+    generator.sample_by(**asked)
     return generator
 
 
@@ -123,17 +125,14 @@ def announce(cfg: DictConfig, generator: LatentDiffusion) -> None:
     say(f"sampling:     {sampling}")
 
 
-@contextmanager
-def held(root: Path, work: SharedWork) -> Iterator[None]:
-    """On the first process: hold the folder, in which nobody else is at work, without what killed ones have left."""
-    if rank_zero_only.rank != 0:
-        yield
-        return
-    with alone(root):
+def take_over(root: Path, work: SharedWork) -> None:
+    """On the first process: see that nobody is at work any more, and take away what killed ones have left."""
+    if rank_zero_only.rank == 0:
         work.begin()
+        for name in ("data", "checksums"):
+            refuse_link(root / name)
         for left in (left for folder in ("", "data", "checksums") for left in (root / folder).glob(".*.part*")):
             left.unlink()
-        yield
 
 
 @contextmanager
@@ -178,11 +177,18 @@ def begin(cfg: DictConfig, root: Path, generator: LatentDiffusion, law: Law, syn
 
 
 def seen(generator: LatentDiffusion) -> LabelRows | None:
-    """The labels that a generator was trained on, where its checkpoint holds them."""
+    """The labels that a generator was trained on, where its checkpoint holds them, of all findings."""
     facts = generator.trained_on or {}
     if "labels" not in facts:
         return None
-    return LabelRows(facts["labels"].numpy().astype(np.int8), facts["counts"].numpy())
+    number = facts["labels"].shape[1]
+    if number != len(NAMES):
+        say(
+            f"note: the checkpoint holds training labels of {number} findings, and {len(NAMES)} are known here: no "
+            "plan is made by them. Remedy: plan=table plan.path=<table>."
+        )
+        return None
+    return LabelRows(facts["labels"].numpy(), facts["counts"].numpy())
 
 
 def missing(found: SyntheticSet, thorough: bool) -> list[int]:
@@ -195,7 +201,7 @@ def missing(found: SyntheticSet, thorough: bool) -> list[int]:
         for number, fault in zip(there, bar, strict=True):
             if fault is not None:
                 shard = found.shards[number]
-                tqdm.write(f"{shard}: {fault}. It is made again.")
+                tqdm.write(printable(f"{shard}: {fault}. It is made again."))
                 shard.unlink()
                 wanted.add(number)
     return sorted(wanted)

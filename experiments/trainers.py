@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig
 
 from callbacks.finite_loss import FiniteLoss
-from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer
+from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer, MovedFolder
 from callbacks.learning_rate import LearningRate
 from callbacks.measured import Measured
 from callbacks.metrics_csv import MetricsCSV, resume_step
@@ -30,7 +30,7 @@ from callbacks.watch import Watch
 from callbacks.whole_files import FilesMeanwhile, WholeFiles
 from experiments.assembly import plain
 from experiments.machines import environment
-from lightning_modules.checkpoint import load_progress, load_state
+from lightning_modules.checkpoint import load_progress, load_state, load_training
 from lightning_modules.ema import local_part
 
 PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")  # weights and the sampler's state stay float32
@@ -64,7 +64,7 @@ def build_trainer(
         overrides: arguments of the Trainer that differ from `cfg.trainer`.
     """
     folder = str(output_dir)
-    step = resume_step(load_progress(checkpoint)) if checkpoint else 0
+    step = resume_step(load_training(checkpoint)) if checkpoint else 0
     loggers = [
         TensorBoardLogger(folder, name="", version="", sub_dir="tensorboard", purge_step=step or None,
                           default_hp_metric=False),
@@ -81,6 +81,7 @@ def build_trainer(
         HParams(hparams, metrics),
         LearningRate(),
         Measured(monitor, best_every),
+        MovedFolder(load_progress),
         ModelCheckpoint(filename="best", **best),
         *([BestCheckpoints(save_top_k=cfg.checkpoint_keep_best, **best)] if cfg.checkpoint_keep_best > 1 else ()),
         StepCheckpoint(filename="last", every_n_train_steps=cfg.checkpoint_every_n_steps, **every),

@@ -1,6 +1,6 @@
 """The steps that the training jobs share."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from callbacks.atomic import write_text
-from callbacks.run_record import RunRecord
+from callbacks.run_record import RunRecord, changed_data
 from datamodules.fundus import FundusDataModule
 from datamodules.manifest import SPLITS
 from datamodules.mixed import SYNTHETIC
@@ -20,14 +20,20 @@ from experiments.lineage import check_test_patients
 from experiments.machines import environment_text
 from experiments.report import config_text, data_text, heading, say, say_error
 from experiments.trainers import environment_of, world_size
-from lightning_modules.checkpoint import load_progress
+from lightning_modules.checkpoint import load_training
 from lightning_modules.checkpoint_shards import prune
 
 
-def prepare_data(cfg: DictConfig, output_dir: Path, weights: str | None = None) -> FundusDataModule:
+def prepare_data(
+    cfg: DictConfig,
+    output_dir: Path,
+    weights: str | None = None,
+    foretell: Callable[[FundusDataModule, Mapping[str, Any]], None] | None = None,
+) -> FundusDataModule:
     """Index the data, say what there is, read every image once, and list what is rejected.
 
     Args:
+        foretell: is given the datamodule and what its index says, before anything is read; on the first process.
         weights: where the weights that the training begins with lie, if they must not know its test patients.
 
     Raises:
@@ -42,6 +48,8 @@ def prepare_data(cfg: DictConfig, output_dir: Path, weights: str | None = None) 
     check_batch_size(cfg, sum(summary["splits"].get(name, {}).get("num_images", 0) for name in ("train", SYNTHETIC)))
     check_test_patients(datamodule, weights)
     if rank_zero_only.rank == 0:
+        if foretell is not None:
+            foretell(datamodule, summary)
         output_dir.mkdir(parents=True, exist_ok=True)
         write_text(output_dir / "config.yaml", config_text(plain(cfg)) + "\n")
         try:
@@ -92,17 +100,30 @@ def fit(
     Only tensors and plain containers are read from the checkpoint.
 
     Raises:
-        ValueError: a checkpoint of more epochs than are to be trained.
+        ValueError: a checkpoint of more epochs than are to be trained, or of weights alone.
     """
     if checkpoint:
-        progress = load_progress(checkpoint)
+        progress = load_training(checkpoint)
         _check_epochs(progress, checkpoint, trainer.max_epochs)
         say(f"going on after step {progress.get('global_step', 0)}")
+        say_changed_data(Path(checkpoint).parent.parent, datamodule)
     launch.begin()
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint or None, weights_only=True)
     trainer.save_checkpoint(output_dir / "checkpoints" / "last.ckpt", weights_only=False)
     if trainer.is_global_zero:
         prune(output_dir / "checkpoints")  # of shares that a strategy before this one wrote
+
+
+def say_changed_data(run: Path, datamodule: FundusDataModule) -> None:
+    """Say it where the run in a folder was at work on other data than these."""
+    changed = changed_data(run, datamodule)
+    if changed:
+        what = ", ".join(f"{name} {then[:8]} then, {now[:8]} now" for name, (then, now) in changed.items())
+        say(
+            f"WARNING: these are other data than {run} was trained on ({what}; its record.json has all). From here on "
+            "it learns from these. Figures of before and after are of different images, and so is which epoch is the "
+            "best. If that is not meant: stop, and give the data as they were, or another output_dir."
+        )
 
 
 def _check_epochs(progress: Mapping[str, Any], checkpoint: str, max_epochs: int | None) -> None:

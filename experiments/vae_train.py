@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.atomic import write_atomically
 from callbacks.reconstructions import Reconstructions
+from callbacks.whole_files import to_file
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import (
     build_autoencoder,
@@ -29,7 +30,7 @@ from experiments.assembly import (
 )
 from experiments.lineage import trained_on
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
-from experiments.runs import NOT_OF_THE_RESULT, named_checkpoint
+from experiments.runs import NOT_OF_THE_RESULT, named_checkpoint, newest_whole
 from experiments.trainers import (
     build_strategy,
     build_trainer,
@@ -46,6 +47,7 @@ from lightning_modules.checkpoint import load_state
 NOT_OF_THE_RECIPE = ("max_epochs", "max_steps", "gradient_clip_val", "devices", "num_nodes", "log_every_n_steps",
                      "enable_model_summary")  # fmt: skip
 ORDER_KEYS = ("epoch_size", "num_lanes", "window_groups")  # of data: what the order of the images depends on
+LATER = {"equivariance": 0.0}  # keys of the module that came later, and the value by which nothing changes
 RECIPE_VERSION = 2  # raise it when the same configuration no longer trains the same autoencoder
 
 
@@ -56,7 +58,7 @@ def vae_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         raise ValueError("autoencoder.pretrained is for ddpm_train. vae_train starts from weights with ckpt=<path>.")
     check_optimisers(cfg)
     cfg = OmegaConf.merge(cfg, {"data": {"batch_size": cfg.autoencoder.batch_size}})
-    module = build_autoencoder(cfg, start=cfg.ckpt)
+    module = build_autoencoder(cfg, start=None if checkpoint else cfg.ckpt)
     check_image_size(cfg.data.image_size, module.downsampling)
     announce(cfg, module)
     callbacks = build_callbacks(cfg)
@@ -115,9 +117,10 @@ def find_or_train_autoencoder(cfg: DictConfig, datamodule: FundusDataModule, out
         module = build_autoencoder(cfg)
         announce(cfg, module)
         folder = output_dir / "autoencoder"
-        last = folder / "checkpoints" / "last.ckpt"
         limits = {"max_epochs": cfg.autoencoder.max_epochs, "max_steps": -1, "gradient_clip_val": None}
-        resumed = str(last) if cfg.resume and last.exists() else ""
+        resumed, note = newest_whole(folder) if cfg.resume else ("", "")
+        if note:
+            say(f"{note}going on from {resumed}")
         train_autoencoder(own, module, data, folder, resumed, limits=limits)
         if rank_zero_only.rank == 0:
             _publish(folder / "checkpoints" / "last.ckpt", kept)
@@ -148,7 +151,11 @@ def recipe_fingerprint(cfg: DictConfig, datamodule: FundusDataModule) -> str:
     """16 hexadecimal digits over all that the trained autoencoder depends on."""
     config = plain(cfg)
     training = {key: value for key, value in config["autoencoder"].items() if key != "pretrained"}
-    training["module"] = {key: value for key, value in training["module"].items() if key not in NOT_OF_THE_RESULT}
+    training["module"] = {
+        key: value
+        for key, value in training["module"].items()
+        if key not in NOT_OF_THE_RESULT and (key, value) not in LATER.items()
+    }
     recipe: dict[str, Any] = {
         "version": RECIPE_VERSION,
         "network": config["model"]["autoencoder"],
@@ -224,4 +231,4 @@ def measure(module: Autoencoder, datamodule: FundusDataModule) -> None:
 
 def _publish(checkpoint: Path, kept: Path) -> None:
     """Keep a finished checkpoint, in one file, where other runs find it; whole or not at all."""
-    write_atomically(kept, lambda part: torch.save(load_state(checkpoint), part))
+    write_atomically(kept, lambda part: to_file(load_state(checkpoint), part))

@@ -77,4 +77,4 @@ class AdversarialSteps:
                 f"disc_start={self.disc_start}, and the training has {steps:.0f} steps: the discriminator would never "
                 "join. Lower it (autoencoder.module.disc_start), train longer, or take autoencoder=small."
             )
-        return adamw(self.discriminator.parameters(), self.disc_learning_rate, self.betas, 0.0)
+        return adamw([(self.discriminator, 0.0)], self.disc_learning_rate, self.betas)

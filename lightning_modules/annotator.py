@@ -74,14 +74,13 @@ def at_size(images: Tensor, size: int) -> Tensor:
 
 
 def _image_size(member: Classifier, place: int) -> int:
-    config = member.config or {}
-    try:
-        return int(config["data"]["image_size"])
-    except KeyError:
+    size = ((member.config or {}).get("data") or {}).get("image_size")
+    if type(size) is not int or size < 1:
         raise ValueError(
-            f"annotator {place} does not say at which size it was trained (config['data']['image_size']). Remedy: load "
-            "it with load_classifier from a checkpoint of classifier_train."
-        ) from None
+            f"annotator {place} does not say at which size it was trained: data.image_size of its configuration is "
+            f"{size!r:.100}, and must be a number of pixels. Remedy: a classifier that classifier_train wrote."
+        )
+    return size
 
 
 def _levels(findings: Sequence[Mapping[str, int]], names: Sequence[str]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_modules.adversarial import AdversarialSteps
 from lightning_modules.blocks import prepare_blocks
 from lightning_modules.checkpoint import check_architecture, write_facts
+from lightning_modules.equivariance import turned_and_shrunk
 from lightning_modules.latent_statistics import LatentStatistics
 from lightning_modules.names import check_name
 from lightning_modules.networks.folded import downsampling
@@ -52,6 +53,10 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
         latent_noise: in training each image's latents get noise of a deviation drawn between 0 and this times the
             batch's deviation of their channel, so that what is decoded does not hang on digits that a denoiser cannot
             predict. 0 adds none. Source: the noise of denoising autoencoders, Vincent et al. 2008.
+        equivariance: chance of a training step to decode latents that were turned and shrunk, and to compare with the
+            image turned and shrunk alike; 0 for never. Latents are then as smooth as images are, and a denoiser learns
+            them sooner. Source: EQ-VAE, Kouzelis et al. 2025 (arXiv 2502.09509), eq. 5. Differs from the paper: one
+            transformation a batch, shrunk to half and not to a quarter at most, sides in whole cells.
         gradient_clip: largest norm of the gradient of either optimiser; None does not clip.
         seed: of the posterior's noise and of dropout.
         activation_checkpointing, compile_blocks: train the network's blocks with less memory, or faster, as
@@ -71,12 +76,14 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
         kl_weight: float = 1e-6,
         perceptual_weight: float = 1.0,
         latent_noise: float = 0.0,
+        equivariance: float = 0.0,
         disc_weight: float = 0.1,
         disc_start: int = 0,
         learning_rate: float = 1e-4,
         disc_learning_rate: float | None = None,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
+        decay_vectors: bool = True,
         warmup_steps: int = 0,
         lr_schedule: str = "constant",
         decay_steps: int | None = None,
@@ -87,14 +94,16 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
         compile_blocks: bool = False,
     ):
         super().__init__()
+        if not 0 <= equivariance <= 1:
+            raise ValueError(f"equivariance={equivariance} must be from 0 to 1: the chance of a training step.")
         self.network, self.perceptual, self.discriminator = network, perceptual, discriminator
         self.pixel_loss = RECONSTRUCTIONS[check_name("reconstruction", reconstruction, RECONSTRUCTIONS)]
         self.kl_weight, self.perceptual_weight = kl_weight, perceptual_weight
-        self.latent_noise = latent_noise
+        self.latent_noise, self.equivariance = latent_noise, equivariance
         self.disc_weight, self.disc_start = disc_weight, disc_start
         self.learning_rate = learning_rate
         self.disc_learning_rate = learning_rate if disc_learning_rate is None else disc_learning_rate
-        self.betas, self.weight_decay = betas, weight_decay
+        self.betas, self.weight_decay, self.decay_vectors = betas, weight_decay, decay_vectors
         self.warmup_steps, self.lr_schedule, self.decay_steps = warmup_steps, lr_schedule, decay_steps
         self.gradient_clip, self.seed = gradient_clip, seed
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
@@ -197,22 +206,32 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
             )
         return self.network.encode(x).latent_dist
 
-    def _losses(self, x: Tensor, generator: torch.Generator | None) -> tuple[dict[str, Tensor], Tensor]:
-        """Losses apart and their sum, and the reconstruction of x in [-1, 1]; from the mean without a generator."""
-        posterior = self._posterior(x)
+    def losses(self, x: Tensor, generator: torch.Generator | None) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Losses apart and their sum, the image in [-1, 1] and its reconstruction; from the mean without a generator.
+
+        The image is x, or x turned and shrunk where the step is one of `equivariance`.
+        """
+        posterior, num_values = self._posterior(x), x[0].numel()
         mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
         z = mean
         if generator is not None:
-            z = self._noisy(mean + std * self._drawn(torch.randn, mean.shape, generator), generator)
+            z, x = self._transformed(mean + std * self._drawn(torch.randn, mean.shape, generator), x, generator)
+            z = self._noisy(z, generator)
         y = self.network.decode(z).sample.float()
         # Kingma & Welling 2014 (arXiv 1312.6114), appendix B, with the sign of a loss.
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
         losses = {"reconstruction": self.pixel_loss(y, x), "kl": kl}
-        losses["loss"] = losses["reconstruction"] + self.kl_weight * kl / x[0].numel()
+        losses["loss"] = losses["reconstruction"] + self.kl_weight * kl / num_values
         if self.perceptual is not None:
             losses["perceptual"] = self.perceptual(y / 2 + 0.5, x / 2 + 0.5)
             losses["loss"] = losses["loss"] + self.perceptual_weight * losses["perceptual"]
-        return losses, y
+        return losses, x, y
+
+    def _transformed(self, z: Tensor, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latents and images, turned and shrunk alike in some of the steps."""
+        if not self.equivariance or torch.rand((), generator=generator, device=generator.device) >= self.equivariance:
+            return z, x
+        return turned_and_shrunk(z, x, generator)
 
     def _noisy(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Latents with the noise of `latent_noise`."""
@@ -253,7 +272,7 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
         seed_global_stream(self.seed, self.global_rank, self.current_epoch, batch_idx)  # dropout
         generator = step_generator(self.device, "autoencoder", self.seed, 0, self.current_epoch, batch_idx)
         x = 2 * batch["image"] - 1
-        losses, y = self._losses(x, generator)
+        losses, x, y = self.losses(x, generator)
         if self.discriminator is not None:
             self._adversarial_step(losses, x, y)
         logged = {f"train/{name}": value.detach() for name, value in losses.items()}
@@ -269,7 +288,7 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Log the losses of the posterior's mean, without the discriminator."""
-        losses, _ = self._losses(2 * batch["image"] - 1, None)
+        losses, *_ = self.losses(2 * batch["image"] - 1, None)
         logged = {f"val/{name}": value for name, value in losses.items()}
         self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
 
@@ -279,7 +298,8 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
         Raises:
             ValueError: a strategy or precision that two optimisers do not work with; a discriminator that never joins.
         """
-        optimizer = adamw(self.network.parameters(), self.learning_rate, self.betas, self.weight_decay)
+        parts = [(self.network, self.weight_decay)]
+        optimizer = adamw(parts, self.learning_rate, self.betas, self.decay_vectors)
         decay_steps = self.decay_steps
         if decay_steps is None and self.lr_schedule == "cosine":
             decay_steps = self.trainer.estimated_stepping_batches

@@ -1,19 +1,23 @@
 """Checkpoints: read them safely, and say what differs when one does not fit the module."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import torch
 from torch import nn
 
+from lightning_modules.checkpoint_contents import (
+    CONFIG_KEY,
+    SHOWN,
+    TRAINED_ON_KEY,
+    check_contents,
+    check_progress,
+    check_state_dict,
+)
 from lightning_modules.checkpoint_shards import REST, Place, read_file, read_rest, read_shares
-
-CONFIG_KEY = "synfundus_config"  # of a checkpoint: the resolved configuration of the run that wrote it
-TRAINED_ON_KEY = "synfundus_trained_on"  # of a checkpoint: `trained_on` of its module
-SHOWN = 4
+from lightning_modules.weights_file import check_finite
 
 
 def load_state(path: str | Path, place: Place | None = None) -> dict[str, Any]:
@@ -25,12 +29,13 @@ def load_state(path: str | Path, place: Place | None = None) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file; lists the checkpoints that are beside it.
-        ValueError: a file that is no checkpoint, or not a whole one; one without a state_dict.
+        ValueError: a file that is no checkpoint, or not a whole one; one without a state_dict; parts of other kinds
+            than they must be, see checkpoint_contents.py.
     """
     path = Path(path).expanduser()
     checkpoint = read_shares(path, place) if path.is_dir() else _read_file(path)
-    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
-        raise ValueError(f"checkpoint {str(path)!r} holds no 'state_dict': it was not written by a Trainer.")
+    check_contents(checkpoint, str(path))
+    check_state_dict(checkpoint, str(path))
     return checkpoint
 
 
@@ -47,7 +52,21 @@ def load_progress(path: str | Path) -> dict[str, Any]:
         FileNotFoundError, ValueError: see `load_state`.
     """
     path = Path(path).expanduser()
-    return read_rest(path) if path.is_dir() else _read_file(path)
+    progress = read_rest(path) if path.is_dir() else _read_file(path)
+    check_contents(progress, str(path))
+    return progress
+
+
+def load_training(path: str | Path) -> dict[str, Any]:
+    """As `load_progress`, of a checkpoint that training is to go on from.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: see `load_state`; or it holds weights alone, without the state of the optimiser and of the loops.
+    """
+    progress = load_progress(path)
+    check_progress(progress, str(path))
+    return progress
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -56,31 +75,6 @@ def _read_file(path: Path) -> dict[str, Any]:
         hint = f"Beside it: {', '.join(beside[:8])}." if beside else "There is no checkpoint in that folder either."
         raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist. {hint}")
     return read_file(path)
-
-
-def check_targets(config: Mapping[str, Any], trusted: Sequence[str], origin: str) -> None:
-    """See that a checkpoint's configuration names no class but of this package: to build it is to call what it names.
-
-    Only the parts `model` and `autoencoder` are looked at, as no other is built.
-
-    Args:
-        trusted: other modules that may be named, with all below them.
-        origin: the checkpoint, for the message.
-
-    Raises:
-        ValueError: another one is named.
-    """
-    allowed = tuple(f"{module}." for module in ("lightning_modules", *trusted))
-    for key, value in _flatten({part: config.get(part) or {} for part in ("model", "autoencoder")}).items():
-        if key.rpartition(".")[2] != "_target_":
-            continue
-        known = isinstance(value, str) and value.startswith(allowed)
-        if not known or not f"{getattr(locate(value), '__module__', '')}.".startswith(allowed):  # ours.torch.hub.load
-            raise ValueError(
-                f"{origin}: its configuration names {value!r} ({key}), which is not of this package, and would be "
-                f"called. Remedy: if you trust that file and that module, name the module: "
-                f"trusted=[{str(value).partition('.')[0]!r}]."
-            )
 
 
 def write_facts(module: nn.Module, checkpoint: dict[str, Any]) -> None:
@@ -108,13 +102,20 @@ def weights_fingerprint(*networks: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_weights(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+def load_weights(module: nn.Module, checkpoint: Mapping[str, Any], origin: str) -> None:
     """Load the weights of `checkpoint`, all of them, into `module`.
 
+    Args:
+        origin: its path, for the message.
+
     Raises:
-        ValueError: the checkpoint is of another architecture; see `check_architecture`.
+        ValueError: the checkpoint is of another architecture, see `check_architecture`; or weights are NaN.
     """
-    check_architecture(module, checkpoint)
+    try:
+        check_architecture(module, checkpoint)
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from error
+    check_finite(checkpoint["state_dict"], origin)
     module.load_state_dict(checkpoint["state_dict"])
 
 

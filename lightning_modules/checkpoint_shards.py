@@ -8,6 +8,7 @@ tensors and plain containers.
 
 import copy
 import os
+import re
 import secrets
 import shutil
 import warnings
@@ -21,6 +22,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+from lightning_modules.weights_file import not_of_the_file, reason_of
 
 FOLDER = "shards"
 REST = "checkpoint.pt"  # of a folder: what is not a tensor, and the sizes of the files
@@ -53,12 +56,19 @@ class Shares:
         }
 
     def write(self, folder: Path, group: ProcessGroup | None = None) -> dict[str, int]:
-        """Write them to `folder`; every process of `group` calls it. Returns the sizes of the files that it sees."""
-        dcp.save(
-            self._tensors,
-            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
-            process_group=group,
-        )
+        """Write them to `folder`; every process of `group` calls it. Returns the sizes of the files that it sees.
+
+        Raises:
+            Exception: what the first of the processes that failed has raised, on all.
+        """
+        try:
+            dcp.save(
+                self._tensors,
+                storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+                process_group=group,
+            )
+        except CheckpointException as error:  # no Exception, and all that each process says at length
+            raise next(iter(error.failures.values()))[0] from error
         return {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
 
 
@@ -69,7 +79,8 @@ def close_folder(rest: Any, sizes: Sequence[Mapping[str, int]], folder: Path, pa
         sizes: of the files, as each process sees them: over a network one may not see another's yet, or not whole.
     """
     largest = {name: max(seen.get(name, 0) for seen in sizes) for name in sorted(set().union(*sizes))}
-    torch.save({"rest": rest, "sizes": largest}, folder / REST)
+    with open(folder / REST, "wb") as file:  # by which an error of the disk keeps its number
+        torch.save({"rest": rest, "sizes": largest}, file)
     for part in (*folder.iterdir(), folder):
         _sync(part)
     link = path.with_name(f".{path.name}.{folder.name[-6:]}")
@@ -108,8 +119,16 @@ def read_rest(path: Path, folder: Path | None = None) -> Any:
             raise ValueError(f"{path} is the folder of a run: name its checkpoint, {path}/checkpoints/best.ckpt.")
         raise ValueError(f"{path} is a folder without {REST}: no checkpoint in shares, or one that was never finished.")
     saved = read_file(folder / REST, mapped=False)
+    parts = [saved.get(key) for key in ("rest", "sizes")] if isinstance(saved, Mapping) else [None]
+    if not all(isinstance(part, Mapping) for part in parts):
+        raise ValueError(f"{path}: its file {REST} is not what a run writes. Give another checkpoint of the run.")
     for name, size in saved["sizes"].items():
-        file = folder / Path(name).name
+        if not (isinstance(name, str) and re.fullmatch(r"[\w.-]{1,240}\.safetensors", name, re.ASCII)):
+            raise ValueError(
+                f"{path}: its {REST} names the file {name!r:.100}, and must name files of the folder that end in "
+                ".safetensors. Give another checkpoint of the run."
+            )
+        file = folder / name
         found = file.stat().st_size if file.is_file() else None
         if found != size:
             what = "is missing" if found is None else f"has {found} bytes and was written with {size}"
@@ -128,12 +147,12 @@ def read_file(path: Path, mapped: bool = True) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (PermissionError, MemoryError):
-        raise
     except Exception as error:  # of what kind depends on where the file is cut, or on what it is instead
+        if not_of_the_file(error):
+            raise
         raise ValueError(
-            f"checkpoint {str(path)!r} is no whole checkpoint of tensors and plain containers: it was cut short, or is "
-            "something else. Give another checkpoint of the run, checkpoints/last.ckpt or best.ckpt in its folder."
+            f"checkpoint {str(path)!r} is no whole checkpoint of tensors and plain containers: {reason_of(error)}. "
+            "Give another checkpoint of the run, checkpoints/last.ckpt or best.ckpt in its folder."
         ) from error
 
 
@@ -156,6 +175,19 @@ def read_shares(path: Path, place: Place | None = None) -> dict[str, Any]:
 
 def _read_folder(path: Path, folder: Path, place: Place | None) -> dict[str, Any]:
     rest = read_rest(path, folder)
+    try:
+        tensors = _read_tensors(path, folder, place)
+        return {key: _put_together(part, tensors) if key in SHARED_OUT else part for key, part in rest.items()}
+    except (Exception, CheckpointException) as error:  # of what kind depends on which byte of which file is wrong
+        if str(path) in str(error) or not_of_the_file(error):
+            raise
+        raise ValueError(
+            f"{path}: its files are not whole ({type(error).__name__}: {error!s:.200}). Give "
+            "another checkpoint of the run."
+        ) from error
+
+
+def _read_tensors(path: Path, folder: Path, place: Place | None) -> dict[str, Tensor]:
     reader = HuggingFaceStorageReader(str(folder))
     described = reader.read_metadata().state_dict_metadata
     for name, about in described.items():
@@ -166,7 +198,7 @@ def _read_folder(path: Path, folder: Path, place: Place | None) -> dict[str, Any
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it may be
         dcp.load(tensors, storage_reader=reader, no_dist=True)
-    return {key: _put_together(part, tensors) if key in SHARED_OUT else part for key, part in rest.items()}
+    return tensors
 
 
 def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -4,10 +4,13 @@ Legend:
     B batch    F findings    D width of the conditioning vector
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
+
+from lightning_modules.names import check_name
 
 UNKNOWN = -1
 
@@ -26,13 +29,21 @@ class LabelConditioning(nn.Module):
         dim: width D.
         factor_dropout: chance that training hides a finding of an image, each by itself.
         all_dropout: chance that it hides all findings of an image.
+        ordinal: findings whose levels are grades: a level's vector is the sum of the rows up to it, so that what is
+            learnt of one grade serves those above, and neighbours are alike (as Schmidt et al. 2026, arXiv 2602.24013,
+            give the severity as one number; differs from the paper: each step has a vector of its own).
 
     Raises:
-        ValueError: a chance outside [0, 1]; a finding of fewer than two levels.
+        ValueError: a chance outside [0, 1]; a finding of fewer than two levels; an ordinal one that is none of them.
     """
 
     def __init__(
-        self, num_levels: Mapping[str, int], dim: int = 256, factor_dropout: float = 0.1, all_dropout: float = 0.1
+        self,
+        num_levels: Mapping[str, int],
+        dim: int = 256,
+        factor_dropout: float = 0.1,
+        all_dropout: float = 0.1,
+        ordinal: Sequence[str] = (),
     ):
         super().__init__()
         for name, value in (("factor_dropout", factor_dropout), ("all_dropout", all_dropout)):
@@ -41,7 +52,10 @@ class LabelConditioning(nn.Module):
         for name, levels in num_levels.items():
             if levels < 2:
                 raise ValueError(f"num_levels[{name!r}]={levels}: a finding has at least two levels.")
+        for name in ordinal:
+            check_name("ordinal", name, num_levels)
         self.names, self.levels = tuple(num_levels), tuple(num_levels.values())
+        self.ordinal = tuple(name in ordinal for name in self.names)
         self.dim, self.factor_dropout, self.all_dropout = dim, factor_dropout, all_dropout
         rows = torch.tensor([levels + 1 for levels in self.levels])
         self.register_buffer("first_row", rows.cumsum(0) - rows, persistent=False)  # of each finding's table
@@ -49,6 +63,8 @@ class LabelConditioning(nn.Module):
         nn.init.normal_(self.embedding.weight, std=len(rows) ** -0.5)
         with torch.no_grad():
             self.embedding.weight[self.first_row] = 0.0  # unknown starts out saying nothing
+            for first, levels in self._grades():
+                self.embedding.weight[first + 1 : first + levels] /= levels**0.5  # so that sums are as large as others
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     @property
@@ -91,4 +107,20 @@ class LabelConditioning(nn.Module):
         if labels.device.type == "cpu":
             self.check(labels)
         rows = labels + 1 + self.first_row  # [B, F]
-        return self.mlp(self.embedding(rows).sum(1))
+        return self.mlp(nn.functional.embedding(rows, self.table()).sum(1))
+
+    def table(self) -> Tensor:
+        """The vector of each level, and of unknown, of each finding, [F + all levels, D]."""
+        weight, parts, end = self.embedding.weight, [], 0
+        for first, levels in self._grades():
+            parts += [weight[end:first], weight[first : first + levels].cumsum(0)]
+            end = first + levels
+        return torch.cat([*parts, weight[end:]]) if parts else weight
+
+    def _grades(self) -> list[tuple[int, int]]:
+        """Of each ordinal finding the row of level 0, and the number of levels."""
+        ends = list(accumulate(levels + 1 for levels in self.levels))
+        return [
+            (end - levels, levels)
+            for end, levels, ordinal in zip(ends, self.levels, self.ordinal, strict=True) if ordinal
+        ]  # fmt: skip

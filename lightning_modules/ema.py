@@ -47,6 +47,11 @@ class AveragedNetwork(nn.Module):
         """Decay of the update that follows `num_updates` earlier ones."""
         return min(self.decay, (1 + num_updates) / (10 + num_updates))
 
+    def restart(self) -> None:
+        """Count updates from 0 again: the average goes on from other weights, which are to be forgotten as soon."""
+        self.num_updates.zero_()
+        self._count = None
+
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Take in the weights of `network` after an optimiser step."""

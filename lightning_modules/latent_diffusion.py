@@ -5,39 +5,31 @@ Legend:
     x_0        standardised latents; x_t noised ones (letters as in diffusion/objective.py)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.blocks import prepare_blocks
 from lightning_modules.checkpoint import check_architecture, write_facts
+from lightning_modules.conditional_denoiser import ConditionalDenoiser
 from lightning_modules.conditioning import UNKNOWN, LabelConditioning
 from lightning_modules.diffusion.objective import Objective
-from lightning_modules.diffusion.sampling import SCHEDULERS, build_scheduler, check_sampling, draw_noise, sample
+from lightning_modules.diffusion.sampling import default_spacing, draw_noise
 from lightning_modules.ema import AveragedNetwork
-from lightning_modules.names import check_name
+from lightning_modules.label_maps import LabelMaps, LabelSums
+from lightning_modules.latent_sampling import LatentSampling, plain_findings
 from lightning_modules.networks.kl import NETWORK_KEY, network_config
+from lightning_modules.networks.latent_classifier import LatentClassifier
 from lightning_modules.optimisation import adamw, lr_scheduler
 from lightning_modules.randomness import image_generators, seed_global_stream, stable_seed, step_generator
 from lightning_modules.ranks import Part
 
-SAMPLING_PRECISIONS = ("32", "bf16")
-
-
-class ConditionalDenoiser(nn.Module):
-    """The denoiser and the conditioning it was trained with: what is learnt, and what is averaged."""
-
-    def __init__(self, denoiser: nn.Module, conditioning: LabelConditioning):
-        super().__init__()
-        self.denoiser, self.conditioning = denoiser, conditioning
-
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """x_t [B, C, h, w], t int64 or float [B], labels int64 [B, F] -> prediction [B, C, h, w]."""
-        return self.denoiser(x_t, t.float(), self.conditioning(labels))
+GUIDE_WEIGHT = 0.01  # of the guide's loss: AdamW's steps do not depend on it, and clipping looks at the denoiser alone
 
 
 class Draws(NamedTuple):
@@ -48,7 +40,7 @@ class Draws(NamedTuple):
     eps: Tensor  # standard normal [B, C, h, w]
 
 
-class LatentDiffusion(L.LightningModule):
+class LatentDiffusion(LatentSampling, L.LightningModule):
     """Trains a conditional denoiser on the latents of an autoencoder; samples images with its averaged weights.
 
     Source: Rombach et al. 2022 (arXiv 2112.10752), section 3.2. Differs from the paper: latents are standardised by
@@ -65,10 +57,20 @@ class LatentDiffusion(L.LightningModule):
             `cond_dim`.
         conditioning: labels -> cond.
         objective: what the denoiser predicts and how errors weigh; the sampler shares its schedule.
+        label_maps: further channels of the denoiser, which has as many `map_channels`; see `fit_label_maps`. None for
+            none.
+        guide: classifier of noised latents that is trained along with the denoiser, and by whose gradient `sample` is
+            guided, with a weight decay of its own, `guide_decay`: it learns few labels by heart. None for none.
         ema_decay: of the averaged weights; see AveragedNetwork.
         decay_steps: end of lr_schedule "cosine"; None takes the Trainer's number of steps.
-        scheduler, num_steps, guidance, guidance_interval: how `sample` samples unless told otherwise; `sampling` holds
-            them. The interval is in fractions of the timesteps, 0 the clean end.
+        scheduler, num_steps, spacing, guidance, guidance_interval: how `sample` samples unless told otherwise;
+            `sampling` holds them. `spacing` None is `default_spacing` of the scheduler. The interval is in fractions of
+            the timesteps, 0 the clean end.
+        classifier_scale, classifier_interval, classifier_findings: the same of guidance by the guide; a scale of 0 is
+            none, of None CLASSIFIER_SCALE where there is a guide. Findings are names, or names with weights (the
+            products of powers of Liu et al. 2022, arXiv 2206.01714); None for all.
+        guidance_rescale: share to which the deviation of what classifier-free guidance predicts is brought back to
+            that without guidance (Lin et al. 2024, arXiv 2305.08891, eq. 14 to 16).
         sampling_precision: "32", or "bf16" for autocast; the sampler's state is float32 in both.
         seed: of noise, timesteps, hidden labels and dropout.
         activation_checkpointing, compile_blocks: train the denoiser's blocks with less memory, or faster, as
@@ -84,17 +86,26 @@ class LatentDiffusion(L.LightningModule):
         denoiser: nn.Module,
         conditioning: LabelConditioning,
         objective: Objective,
+        label_maps: LabelMaps | None = None,
+        guide: LatentClassifier | None = None,
         learning_rate: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
+        decay_vectors: bool = True,
+        guide_decay: float = 0.05,
         warmup_steps: int = 0,
         lr_schedule: str = "constant",
         decay_steps: int | None = None,
         ema_decay: float = 0.9999,
         scheduler: str = "ddim",
         num_steps: int = 50,
+        spacing: str | None = "trailing",
         guidance: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        classifier_scale: float | None = 0.0,
+        classifier_interval: tuple[float, float] = (0.0, 1.0),
+        classifier_findings: Sequence[str] | Mapping[str, float] | None = None,
+        guidance_rescale: float = 0.0,
         sampling_precision: str = "32",
         seed: int = 0,
         channels_last: bool = False,
@@ -102,28 +113,31 @@ class LatentDiffusion(L.LightningModule):
         compile_blocks: bool = False,
     ):
         super().__init__()
-        _check_parts(autoencoder, denoiser, conditioning)
-        check_name("scheduler", scheduler, SCHEDULERS)
-        check_name("sampling_precision", sampling_precision, SAMPLING_PRECISIONS)
+        _check_parts(autoencoder, denoiser, conditioning, label_maps)
         low, high = guidance_interval
-        check_sampling(num_steps, guidance, (low, high), objective.schedule.num_timesteps)
         autoencoder.drop_judges()
         autoencoder.freeze()
         self.autoencoder = autoencoder
-        self.network = ConditionalDenoiser(denoiser, conditioning)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network.to(memory_format=self.memory_format)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = ConditionalDenoiser(denoiser, conditioning, label_maps, guide, memory_format)
         self.ema = AveragedNetwork(self.network, ema_decay)
         self.objective = objective
-        self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
+        self.learning_rate, self.betas = learning_rate, betas
+        self.weight_decay, self.decay_vectors, self.guide_decay = weight_decay, decay_vectors, guide_decay
         self.warmup_steps, self.lr_schedule, self.decay_steps = warmup_steps, lr_schedule, decay_steps
         self.sampling = {
             "scheduler": scheduler,
             "num_steps": num_steps,
+            "spacing": default_spacing(scheduler) if spacing is None else spacing,
             "guidance": guidance,
             "guidance_interval": (low, high),
+            "classifier_scale": self._scale(classifier_scale),
+            "classifier_interval": tuple(classifier_interval),
+            "classifier_findings": plain_findings(classifier_findings),
+            "guidance_rescale": guidance_rescale,
             "precision": sampling_precision,
         }
+        self._check_sampling(self.sampling)
         self.seed = seed
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
         self.config: dict[str, Any] | None = None  # resolved configuration, plain containers; goes into checkpoints
@@ -143,20 +157,40 @@ class LatentDiffusion(L.LightningModule):
             prepare_blocks(self.network.denoiser, self.activation_checkpointing, self.compile_blocks)
         shard = getattr(self.trainer.strategy, "shard", None)
         for network in (self.network, self.ema.network) if shard else ():
-            shard(network.denoiser)
-            shard(network.conditioning)
+            for part in filter(None, (network.denoiser, network.conditioning, network.guide)):
+                shard(part)
 
     def on_fit_start(self) -> None:
         """Refuse to train on latents of unknown scale.
 
         Raises:
-            ValueError: the autoencoder's latents were never measured.
+            ValueError: the autoencoder's latents were never measured, nor the label maps fitted; a timestep has no
+                weight.
         """
+        self.objective.check_trainable()
+        if self.network.label_maps is not None and not self.network.label_maps.fitted:
+            raise ValueError("the label maps were never fitted: call fit_label_maps(batches) over training images.")
         if not self.autoencoder.measured:
             raise ValueError(
                 "the autoencoder's latents were never measured, so they cannot be standardised: call "
                 "autoencoder.measure_latents(batches) over the training images before training on them."
             )
+
+    def fit_label_maps(self, batches: Iterable[Mapping[str, Any]]) -> int:
+        """Fit the label maps to training batches, as `training_step` takes them; returns the number of images.
+
+        Raises:
+            ValueError: no image.
+        """
+        maps = self.network.label_maps
+        sums = LabelSums(maps)
+        for batch in batches:
+            with torch.no_grad():
+                mean, _ = self._posterior(batch)
+                sums.add(batch["labels"], self.autoencoder.standardise(mean.to(self.device)))
+        maps.fit(sums)
+        self.ema.network.label_maps.load_state_dict(maps.state_dict())
+        return sums.num_images
 
     def _posterior(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the raw latents, float32 [B, C, h, w] each."""
@@ -172,11 +206,15 @@ class LatentDiffusion(L.LightningModule):
             )
         return mean, std
 
-    def _loss(self, network: nn.Module, posterior: tuple[Tensor, Tensor], labels: Tensor, draws: "Draws") -> Tensor:
-        """Mean loss of a batch."""
+    def _noised(self, posterior: tuple[Tensor, Tensor], draws: "Draws") -> tuple[Tensor, Tensor]:
+        """x_0 and x_t of a batch."""
         mean, std = posterior
         x_0 = self.autoencoder.standardise(mean + std * draws.of_posterior)
-        x_t = self.objective.q_sample(x_0, draws.eps, draws.t).contiguous(memory_format=self.memory_format)
+        return x_0, self.objective.q_sample(x_0, draws.eps, draws.t)
+
+    def _loss(self, network: nn.Module, noised: tuple[Tensor, Tensor], labels: Tensor, draws: "Draws") -> Tensor:
+        """Mean loss of the denoiser on a batch."""
+        x_0, x_t = noised
         return self.objective.loss(network(x_t, draws.t, labels), x_0, draws.eps, draws.t).mean()
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
@@ -187,10 +225,21 @@ class LatentDiffusion(L.LightningModule):
         part = Part.of_module(self)
         draws = self.training_draws(len(labels), generator, part)
         hidden = part.of(lambda num: self.network.conditioning.draw_hidden(num, generator), len(labels))
-        loss = self._loss(self.network, posterior, labels.masked_fill(hidden, UNKNOWN), draws)
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, sync_dist=True,
-                 batch_size=len(labels))  # fmt: skip
-        return loss
+        losses = self.losses(posterior, labels, labels.masked_fill(hidden, UNKNOWN), draws)
+        for name, value in losses.items():
+            self.log(f"train/{name}", value.detach(), on_step=True, on_epoch=False, prog_bar=name == "loss",
+                     sync_dist=True, batch_size=len(labels))  # fmt: skip
+        return losses["loss"] + GUIDE_WEIGHT * losses.get("guide", 0.0)
+
+    def losses(
+        self, posterior: tuple[Tensor, Tensor], labels: Tensor, shown: Tensor, draws: "Draws"
+    ) -> dict[str, Tensor]:
+        """`loss` of the denoiser, which sees the labels `shown`, and `guide` of the guide, where there is one."""
+        noised = self._noised(posterior, draws)
+        found = {"loss": self._loss(self.network, noised, shown, draws)}
+        if self.network.guide is not None:
+            found["guide"] = self.network.guide_loss(noised[1], draws.t, labels)
+        return found
 
     def training_draws(self, num: int, generator: torch.Generator, part: Part) -> "Draws":
         """Noise and timesteps of this part's `num` images."""
@@ -219,78 +268,27 @@ class LatentDiffusion(L.LightningModule):
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Loss of the averaged weights; each image has noise and a timestep of its own, the same in every epoch."""
         labels = batch["labels"]
-        loss = self._loss(self.ema.network, self._posterior(batch), labels, self._validation_draws(batch["id"]))
-        self.log("val/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(labels))
+        draws = self._validation_draws(batch["id"])
+        noised = self._noised(self._posterior(batch), draws)
+        options = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": len(labels)}
+        self.log("val/loss", self._loss(self.ema.network, noised, labels, draws), prog_bar=True, **options)
+        if self.ema.network.guide is not None:
+            self.log("val/guide", self.ema.network.guide_loss(noised[1], draws.t, labels), **options)
+
+    def optimizer_of(self, network: ConditionalDenoiser) -> AdamW:
+        """AdamW over what a network like ours learns, each part with its weight decay."""
+        parts = [(nn.ModuleList([network.denoiser, network.conditioning]), self.weight_decay)]
+        parts += [] if network.guide is None else [(network.guide, self.guide_decay)]
+        return adamw(parts, self.learning_rate, self.betas, self.decay_vectors)
 
     def configure_optimizers(self) -> Any:
-        """AdamW over denoiser and conditioning; the rate's course counts optimiser steps."""
-        optimizer = adamw(self.network.parameters(), self.learning_rate, self.betas, self.weight_decay)
+        """The optimiser with its schedule; the rate's course counts optimiser steps."""
+        optimizer = self.optimizer_of(self.network)
         decay_steps = self.decay_steps
         if decay_steps is None and self.lr_schedule == "cosine":
             decay_steps = self.trainer.estimated_stepping_batches
         scheduler = lr_scheduler(optimizer, self.lr_schedule, self.warmup_steps, decay_steps or 0)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    # --- sampling -------------------------------------------------------------------------------------------------
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """C, h, w of the latents that the denoiser was built for."""
-        denoiser = self.network.denoiser
-        return denoiser.latent_channels, denoiser.latent_size, denoiser.latent_size
-
-    def sample_by(self, **settings: Any) -> None:
-        """Change how `sample` samples unless told otherwise: any of the keys of `sampling`.
-
-        Raises:
-            ValueError: unknown names, or a sampling that means nothing.
-        """
-        sampling = {**self.sampling, **settings}
-        for name in settings:
-            check_name("sampling", name, self.sampling)
-        check_name("scheduler", sampling["scheduler"], SCHEDULERS)
-        check_name("sampling_precision", sampling["precision"], SAMPLING_PRECISIONS)
-        num_timesteps = self.objective.schedule.num_timesteps
-        check_sampling(sampling["num_steps"], sampling["guidance"], sampling["guidance_interval"], num_timesteps)
-        self.sampling = sampling
-
-    @torch.no_grad()
-    def sample(
-        self,
-        labels: Tensor,
-        seeds: Sequence[int] | Tensor,
-        num_steps: int | None = None,
-        guidance: float | None = None,
-    ) -> Tensor:
-        """Images float32 [B, 3, H, W] in [0, 1] from the averaged weights; image i follows from labels i and seed i.
-
-        Args:
-            labels: int64 [B, F], -1 for unknown.
-            seeds: one an image, each in [0, 2**32).
-            num_steps, guidance: None takes those of `sampling`.
-
-        Raises:
-            ValueError: labels out of range, another number of seeds than of labels, a sampling that means nothing.
-        """
-        network, settings = self.ema.network, self.sampling
-        network.conditioning.check(labels)
-        generators = image_generators(seeds)
-        if len(generators) != len(labels):
-            raise ValueError(f"{len(generators)} seeds for {len(labels)} rows of labels: give one an image.")
-        noise = draw_noise(self.latent_shape, generators, self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings["precision"] == "bf16"):
-            x_0 = sample(
-                lambda x_t, t, cond: network.denoiser(x_t.contiguous(memory_format=self.memory_format), t, cond),
-                noise,
-                network.conditioning(labels.to(self.device)),
-                network.conditioning(network.conditioning.unknown(len(labels))),
-                build_scheduler(settings["scheduler"], self.objective),
-                settings["num_steps"] if num_steps is None else num_steps,
-                settings["guidance"] if guidance is None else guidance,
-                settings["guidance_interval"],
-                generators,
-            )
-            return self.autoencoder.decode(self.autoencoder.unstandardise(x_0))
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -304,7 +302,9 @@ class LatentDiffusion(L.LightningModule):
         check_architecture(self, checkpoint)
 
 
-def _check_parts(autoencoder: Autoencoder, denoiser: nn.Module, conditioning: LabelConditioning) -> None:
+def _check_parts(
+    autoencoder: Autoencoder, denoiser: nn.Module, conditioning: LabelConditioning, label_maps: LabelMaps | None
+) -> None:
     if denoiser.latent_channels != autoencoder.latent_channels:
         raise ValueError(
             f"the denoiser's latent_channels={denoiser.latent_channels} are not the autoencoder's "
@@ -312,3 +312,9 @@ def _check_parts(autoencoder: Autoencoder, denoiser: nn.Module, conditioning: La
         )
     if denoiser.cond_dim != conditioning.dim:
         raise ValueError(f"the denoiser's cond_dim={denoiser.cond_dim} is not conditioning.dim={conditioning.dim}.")
+    wanted = 0 if label_maps is None else autoencoder.latent_channels
+    if getattr(denoiser, "map_channels", 0) != wanted:
+        raise ValueError(
+            f"the denoiser has map_channels={getattr(denoiser, 'map_channels', 0)}, and the label maps {wanted}: a "
+            "denoiser of your own takes them as further channels of x_t, map_channels of its constructor."
+        )

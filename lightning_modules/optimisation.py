@@ -1,7 +1,7 @@
 """AdamW and the learning rate's course; the rate given is the rate used, whatever the batch size."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from torch import nn
 from torch.optim import AdamW
@@ -13,14 +13,28 @@ LR_SCHEDULES = ("constant", "cosine")
 
 
 def adamw(
-    parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float], weight_decay: float
+    parts: Sequence[tuple[nn.Module, float]],
+    learning_rate: float,
+    betas: tuple[float, float],
+    decay_vectors: bool = True,
 ) -> AdamW:
-    """AdamW over the trainable ones of `parameters`.
+    """AdamW over the trainable parameters of networks, each with its weight decay.
 
     Not fused: fused AdamW, 16-bit mixed precision and gradient clipping exclude one another in Lightning 2.6.
+
+    Args:
+        decay_vectors: False draws neither biases, norms and other vectors nor embeddings towards 0.
     """
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    return AdamW(trainable, lr=learning_rate, betas=tuple(betas), weight_decay=weight_decay)
+    groups = []
+    for network, decay in parts:
+        trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        kept: set[nn.Parameter] = set()
+        if decay and not decay_vectors:
+            tables = {module.weight for module in network.modules() if isinstance(module, nn.Embedding)}
+            kept = {parameter for parameter in trainable if parameter.ndim < 2 or parameter in tables}
+        groups.append({"params": [one for one in trainable if one not in kept], "weight_decay": decay})
+        groups.append({"params": [one for one in trainable if one in kept], "weight_decay": 0.0})
+    return AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=tuple(betas))
 
 
 def lr_factor(step: int, schedule: str, warmup_steps: int, decay_steps: int) -> float:

@@ -1,30 +1,25 @@
 """Where a backbone's weights start from: at random, from ImageNet, from a run of ours, or from somebody's file.
 
 A file may be of timm, of MAE or RETFound (under `model`), of a Trainer (under `state_dict`), or safetensors. Only
-tensors and plain containers are read from it. Position embeddings of another size are resampled.
+tensors and plain containers are read from it (weights_file.py). Position embeddings of another size are resampled.
 """
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import timm
-import torch
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from lightning_modules.checkpoint import best_of_run, load_state
 from lightning_modules.losses.perceptual import load_efficientnet_lite0
 from lightning_modules.networks.backbone import TimmBackbone
+from lightning_modules.weights_file import check_finite, read_weights, without_prefix
 
 LEAST_LOADED = 0.5  # of a backbone's weights: a file that gives fewer is of something else
 SHOWN = 6
-EXPECTED = "Give a file of weights, as torch.save writes a state_dict, or the folder of a run of classifier_train."
 BUNDLED = "tf_efficientnet_lite0"  # the network whose ImageNet weights come with a package, so that no hub is needed
-PREFIXES = ("ema.network.backbone.network.", "network.backbone.network.", "ema.network.backbone.", "network.backbone.",
-            "module.", "model.", "encoder.", "backbone.")  # fmt: skip
-KEYS = ("model", "state_dict", "teacher")
+AVERAGED = ("ema.network.backbone.network.", "ema.network.backbone.")  # in checkpoints of ours, which have both
 
 
 @dataclass(frozen=True)
@@ -109,54 +104,20 @@ class CheckpointStart:
             ValueError: it is not whole, or of another network; says what does not fit.
         """
         path = best_of_run(self.path)
-        return load_backbone(backbone, read_weights(path), str(path))
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, without what a Trainer or MAE puts around them.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; not whole, or no weights.
-    """
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        if not path.is_file():
-            raise FileNotFoundError(f"model.init.path={str(path)!r} does not exist. {EXPECTED}")
-        return load_file(path)
-    if path.suffix == ".ckpt":
-        return dict(load_state(path)["state_dict"])
-    if not path.is_file():
-        raise FileNotFoundError(f"model.init.path={str(path)!r} does not exist. {EXPECTED}")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # MAE's files hold their arguments
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (PermissionError, MemoryError):
-        raise
-    except Exception as error:  # of what kind depends on where the file is cut, or on what it is instead
-        raise ValueError(
-            f"model.init.path={str(path)!r} is no whole file of tensors and plain containers. {EXPECTED}"
-        ) from error
-    for key in KEYS:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    tensors = (
-        {name: value for name, value in found.items() if torch.is_tensor(value)} if isinstance(found, Mapping) else {}
-    )
-    if not tensors:
-        raise ValueError(f"model.init.path={str(path)!r} holds no tensors by name: give a file of weights.")
-    return tensors
+        if path.suffix == ".ckpt" and not path.is_file():  # in shares, or not there, which says what lies beside it
+            return load_backbone(backbone, load_state(path)["state_dict"], str(path))
+        return load_backbone(backbone, read_weights(path, "model.init.path"), str(path))
 
 
 def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], source: str) -> LoadReport:
     """Load the weights that fit into a backbone, and say what became of the others.
 
     Raises:
-        ValueError: shapes that differ, or less than half of the backbone's weights in the file.
+        ValueError: shapes that differ, weights that are NaN, or less than half of the backbone's weights in the file.
     """
     network = backbone.network if isinstance(backbone, TimmBackbone) else backbone
-    theirs = _without_prefix(weights, network)
     ours = network.state_dict()
+    theirs = without_prefix(weights, ours, AVERAGED)
     taken, resampled, wrong = {}, [], []
     for name, tensor in theirs.items():
         if name not in ours:
@@ -186,21 +147,12 @@ def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], source: st
             f"{', '.join(list(weights)[:SHOWN])}; wanted are {', '.join(list(ours)[:SHOWN])}. Give the model/backbone "
             "that they were trained with."
         )
+    check_finite(taken, source)
     network.load_state_dict(taken, strict=False)
     return LoadReport(
         source, tuple(taken), tuple(resampled),
         tuple(name for name in ours if name not in taken), tuple(name for name in theirs if name not in ours),
     )  # fmt: skip
-
-
-def _without_prefix(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Names as the network has them: of the known prefixes, the one that leaves most names that it has."""
-    ours = set(network.state_dict())
-
-    def stripped(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-
-    return max((stripped(prefix) for prefix in ("", *PREFIXES)), key=lambda names: len(ours & set(names)))
 
 
 def _num_embedded_prefixes(network: nn.Module) -> int:

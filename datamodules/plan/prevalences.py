@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from datamodules.files import read_yaml
 from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, check_name, encode, nearest
 from datamodules.plan.laws import Chunk, LabelRows, draw, known, number
 from datamodules.plan.raking import Wish, rake
@@ -38,12 +38,7 @@ class PrevalencesLaw:
         self.file = Path(file)
         if not self.file.is_file():
             raise FileNotFoundError(f"plan.file={self.file}: no such file.")
-        try:
-            wanted = yaml.safe_load(self.file.read_text("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise PlanError(f"{self.file} is no YAML: {' '.join(str(error).split())}.") from error
-        if not isinstance(wanted, Mapping):
-            raise PlanError(f"{self.file} must hold the keys prevalences, together and base, and is {wanted!r}.")
+        wanted = read_yaml(self.file, remedy="it must hold the keys prevalences, together and base", error=PlanError)
         self.wanted = {"base": "training", "prevalences": {}, "together": []} | dict(wanted)
         for key in self.wanted:
             if key not in ("base", "prevalences", "together"):

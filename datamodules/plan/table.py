@@ -1,18 +1,19 @@
 """A user's table as a plan: CSV, Parquet or .xlsx, read in chunks, every cell checked and named by its row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from datamodules.findings import NAMES, UNKNOWN, nearest
 from datamodules.manifest import ManifestError
 from datamodules.plan.written import CHUNK, SEED_LIMIT, PlanError
-from datamodules.sources.csv import BLANK, FIRST_ROW, dialect, finding_levels, read_table
+from datamodules.sources.csv import BLANK, finding_levels
+from datamodules.sources.harmonise import FIRST_ROW
+from datamodules.sources.tables import dialect, read_table, tidied
 
 KNOWN = ("index", "seed", *NAMES)
 LONG_RUN = 1 << 20  # seeds that are sorted together: ten million in one piece would be copied over and over
@@ -66,56 +67,46 @@ def _tables(path: Path) -> Iterator[pa.Table]:
     try:
         if magic == b"PAR1":
             with pq.ParquetFile(path) as parquet:
-                pieces = (pa.Table.from_batches([batch]) for batch in parquet.iter_batches(CHUNK, use_threads=False))
-                yield from _tidied(pieces, parquet.schema_arrow.empty_table())
+                batches = parquet.iter_batches(CHUNK, use_threads=False)
+                yield from _tidied(batches, parquet.schema_arrow, path)
         elif magic == b"PK\x03\x04":
             table = read_table(path)
-            yield from _tidied((table.slice(start, CHUNK) for start in range(0, table.num_rows, CHUNK)), table[:0])
+            yield from (table.slice(start, CHUNK) for start in range(0, max(1, table.num_rows), CHUNK))
         else:
             yield from _csv(path)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise PlanError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}.") from error
     except ManifestError as error:
-        raise PlanError(f"{path}: {error}") from None
+        raise PlanError(str(error)) from None
 
 
 def _csv(path: Path) -> Iterator[pa.Table]:
-    delimiter, encoding = dialect(path)
-    parse = pa.csv.ParseOptions(delimiter=delimiter)
-    names = pa.csv.open_csv(path, pa.csv.ReadOptions(encoding=encoding), parse).schema.names
+    written = dialect(path)
+    parse = written.parsing()
+    names = pa.csv.open_csv(path, written.reading(), parse).schema.names
     parse.ignore_empty_lines = len(names) > 1  # of a single column a blank line is a blank cell
     text = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-    read = pa.csv.ReadOptions(encoding=encoding, block_size=1 << 18, use_threads=False)
-    reader = pa.csv.open_csv(path, read, parse, text)
-    yield from _tidied((pa.Table.from_batches([batch]) for batch in reader), reader.schema.empty_table())
+    reader = pa.csv.open_csv(path, written.reading(block_size=1 << 18, use_threads=False), parse, text)
+    yield from _tidied(reader, reader.schema, path)
 
 
-def _tidied(pieces: Iterator[pa.Table], empty: pa.Table) -> Iterator[pa.Table]:
-    """Pieces with cells as trimmed text; one without rows where there is none."""
+def _tidied(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> Iterator[pa.Table]:
+    """Batches as tables with cells as trimmed text; one without rows where there is none."""
     some = False
-    for piece in pieces:
+    for batch in batches:
         some = True
-        yield _as_text(piece)
+        yield tidied(pa.Table.from_batches([batch]), path)
         pa.default_memory_pool().release_unused()  # 0.1 GiB over ten million rows
     if not some:
-        yield _as_text(empty)
-
-
-def _as_text(table: pa.Table) -> pa.Table:
-    names, columns = [name.strip().lstrip("\ufeff").strip('"') for name in table.column_names], []
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ManifestError(f"the column {twice[0]!r} is there twice; the columns are: {', '.join(names)}")
-    for column in table.columns:
-        if pa.types.is_boolean(column.type):
-            column = column.cast(pa.int8())
-        columns.append(pc.utf8_trim_whitespace(pc.fill_null(column.cast(pa.string()), "")))
-    return pa.table(dict(zip(names, columns, strict=True)))
+        yield tidied(schema.empty_table(), path)
 
 
 def _levels(column: pa.ChunkedArray, name: str, path: Path, before: int) -> np.ndarray:
     try:
-        return finding_levels(column, name, str(path), FIRST_ROW + before).to_numpy()
+        first = FIRST_ROW + before
+        return finding_levels(column, name, str(path), range(first, first + len(column))).to_numpy()
     except ManifestError as error:
         raise PlanError(str(error)) from None
 

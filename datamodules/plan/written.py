@@ -5,8 +5,7 @@ the generator is not told. Read and written in chunks: ten million rows take a f
 """
 
 import hashlib
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.files import WHOLE_COPY, write_atomically
 from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels
+from datamodules.parquet import read_parquet
 
 CHUNK = 1 << 16  # rows of a row group, and of what is held in memory
 SEED_LIMIT = 2**32
+REMEDY = f"{WHOLE_COPY}, or plan again in another folder"
 SCHEMA = pa.schema(
     [("index", pa.int64()), ("seed", pa.int64()), *((name, pa.int8()) for name in NAMES)]
 )  # of plan.parquet
@@ -46,10 +48,10 @@ def write_plan(path: str | Path, chunks: Iterable[tuple[np.ndarray, np.ndarray |
         PlanError: no rows, more rows than there are seeds.
         OSError: what the disk says; there is no plan then.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial, count, first_seed = path.with_name(f".{path.name}.part"), 0, _first_seed(seed)
-    try:
+    path, count, first_seed = Path(path), 0, _first_seed(seed)
+
+    def write(partial: Path) -> None:
+        nonlocal count
         with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
             for labels, seeds in chunks:
                 for start in range(0, len(labels), CHUNK):
@@ -63,11 +65,8 @@ def write_plan(path: str | Path, chunks: Iterable[tuple[np.ndarray, np.ndarray |
                     raise PlanError(f"{path}: a plan has at most 2**32 images, one for each seed.")
         if count == 0:
             raise PlanError(f"{path}: the plan has no rows. Remedy: num_images of at least 1, or a table with rows.")
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    write_atomically(path, write)
     return count
 
 
@@ -86,16 +85,13 @@ class Plan:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no plan {str(self.path)!r}.")
-        try:
-            self._file = pq.ParquetFile(self.path)
-        except pa.ArrowException as error:
-            raise PlanError(f"{self.path} is no whole Parquet file ({str(error).splitlines()[0]}).") from error
-        if not self._file.schema_arrow.equals(SCHEMA):
+        metadata, schema = self._read(lambda file: (file.metadata, file.schema_arrow))
+        if not schema.equals(SCHEMA):
             raise PlanError(
-                f"{self.path} is no plan of this kind: its columns are {', '.join(self._file.schema_arrow.names)}. "
+                f"{self.path} is no plan of this kind: its columns are {', '.join(schema.names)}. "
                 f"Remedy: a table of your own is given by plan=table plan.path={self.path}."
             )
-        sizes = [self._file.metadata.row_group(n).num_rows for n in range(self._file.metadata.num_row_groups)]
+        sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
         self._ends = np.cumsum(sizes, dtype=np.int64)
         self.num_images = int(self._ends[-1]) if sizes else 0
 
@@ -103,14 +99,15 @@ class Plan:
         """The rows start to stop - 1; reads the row groups that they lie in."""
         first = int(np.searchsorted(self._ends, start, side="right"))
         last = int(np.searchsorted(self._ends, stop - 1, side="right"))
-        table = self._file.read_row_groups(list(range(first, last + 1)), use_threads=False)
+        groups = list(range(first, last + 1))
+        table = self._read(lambda file: file.read_row_groups(groups, use_threads=False))
         before = int(self._ends[first - 1]) if first else 0
         return _rows_of(table.slice(start - before, stop - start))
 
     def chunks(self) -> Iterator[PlanRows]:
         """All rows, row group by row group."""
         for group in range(len(self._ends)):
-            yield _rows_of(self._file.read_row_group(group, use_threads=False))
+            yield _rows_of(self._read(lambda file, group=group: file.read_row_group(group, use_threads=False)))
 
     def check(self) -> str:
         """Look at every row; returns the plan's fingerprint, 32 hexadecimal digits over all cells.
@@ -136,12 +133,13 @@ class Plan:
             row = int(np.argmin(fits))
             raise PlanError(f"{self.path}, row {before + row}, column {column!r}: {values[row]}. Remedy: {remedy}.")
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the open file, for the workers of a loader."""
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])
+    def _read(self, read: Callable[[pq.ParquetFile], Any]) -> Any:
+        """What `read` finds in the file, which is opened anew: each worker of a loader has its own."""
+        found = read_parquet(self.path, read, PlanError, REMEDY)
+        for name in found.column_names if isinstance(found, pa.Table) else ():
+            if found.column(name).null_count:
+                raise PlanError(f"{self.path}: cells of the column {name!r} are empty. Remedy: {REMEDY}.")
+        return found
 
 
 def _rows_of(table: pa.Table) -> PlanRows:

@@ -7,7 +7,9 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from datamodules.manifest import Manifest
-from datamodules.sources.base import EXTENSIONS, FileSource, list_images
+from datamodules.sources.base import FileSource
+from datamodules.sources.listing import EXTENSIONS, list_images
+from datamodules.sources.people import warn_of_patients
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,11 @@ class FolderSource(FileSource):
         patients = [self._patient(path) for path in paths]
         log.info("%s: %d images of %d patients, no labels", self.root, len(paths), len(set(patients)))
         source = [self.name] * len(paths)
-        return Manifest.from_table(pa.table({"id": paths, "path": paths, "patient": patients, "source": source}))
+        manifest = Manifest.from_table(pa.table({"path": paths, "patient": patients, "source": source}))
+        if self.patient_pattern is None:
+            remedy = "Remedy: data.patient_pattern, or a table with a column 'patient'"
+            warn_of_patients(str(self.root), manifest, remedy, guessed=True)
+        return manifest
 
     def _patient(self, path: str) -> str:
         if self.patient_pattern is None:

@@ -6,6 +6,7 @@ described is an error that says what was looked for, what was found, and where t
 
 import logging
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,9 +28,12 @@ from datamodules.images import (
     whole_levels,
 )
 from datamodules.manifest import SPLITS, Manifest, ManifestError
-from datamodules.sources.base import EXTENSIONS, FileSource, list_images
+from datamodules.sources.base import FileSource
 from datamodules.sources.harmonise import WHERE, Rule, harmonise, row_name
+from datamodules.sources.listing import EXTENSIONS, is_foreign, list_images
+from datamodules.sources.people import warn_of_patients
 from datamodules.sources.rows import read_rows
+from datamodules.sources.tables import refuse_no_value
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +82,7 @@ class PublicSource(FileSource):
     version = 1
 
     def __init__(self, root: str | Path, partial: bool = False) -> None:
-        super().__init__(root)
+        super().__init__(undoubled(Path(root)))
         self.partial = partial
         self.differences: dict[str, tuple[int, int]] = {}  # of `published`: found, published
 
@@ -105,23 +109,9 @@ class PublicSource(FileSource):
         source = pa.array([self.name] * table.num_rows, pa.string())
         rows = pa.table({**columns, "source": source, **findings})
         manifest = Manifest.from_table(rows, origin=self.title, where=table.column(WHERE))
-        self._warn_of_patients(table, set(manifest.table.column("split").unique().to_pylist()))
+        warn_of_patients(self.title, manifest)
         self._compare(manifest)
         return manifest
-
-    def _warn_of_patients(self, table: pa.Table, splits: set[str]) -> None:
-        """Say in the log where images are shared out among splits and nothing tells whose they are."""
-        told = False
-        if "patient" in table.column_names:
-            patients = table.column("patient")
-            own = pc.or_(pc.equal(patients, ""), pc.equal(patients, table.column("id")))
-            told = not pc.all(own).as_py()
-        if not told and ("" in splits or ("train" in splits and "val" not in splits)):
-            log.warning(
-                "%s: whose photographs they are is not told: every image counts as its own patient, and two "
-                "photographs of one person may come to lie on both sides of a split",
-                self.title,
-            )
 
     def _compare(self, manifest: Manifest) -> None:
         """Say in the log where the counts differ from the published ones: a part of a set is still a set."""
@@ -173,6 +163,8 @@ class PublicSource(FileSource):
                 hint = f" Is it {near!r}?" if near else ""
                 found = ", ".join(there for there in table.column_names if there != WHERE)
                 raise LayoutError(f"{path} has no column {name!r}.{hint} Its columns are: {found}. {self.about}")
+        columns = {name: table.column(name) for name in required}
+        refuse_no_value(columns, lambda row: row_name(table, row, self.title))
         return table
 
     def below(self, path: Path) -> str:
@@ -184,6 +176,7 @@ class PublicSource(FileSource):
 
         Raises LayoutError where two images have the same name but for the extension, or where there is none.
         """
+        folder = undoubled(folder)
         prefix = self.below(folder)
         prefix = "" if prefix == "." else f"{prefix}/"
         found: dict[str, str] = {}
@@ -205,7 +198,7 @@ class PublicSource(FileSource):
         Raises LayoutError for a row without a file unless `partial`, which leaves the row out, and where no row has
         one. Files without a row are counted in the log.
         """
-        keys = [stem(name) if name.lower().endswith(EXTENSIONS) else name.lower() for name in names]
+        keys = [stem(name) for name in names]
         paths = [files.get(key) for key in keys]
         missing = [row for row, path in enumerate(paths) if path is None]
         if missing and (not self.partial or len(missing) == len(paths)):
@@ -285,13 +278,24 @@ def _entries(folder: Path, pattern: str) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         return []
-    return sorted(entry for entry in folder.iterdir() if fnmatchcase(entry.name.lower(), pattern.lower()))
+    entries = (entry for entry in folder.iterdir() if not is_foreign(entry.name))
+    return [undoubled(entry) for entry in sorted(entries) if fnmatchcase(entry.name.lower(), pattern.lower())]
+
+
+def undoubled(folder: Path) -> Path:
+    """The folder itself; or, where it holds nothing but one of its own name, as unzipping makes them, that one."""
+    if not folder.is_dir():
+        return folder
+    within = [entry for entry in folder.iterdir() if not is_foreign(entry.name)]
+    alone = [entry for entry in within if entry.is_dir() or entry.name.lower().endswith(EXTENSIONS)]
+    twin = len(alone) == 1 and alone[0].is_dir() and alone[0].name.lower() == folder.name.lower()
+    return undoubled(alone[0]) if twin else folder
 
 
 def stem(path: str) -> str:
-    """A path without its extension, lower case: what tables and files are matched by."""
+    """A path without its extension, lower case, accents composed: what tables and files are matched by."""
     head, dot, tail = path.rpartition(".")
-    return (head if dot and f".{tail.lower()}" in EXTENSIONS else path).lower()
+    return unicodedata.normalize("NFC", (head if dot and f".{tail.lower()}" in EXTENSIONS else path).lower())
 
 
 def count(manifest: Manifest, key: str) -> int:

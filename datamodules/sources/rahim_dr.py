@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from datamodules.sources.base import list_images
 from datamodules.sources.harmonise import FUNDUS, Levels
+from datamodules.sources.listing import is_foreign, list_images
 from datamodules.sources.public import LayoutError, PublicSource
 
 FOLDER = "DR and maculopathy 10 classes"
@@ -88,7 +88,7 @@ class RahimDR(PublicSource):
 
     def _folders(self, home: Path) -> dict[int, Path]:
         found = {}
-        for entry in sorted(entry for entry in home.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+        for entry in sorted(entry for entry in home.iterdir() if entry.is_dir() and not is_foreign(entry.name)):
             match = CLASS.match(entry.name)
             if match is None or int(match["number"]) not in CLASSES:
                 raise LayoutError(f"{entry} is not one of the ten classes. {self.about}")

@@ -1,15 +1,12 @@
 """Tables of labels whose rows know where they stand: their column `where` names the file and the row in it."""
 
 from collections.abc import Sequence
-from functools import reduce
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from datamodules.sources.csv import FIRST_ROW, read_table, row_numbers
-from datamodules.sources.excel import read_excel
 from datamodules.sources.harmonise import WHERE
+from datamodules.sources.tables import numbered_rows
 
 
 def read_rows(path: Path, name: str, header: int = 0) -> pa.Table:
@@ -23,15 +20,8 @@ def read_rows(path: Path, name: str, header: int = 0) -> pa.Table:
     Raises:
         ManifestError: a file that cannot be read as a table.
     """
-    if path.suffix.lower() in (".xlsx", ".xlsm"):
-        table = read_excel(path, header=header)
-        rows = list(range(header + FIRST_ROW, header + FIRST_ROW + table.num_rows))
-    else:
-        table = read_table(path)
-        rows = row_numbers(path, table.num_rows)
-    filled = [pc.not_equal(column, "") for column in table.columns]
-    table = placed(table, name, rows)
-    return table.filter(reduce(pc.or_, filled)) if filled else table
+    table, rows = numbered_rows(path, header=header)
+    return placed(table, name, rows.tolist())
 
 
 def placed(table: pa.Table, name: str, rows: Sequence[int]) -> pa.Table:

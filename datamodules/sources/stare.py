@@ -5,12 +5,14 @@ response". Images and tracings are gzipped PPM files, and are read as such. Ther
 """
 
 import gzip
+import io
 import re
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from datamodules.image_files import read_bytes
 from datamodules.images import crop_levels, read_image
 from datamodules.manifest import ManifestError
 from datamodules.sources.harmonise import FUNDUS
@@ -64,7 +66,7 @@ class STARE(PublicSource):
     def _unpacked(self, path: str) -> np.ndarray:
         if not path.lower().endswith(".gz"):
             return read_image(self.root / path)
-        with gzip.open(self.root / path) as file:
+        with gzip.open(io.BytesIO(read_bytes(self.root / path))) as file:
             return read_image(file)
 
     def _pixels(self, path: str, image_size: int) -> np.ndarray:

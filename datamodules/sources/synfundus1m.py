@@ -24,7 +24,9 @@ from datamodules.findings import NAMES
 from datamodules.images import NotAFundusError, detect_field_of_view, square_crop, whole_frame
 from datamodules.manifest import Manifest, ManifestError
 from datamodules.sources.base import FileSource
-from datamodules.sources.csv import finding_levels, read_table
+from datamodules.sources.csv import finding_levels
+from datamodules.sources.harmonise import FIRST_ROW
+from datamodules.sources.tables import read_table
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +68,9 @@ class SynFundus1M(FileSource):
             here = sorted(entry.name for entry in self.root.iterdir())[:12]
             raise FileNotFoundError(f"no image of {path.name} is below {self.root}. {self.about} Found: {here}.")
         columns = {"id": pa.array(paths), "path": pa.array(paths), "source": pa.array([self.name] * len(paths))}
+        numbers = range(FIRST_ROW, FIRST_ROW + table.num_rows)
         for name in (name for name in NAMES if name in table.column_names):
-            columns[name] = finding_levels(table.column(name), name, str(path)).take(pa.array(rows))
+            columns[name] = finding_levels(table.column(name), name, str(path), numbers).take(pa.array(rows))
         return Manifest.from_table(pa.table(columns), origin=str(path))
 
     def _table_path(self) -> Path:

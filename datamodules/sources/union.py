@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.manifest import SPACE, SPLITS, STRICTEST, Manifest, ManifestError
-from datamodules.sources.base import Source
+from datamodules.sources.base import Source, alike, is_one_file
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,28 @@ class UnionSource:
             self._index_each()
             tables = [self._prefixed(name, source) for name, source in self.sources.items()]
             table = pa.concat_tables(tables, promote_options="default").unify_dictionaries().combine_chunks()
-            self._manifest = Manifest.from_table(_one_side(table), origin="the union")
+            manifest = Manifest.from_table(_one_side(table), origin="the union")
+            self._refuse_shared(manifest)
+            self._manifest = manifest
         return self._manifest
+
+    def _refuse_shared(self, manifest: Manifest) -> None:
+        """See that no file is in the union under two patients: a folder read twice, or links to another's files."""
+        none = np.zeros(0, dtype=np.int64)
+        each = [(getattr(source, "nodes", none), len(source.index())) for source in self.sources.values()]
+        nodes = np.concatenate([nodes if len(nodes) == n else np.zeros(n, dtype=np.int64) for nodes, n in each])
+        for rows in alike(nodes):
+            one, other = (manifest.table.column("path")[row].as_py() for row in rows)
+            people = {manifest.table.column("patient")[row].as_py() for row in rows}
+            if len(people) > 1 and is_one_file(self._file(one), self._file(other)):
+                raise ManifestError(
+                    f"data.sources: {one!r} and {other!r} are one file, of two patients ({', '.join(people)}): it "
+                    "could be trained and tested with. Remedy: leave one of the sources out, or the file out of one."
+                )
+
+    def _file(self, path: str) -> Path:
+        name, _, rest = path.partition("/")
+        return self.sources[name].root / rest
 
     def _index_each(self) -> None:
         """Index every source, and name all that cannot be: a person with six downloads corrects them at once."""

@@ -13,9 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.findings import NUM_LEVELS
 from datamodules.sources.phantom import PhantomSource
 from experiments.annotation.members import BEST, Member
 
+REMEDY = "Remedy: take it from a whole copy of the run, or remove it, and nothing is told of the ceiling."
 FILE, MANIFEST, SPLIT = "predictions.parquet", "manifest.parquet", "test"
 Joined = dict[tuple[str, str], dict[str, tuple[int, np.ndarray]]]  # (id, patient) -> finding -> label, probabilities
 
@@ -26,7 +28,7 @@ def sources_of(members: Sequence[Member]) -> list[str]:
     for member in members:
         path = None if member.run is None else member.run / MANIFEST
         if path is not None and path.is_file():
-            table = pq.read_table(path, columns=["source"], filters=[("split", "=", SPLIT)])
+            table = _of_test(path, ["source"])
             found.update(table.column("source").to_pylist())
     return sorted(found)
 
@@ -35,6 +37,30 @@ def named(sources: Sequence[str]) -> str:
     """Datasets, with a word where they are no photographs."""
     said = [f"{name} (drawn by a program, no photographs)" if name == PhantomSource.name else name for name in sources]
     return ", ".join(said) or "a dataset that is not told"
+
+
+def _of_test(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of the test split of a table that a run has left.
+
+    Raises:
+        ValueError: it is damaged, or has not these columns; names it.
+    """
+    try:
+        table = pq.read_table(path, columns=None if columns is None else list(columns), filters=[("split", "=", SPLIT)])
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0]}). {REMEDY}") from error
+    if columns is None:
+        told = [name.removeprefix("label_") for name in table.column_names if name.startswith("label_")]
+        columns = ["id", "patient", *(f"p_{name}_{level}" for name in told for level in range(NUM_LEVELS.get(name, 1)))]
+    for name in columns:
+        if name not in table.column_names:
+            raise ValueError(f"{path} has no column {name!r}. {REMEDY}")
+        if name.startswith("p_") and not pa.types.is_floating(table.schema.field(name).type):
+            raise ValueError(f"{path}: the column {name!r} does not hold probabilities. {REMEDY}")
+    return table
 
 
 @dataclass(frozen=True)
@@ -111,7 +137,7 @@ def _predictions(member: Member) -> tuple[pa.Table | None, str]:
     path = None if member.run is None else member.run / FILE
     if path is None or not path.is_file():
         return None, f"{member.name}: there is no {FILE} in the folder of its run."
-    table = pq.read_table(path, filters=[("split", "=", SPLIT)])
+    table = _of_test(path)
     if table.num_rows == 0:
         return None, f"{member.name}: {FILE} has no test split."
     other = Path(member.checkpoint).name != BEST

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from callbacks.annotation_writer import chance_columns
@@ -16,7 +15,7 @@ from callbacks.consistency_figure import DPI, figure_of
 from callbacks.consistency_page import page, plain
 from callbacks.metrics.consistency import Agreement, agreement
 from datamodules.findings import FINDINGS, NAMES, UNKNOWN
-from datamodules.synthetic import SyntheticSet
+from datamodules.synthetic import SyntheticSet, read_columns
 from experiments.annotation.ceiling import SPLIT, RealImages, named
 
 FORMAT = 1
@@ -61,8 +60,11 @@ def read_set(
 
 
 def _read(path: Path, columns: list[str]) -> pa.Table:
-    with pq.ParquetFile(path) as parquet:
-        return parquet.read(columns)
+    table = read_columns(path, columns)
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{path} has no column {missing[0]!r}. Remedy: remove it, and annotate again.")
+    return table
 
 
 def _numbers(table: pa.Table, name: str, null: float) -> np.ndarray:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN
+from datamodules.files import WHOLE_COPY
+from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels
 from datamodules.plan.written import CHUNK, Plan
+from datamodules.synthetic import SyntheticSetError, opened
 
 Counts = Mapping[str, np.ndarray]  # finding -> images of each level, int64 [levels + 1], unknown last
 
@@ -33,7 +34,7 @@ def condition_counts(plan: Plan) -> Counts:
     found = _none()
     for rows in plan.chunks():
         for column, name in enumerate(NAMES):
-            _add(found[name], rows.labels[:, column])
+            _add(found[name], checked(rows.labels[:, column], name, plan.path))
     return found
 
 
@@ -41,11 +42,11 @@ def annotation_counts(files: Iterable[Path]) -> Counts:
     """Of what the annotators saw; a finding that a file lacks is unknown in all its rows."""
     found = _none()
     for file in files:
-        with pq.ParquetFile(file) as parquet:
+        with opened(file) as parquet:
             there = [name for name in NAMES if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(CHUNK, columns=there, use_threads=False):
                 for name in there:
-                    _add(found[name], levels_of(batch.column(name)))
+                    _add(found[name], levels_of(batch.column(name), name, file))
             for name in set(NAMES) - set(there):
                 found[name][-1] += parquet.metadata.num_rows
     return found
@@ -56,21 +57,44 @@ def acceptance(shards: Sequence[Path], findings: Sequence[str]) -> Acceptance:
     totals = np.zeros(4, dtype=np.int64)
     levels = {name: np.zeros((NUM_LEVELS[name] + 1, 2), dtype=np.int64) for name in findings}
     for file in shards:
-        with pq.ParquetFile(file) as parquet:
+        with opened(file) as parquet:
             for batch in parquet.iter_batches(CHUNK, columns=["attempts", "accepted", *findings], use_threads=False):
                 attempts = batch.column("attempts").to_numpy().astype(np.int64)
                 accepted = pc.fill_null(batch.column("accepted"), False).to_numpy(zero_copy_only=False)
                 totals += len(attempts), accepted.sum(), (accepted & (attempts == 1)).sum(), attempts.sum()
                 for name, counts in levels.items():
-                    told = levels_of(batch.column(name))
+                    told = levels_of(batch.column(name), name, file)
                     _add(counts[:, 0], told)
                     _add(counts[:, 1], told[accepted])
     return Acceptance(*totals.tolist(), levels)
 
 
-def levels_of(column: pa.Array) -> np.ndarray:
-    """Levels int8 of a column of labels, boolean or int8; null is unknown (-1)."""
-    return pc.fill_null(pc.cast(column, pa.int8()), UNKNOWN).to_numpy(zero_copy_only=False)
+def levels_of(column: pa.Array, name: str, file: Path) -> np.ndarray:
+    """Levels int8 of a finding's column of a file, boolean or int8; null is unknown (-1).
+
+    Raises:
+        SyntheticSetError: one that there is not.
+    """
+    try:
+        levels = pc.fill_null(pc.cast(column, pa.int8()), UNKNOWN).to_numpy(zero_copy_only=False)
+    except pa.ArrowException as error:
+        raise SyntheticSetError(f"{file}, column {name!r}: {error}. Remedy: {WHOLE_COPY}.") from error
+    return checked(levels, name, file)
+
+
+def checked(levels: np.ndarray, name: str, file: Path) -> np.ndarray:
+    """Levels of a finding in a file, int8 [n], all of which there are.
+
+    Raises:
+        SyntheticSetError: one that there is not.
+    """
+    wrong = levels[(levels < UNKNOWN) | (levels >= NUM_LEVELS[name])]
+    if len(wrong):
+        raise SyntheticSetError(
+            f"{file}, column {name!r}: the level {wrong[0]}, and there are {describe_levels(name)}. Remedy: "
+            f"{WHOLE_COPY}."
+        )
+    return levels
 
 
 def _none() -> dict[str, np.ndarray]:

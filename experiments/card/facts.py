@@ -5,13 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.files import WHOLE_COPY, read_json
 from datamodules.plan.written import Plan
-from datamodules.synthetic import MANIFEST, PLAN, SyntheticSet, sha256
-from experiments.card.annotations import FOLDER, Annotations, annotations_of, read_json
+from datamodules.synthetic import MANIFEST, PLAN, SyntheticSet, SyntheticSetError, sha256
+from experiments.card.annotations import FOLDER, Annotations, annotations_of
 from experiments.card.counts import Acceptance, Counts, acceptance, annotation_counts, condition_counts
 from experiments.card.origin import generator_facts, sampling_facts
+from experiments.card.tables import METRICS
 
 CONSISTENCY, PRIVACY, RECORD = "consistency.json", "privacy.json", "record.json"
+FIGURE = {"value?": float, "low?": float, "high?": float}
+AGREEMENT = {"num_images?": int, "num_positive?": int, **{f"{metric}?": FIGURE for metric in METRICS}}
+SHAPES = {
+    CONSISTENCY: {"synthetic?": {"findings?": {"*": AGREEMENT}},
+                  "real?": {"findings?": {"*": AGREEMENT}, "sources?": [str]}, "notes?": [str]},
+    PRIVACY: {"verdict?": str},
+    RECORD: {"sessions?": [dict], "versions?": dict, "code?": {"commit?": str}},
+}  # as misfit reads them  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,12 @@ def gather(dataset: SyntheticSet) -> Facts:
         SyntheticSetError: the set is not complete, or a file of it cannot be read.
     """
     root, manifest = dataset.root, dataset.manifest
-    annotations = annotations_of(dataset)
+    dataset.check_shards()
+    plan, annotations = Plan(root / PLAN), annotations_of(dataset)
+    if plan.num_images != dataset.num_images:
+        raise SyntheticSetError(
+            f"{plan.path} has {plan.num_images:,} images, and {MANIFEST} {dataset.num_images:,}. Remedy: {WHOLE_COPY}."
+        )
     record, filtered = _optional(root / RECORD) or {}, dataset.recipe.get("filter")
     return Facts(
         recipe=dataset.recipe,
@@ -69,7 +84,7 @@ def gather(dataset: SyntheticSet) -> Facts:
         num_bytes=manifest["num_bytes"],
         num_shards=len(manifest["files"]),
         id_prefix=dataset.id_prefix.rstrip("-"),
-        conditions=condition_counts(Plan(root / PLAN)),
+        conditions=condition_counts(plan),
         annotations=annotations,
         annotated=None if annotations is None else annotation_counts(annotations.files),
         half_annotated=annotations is None and any((root / FOLDER).glob("*.parquet")),
@@ -88,7 +103,9 @@ def gather(dataset: SyntheticSet) -> Facts:
 
 
 def _optional(path: Path) -> dict[str, Any] | None:
-    return read_json(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    return read_json(path, SHAPES[path.name], "write it again, or remove it", SyntheticSetError)
 
 
 def _day(record: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from datamodules.files import parsed_yaml, read_text
 from datamodules.findings import nearest
 
 LICENCES = (
@@ -13,6 +14,7 @@ LICENCES = (
     "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0", "mit",
     "odbl", "odc-by", "pddl",
 )  # fmt: skip
+MOVE = "move it away; what you want to keep of it goes between the two marked lines of the new one"
 OWN = "other:"  # what a licence that the Hub does not know begins with
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
 TAGS = ("synthetic", "medical", "ophthalmology", "fundus", "retina", "diffusion", "diabetic-retinopathy", "glaucoma")
@@ -70,12 +72,12 @@ def head_of(path: Path) -> dict[str, Any]:
     """The head of a card that is there; {} where there is none, or none that can be read."""
     if not path.is_file():
         return {}
-    parts = path.read_text("utf-8").split("---\n", 2)
+    parts = read_text(path, MOVE).split("---\n", 2)
     if len(parts) < 3 or parts[0].strip():
         return {}
     try:
-        head = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+        head = parsed_yaml(parts[1])
+    except ValueError:
         return {}
     return head if isinstance(head, dict) else {}
 

@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
+from datamodules.files import read_text
 from experiments.card import sections
 from experiments.card.facts import Facts
-from experiments.card.front_matter import front_matter
+from experiments.card.front_matter import MOVE, front_matter
 
 OWN_BEGIN = "<!-- Words of your own from here: they stay when the card is written again. -->"
 OWN_END = "<!-- Words of your own to here. -->"
@@ -41,7 +42,7 @@ def own_words(path: Path) -> str:
     """
     if not path.is_file():
         return ""
-    found = re.search(f"{re.escape(OWN_BEGIN)}\n(.*?){re.escape(OWN_END)}", path.read_text("utf-8"), re.DOTALL)
+    found = re.search(f"{re.escape(OWN_BEGIN)}\n(.*?){re.escape(OWN_END)}", read_text(path, MOVE), re.DOTALL)
     if found is None:
         raise ValueError(
             f"{path} is there, and is no card of this job: the lines {OWN_BEGIN!r} and {OWN_END!r} are not in it. "

@@ -56,7 +56,7 @@ def _class(target: str) -> Any:
         return None
     try:
         return getattr(importlib.import_module(module), name, None)
-    except ImportError:
+    except (ImportError, ValueError):
         return None
 
 

@@ -1,17 +1,21 @@
 """The command that makes a set again, out of its recipe."""
 
+import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
+HARMLESS = re.compile(r"[\w.,:/=+\[\]-]*", re.ASCII)  # text that no shell reads as anything else
 RUN = "python -m experiments.run"
 LAWS = ("training", "balanced")  # which follow from the checkpoint and the seed alone
-SAMPLING = ("scheduler", "num_steps", "guidance", "guidance_interval", "precision")
+SAMPLING = ("scheduler", "num_steps", "spacing", "guidance", "guidance_interval", "guidance_rescale",
+            "classifier_scale", "classifier_interval", "classifier_findings", "precision")  # fmt: skip
 FILTER = ("findings", "threshold", "tolerance", "max_attempts")
 
 
 def command(recipe: Mapping[str, Any]) -> str:
     """A line of the shell; <folder>, <set> and <runs> are where the reader has the checkpoint, this set, annotators."""
-    words = [RUN, "+exp=synthesize", f"ckpt=<folder>/{recipe['generator']['checkpoint']}", *_plan(recipe)]
+    words = [RUN, "+exp=synthesize", f"ckpt=<folder>/{_quoted(recipe['generator']['checkpoint'])}", *_plan(recipe)]
     sampling, image, shards = recipe["sampling"], recipe["image"], recipe["shards"]
     words += [f"job.{name}={_value(sampling[name])}" for name in SAMPLING if sampling.get(name) is not None]
     words.append(f"job.image_format={image['format']}")
@@ -37,4 +41,11 @@ def _plan(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, Mapping):
+        return _quoted("{" + ",".join(f"{name}:{number}" for name, number in value.items()) + "}")
+    return _quoted(f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value))
+
+
+def _quoted(text: str) -> str:
+    """Text of a recipe as a part of a command that a reader pastes: a recipe is not to run anything else by it."""
+    return text if HARMLESS.fullmatch(text) else shlex.quote(" ".join(text.split()))

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from datamodules.files import WHOLE_COPY
 from datamodules.findings import FINDINGS, NAMES
-from datamodules.images import read_image
+from datamodules.images import ImageError, read_image
 from datamodules.plan.written import Plan
-from datamodules.synthetic import SyntheticSet, SyntheticSetError
+from datamodules.synthetic import SyntheticSet, SyntheticSetError, opened, read_columns
 from experiments.inspection.pictures import SheetRow, contact_sheet, shown
 
 SIDE = 160  # pixels of a picture of the sheet at most
@@ -66,7 +66,7 @@ def row_groups(dataset: SyntheticSet) -> list[Group]:
     found = []
     for place, file in enumerate(dataset.shards):
         first, end = dataset.bounds(place)
-        with pq.ParquetFile(file) as parquet:
+        with opened(file) as parquet:
             sizes = [parquet.metadata.row_group(n).num_rows for n in range(parquet.metadata.num_row_groups)]
         if sum(sizes) != end - first:
             raise SyntheticSetError(f"{file} has {sum(sizes)} rows instead of {end - first}. {REMEDY}")
@@ -140,9 +140,17 @@ def sheet(dataset: SyntheticSet, plan: Plan, num_columns: int) -> np.ndarray:
 def _decoded(dataset: SyntheticSet, group: Group, places: np.ndarray) -> dict[int, np.ndarray]:
     """Images of a row group, uint8 [s, s, 3] as they are shown, by their place in it."""
     file = dataset.shards[group.shard]
-    with pq.ParquetFile(file) as parquet:
-        table = parquet.read_row_group(group.number, columns=["index", "image.bytes"], use_threads=False)
+    table = read_columns(file, ["index", "image.bytes"], group.number)
     if table.column("index")[0].as_py() != group.first:
         raise SyntheticSetError(f"{file}, row group {group.number}, does not begin with image {group.first}. {REMEDY}")
     pixels = table.column("image").combine_chunks().field("bytes")
-    return {n: shown(read_image(io.BytesIO(pixels[n].as_buffer())), SIDE) for n in places.tolist()}
+    found = {}
+    for place in places.tolist():
+        try:
+            content = pixels[place].as_buffer() if pixels[place].is_valid else b""
+            found[place] = shown(read_image(io.BytesIO(content)), SIDE)
+        except ImageError as error:
+            raise SyntheticSetError(
+                f"{file}, image {group.first + place}: it cannot be used: {error}. Remedy: {WHOLE_COPY}."
+            ) from error
+    return found

@@ -58,7 +58,7 @@ from PIL import Image
 
 shard = pq.ParquetFile(sorted(Path("data").glob("*.parquet"))[0])
 for row in shard.read_row_group(0, columns=["id", "image"]).slice(0, 3).to_pylist():
-    print(row["id"], Image.open(io.BytesIO(row["image"]["bytes"])).size)
+    print(row["id"], Image.open(io.BytesIO(row["image"]["bytes"]), formats=("PNG", "JPEG", "WEBP")).size)
 """
 CHECKSUMS = """
 import hashlib

@@ -1,15 +1,14 @@
 """A run as its folder tells it: what was logged, with which configuration, and how it ended."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from callbacks.csv_table import CsvTable, Row
+from datamodules.files import read_json, read_yaml
 from experiments.comparison.curves import NO_EPOCH, Curve
 from experiments.comparison.folders import METRICS, short_names
 
@@ -122,31 +121,25 @@ def effective_batch(config: Mapping[str, Any], record: Mapping[str, Any]) -> int
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
 
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text("utf-8"))
+        return read_yaml(path, remedy="leave the run out of job.runs, or mend the file")
     except FileNotFoundError:
         raise ValueError(
             f"{path} is missing: without it nobody can tell the run's seed, batch and group. Leave the run out of "
             "job.runs, or put its configuration back."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}. Leave the run out of job.runs, or mend the file.") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not the configuration of a run. Leave the run out of job.runs, or mend the file.")
-    return config
 
 
 def _record(path: Path) -> dict[str, Any]:
     """What the record says; nothing where it is not there or not whole."""
     try:
-        record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except (FileNotFoundError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _number(kind: Callable[[str], Any], row: Row, column: str, path: Path) -> Any:

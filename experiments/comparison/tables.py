@@ -1,13 +1,11 @@
 """The tables of a comparison: of runs, of groups, of tests; as CSV, as Markdown and for the terminal."""
 
-import csv
-import io
 import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from callbacks.atomic import write_text
+from datamodules.files import write_csv
 from experiments.comparison.inference import Spread
 from experiments.comparison.reading import FINISHED
 from experiments.comparison.results import Comparison, GroupResult, PairResult, Point, RunResult
@@ -27,11 +25,8 @@ class Table:
 
     def write_csv(self, path: Path) -> None:
         """Write it with all digits of every number; names of columns in small letters, words joined by _."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow([re.sub(r"\W+", "_", name.lower()) for name in self.header])
-        writer.writerows([_exact(cell) for cell in row] for row in self.rows)
-        write_text(path, buffer.getvalue())
+        header = [re.sub(r"\W+", "_", name.lower()) for name in self.header]
+        write_csv(path, [header, *([_exact(cell) for cell in row] for row in self.rows)])
 
     def markdown(self) -> str:
         """The table in Markdown, numbers at the right."""

@@ -17,14 +17,12 @@ class Layout(Protocol):
         tables: the files of what the generator was told (`condition`) and of what annotators saw (`annotation`).
         endings: of an image's file, by the format that it has in the shards; another ending's format is PNG.
         owned: patterns of what it writes, below the root.
-        unfinished: patterns of what a write that was killed leaves.
     """
 
     name: str
     tables: Mapping[str, str]
     endings: Mapping[str, str]
     owned: Sequence[str]
-    unfinished: Sequence[str]
 
     def place(self, index: int, id: str) -> str:
         """Path of an image below the root, without its ending."""
@@ -40,7 +38,6 @@ class SynFundusLayout:
     tables = {"condition": "SynFundus-1M_gen_cond.csv", "annotation": "SynFundus-1M_annotation.csv"}
     endings = {"png": ".png", "jpeg": ".jpg", "webp": ".png"}
     owned = ("Part*", "SynFundus-1M_*.csv")
-    unfinished = ("Part*/.*.part.*",)
 
     def place(self, index: int, id: str) -> str:
         """As a Layout."""
@@ -58,7 +55,6 @@ class FolderLayout:
     tables = {"condition": "labels.csv", "annotation": "annotations.csv"}
     endings = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
     owned = ("images", "labels.csv", "annotations.csv")
-    unfinished = ("images/*/.*.part.*",)
 
     def place(self, index: int, id: str) -> str:
         """As a Layout."""

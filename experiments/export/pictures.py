@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
 from callbacks.atomic import write_atomically
-from datamodules.synthetic import SyntheticSet, SyntheticSetError
+from callbacks.files import own_folder
+from datamodules.files import WHOLE_COPY, safe_name
+from datamodules.images import ImageError, read_image
+from datamodules.synthetic import SyntheticSet, SyntheticSetError, opened, read_columns
 from experiments.export.layouts import Layout
 
 BEGINNINGS = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF"}  # of a file, by its format
@@ -37,9 +39,26 @@ class Rows(NamedTuple):
     kept: list[int]  # their places among the rows of the table
 
 
-def rows_of(table: pa.Table, layout: Layout, format: str, only_accepted: bool) -> Rows:
-    """The rows of a table of `columns(…)` that are written, and where to."""
+def rows_of(table: pa.Table, layout: Layout, format: str, only_accepted: bool, file: Path, first: int) -> Rows:
+    """The rows of a table of `columns(…)` that are written, and where to: below the root, whatever the table says.
+
+    Args:
+        file: the shard that the table is of, for messages.
+        first: number of the image in its first row.
+
+    Raises:
+        SyntheticSetError: images that are not numbered one after the other, or ids that are no names of files.
+    """
     indices, ids = table.column("index").to_pylist(), table.column("id").to_pylist()
+    for row, (index, name) in enumerate(zip(indices, ids, strict=True)):
+        if index != first + row:
+            raise SyntheticSetError(f"{file}: the index of image {first + row} is {index!r}. Remedy: {WHOLE_COPY}.")
+        try:
+            safe_name(name, f"{file}, id of image {index}")
+        except ValueError as error:
+            raise SyntheticSetError(str(error)) from None
+    if len(set(ids)) < len(ids):
+        raise SyntheticSetError(f"{file} has an id twice. Remedy: {WHOLE_COPY}.")
     kept = list(range(table.num_rows))
     if only_accepted:
         accepted = table.column("accepted").to_pylist()
@@ -61,15 +80,18 @@ def write_pictures(
 
     Raises:
         SyntheticSetError: bytes that are no image of the format that the recipe names; names the file and the image.
+        ValueError: a folder of the layout is a link.
         OSError: what the disk says.
     """
     format = dataset.recipe["image"]["format"]
     num_new = num_there = 0
     bar = tqdm(total=dataset.num_images, desc="writing images", unit="image", mininterval=0.5, dynamic_ncols=True)
     with ThreadPoolExecutor(num_workers) as threads, bar:
-        for file in dataset.shards:
-            for group, table in _groups(file, columns(only_accepted)):
-                rows = rows_of(table, layout, format, only_accepted)
+        for number, file in enumerate(dataset.shards):
+            for group, first, table in _groups(file, columns(only_accepted), dataset.bounds(number)[0]):
+                rows = rows_of(table, layout, format, only_accepted, file, first)
+                for folder in {str(Path(path).parent) for path in rows.paths}:
+                    own_folder(root, folder)
                 whole = list(threads.map(lambda path: is_whole(root / path), rows.paths))
                 absent = [place for place, there in enumerate(whole) if not there]
                 if absent:
@@ -81,17 +103,19 @@ def write_pictures(
     return Written(num_new, num_there)
 
 
-def _groups(file: Path, names: list[str]) -> Iterator[tuple[int, pa.Table]]:
-    with pq.ParquetFile(file) as parquet:
-        for group in range(parquet.metadata.num_row_groups):
-            yield group, parquet.read_row_group(group, columns=names, use_threads=False)
+def _groups(file: Path, names: list[str], first: int) -> Iterator[tuple[int, int, pa.Table]]:
+    """Number, first image and columns of every row group of a shard that begins with image `first`."""
+    with opened(file) as parquet:
+        num_groups = parquet.metadata.num_row_groups
+    for group in range(num_groups):
+        table = read_columns(file, names, group)
+        yield group, first, table
+        first += table.num_rows
 
 
 def _pixels(file: Path, group: int) -> pa.Array:
     """The bytes of every image of a row group."""
-    with pq.ParquetFile(file) as parquet:
-        table = parquet.read_row_group(group, columns=["image.bytes"], use_threads=False)
-    return table.column("image").combine_chunks().field("bytes")
+    return read_columns(file, ["image.bytes"], group).column("image").combine_chunks().field("bytes")
 
 
 def write_picture(path: Path, pixels: pa.Scalar, origin: str, format: str) -> None:
@@ -110,9 +134,9 @@ def write_picture(path: Path, pixels: pa.Scalar, origin: str, format: str) -> No
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
         return
     try:
-        image = Image.open(io.BytesIO(content)).convert("RGB")
-    except OSError as error:
-        raise SyntheticSetError(f"{origin}: cannot be decoded ({error}). Remedy: take it from a whole copy.") from error
+        image = Image.fromarray(read_image(io.BytesIO(content)))
+    except ImageError as error:
+        raise SyntheticSetError(f"{origin}: cannot be decoded ({error}). Remedy: {WHOLE_COPY}.") from error
     write_atomically(path, image.save)
 
 

@@ -1,15 +1,12 @@
 """Labels out of shards as CSV: what the generator was told, and what annotators saw; unknown is an empty cell."""
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from callbacks.atomic import write_atomically
+from datamodules.files import write_csv
 from datamodules.findings import NAMES, UNKNOWN
-from datamodules.synthetic import SyntheticSet, SyntheticSetError
+from datamodules.synthetic import SyntheticSet, SyntheticSetError, opened, read_columns
 from experiments.card.annotations import Annotations
 from experiments.card.counts import levels_of
 from experiments.export.layouts import Layout
@@ -27,7 +24,7 @@ def write_tables(
     found = {"condition": dataset.shards} | ({} if annotations is None else {"annotation": annotations.files})
     for kind, files in found.items():
         pieces = _pieces(dataset, files, layout, only_accepted)
-        write_atomically(root / layout.tables[kind], lambda path, pieces=pieces: _write(path, pieces))
+        write_csv(root / layout.tables[kind], _lines(pieces))
     return [root / layout.tables[kind] for kind in found]
 
 
@@ -36,29 +33,26 @@ def _pieces(
 ) -> Iterator[dict[str, Sequence[Any]]]:
     """Columns of the table, shard by shard; `files` hold the labels."""
     format = dataset.recipe["image"]["format"]
-    for shard, file in zip(dataset.shards, files, strict=True):
-        with pq.ParquetFile(shard) as parquet:
-            table = parquet.read(columns(only_accepted), use_threads=False)
-        with pq.ParquetFile(file) as parquet:
+    for number, (shard, file) in enumerate(zip(dataset.shards, files, strict=True)):
+        table = read_columns(shard, columns(only_accepted))
+        with opened(file) as parquet:
             there = [name for name in NAMES if name in parquet.schema_arrow.names]
-            labels = parquet.read(["id", *there], use_threads=False)
+        labels = read_columns(file, ["id", *there])
         if not labels.column("id").equals(table.column("id")):
             raise SyntheticSetError(
                 f"{file} has not the ids of {shard}, row for row. Remedy: annotate the set again, or take both from "
                 "one copy."
             )
-        rows = rows_of(table, layout, format, only_accepted)
+        rows = rows_of(table, layout, format, only_accepted, shard, dataset.bounds(number)[0])
         piece = layout.keys(rows.indices, rows.ids, rows.paths)
         for name in NAMES:
-            levels = levels_of(labels.column(name).combine_chunks()).tolist() if name in there else None
+            levels = levels_of(labels.column(name).combine_chunks(), name, file).tolist() if name in there else None
             piece[name] = ["" if levels is None or levels[row] == UNKNOWN else levels[row] for row in rows.kept]
         yield piece
 
 
-def _write(path: Path, pieces: Iterator[dict[str, Sequence[Any]]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        for number, piece in enumerate(pieces):
-            if number == 0:
-                writer.writerow(piece)
-            writer.writerows(zip(*piece.values(), strict=True))
+def _lines(pieces: Iterator[dict[str, Sequence[Any]]]) -> Iterator[Sequence[Any]]:
+    for number, piece in enumerate(pieces):
+        if number == 0:
+            yield list(piece)
+        yield from zip(*piece.values(), strict=True)

@@ -181,7 +181,7 @@ def _drawn(figure: Figure) -> np.ndarray:
     """The figure's pixels, with as much room as its labels need."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", pad_inches=0.2, facecolor="white")
-    return np.asarray(Image.open(buffer).convert("RGB"))
+    return np.asarray(Image.open(buffer, formats=("PNG",)).convert("RGB"))
 
 
 def _percent(share: float) -> str:

@@ -1,14 +1,13 @@
 """What a manifest holds, in numbers: images and patients of each level, pairs of findings, sources."""
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from callbacks.atomic import write_atomically
+from datamodules.files import write_csv
 from datamodules.findings import FINDINGS, UNKNOWN
 from datamodules.manifest import SPLITS, Manifest
 from datamodules.sources.base import Source
@@ -123,7 +122,7 @@ def cooccurrence(labels: np.ndarray) -> Cooccurrence:
 
 def write_counts(path: Path, counts: Sequence[Count]) -> None:
     """counts.csv: a row a finding, level and split."""
-    _write_csv(path, [Count._fields, *counts])
+    write_csv(path, [Count._fields, *counts])
 
 
 def counts_text(counts: Sequence[Count]) -> str:
@@ -148,11 +147,3 @@ def _num_distinct(codes: np.ndarray, num_codes: int) -> int:
     seen = np.zeros(num_codes, dtype=bool)
     seen[codes] = True
     return int(seen.sum())
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-
-    write_atomically(path, write)

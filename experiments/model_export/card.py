@@ -146,9 +146,9 @@ def measured(evaluation: Mapping[str, Any]) -> list[str]:
     rows = []
     for name, found in evaluation[split].items():
         auroc = found.get("auroc")
-        if auroc is None or "num_positive" not in found:
+        if auroc is None or found.get("num_positive") is None:
             continue
-        numbers = [auroc[key] for key in ("value", "low", "high")]
+        numbers = [auroc.get(key) for key in ("value", "low", "high")]
         cell = "–" if numbers[0] is None else f"{numbers[0]:.3f} ({said(numbers[1])} to {said(numbers[2])})"
         rows.append([f"`{name}`", f"{found['num_images']:,}", f"{found['num_positive']:,}", cell])
     where = {"test": "the run's own test split", "val": "the validation split, which it was chosen by: too favourable"}[

@@ -9,6 +9,7 @@ PARTS = {
     "label_embedder": "findings to vectors",
     "unet": "the denoiser, a `UNet2DModel` of diffusers",
     "transformer": "the denoiser, a diffusion transformer",
+    "guide": "a classifier of noised latents, by which images are led to their findings",
     "scheduler": "the sampler, one of diffusers'",
 }
 FILES = {
@@ -17,6 +18,7 @@ FILES = {
     samples.FILE: "images that this folder has painted",
     "model_index.json": "what the pipeline consists of, and how it samples unless told otherwise",
     "pipeline.py": "the pipeline's code",
+    "spacing.py": "the pipeline's code: at which timesteps it calls the denoiser",
     "vae/config.json": "its architecture, with mean and deviation of each latent channel",
     "label_embedder/config.json": "its sizes, and the findings with their names and levels",
     "config.json": "the architecture",

@@ -18,9 +18,11 @@ from experiments.model_export.shipped import label_embedder, pipeline
 from experiments.model_export.shipped.label_embedder import LabelEmbedder
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.conditioning import LabelConditioning
+from lightning_modules.diffusion import spacing
 from lightning_modules.diffusion.sampling import build_scheduler
+from lightning_modules.label_maps import LabelMaps
 from lightning_modules.latent_diffusion import LatentDiffusion
-from lightning_modules.networks import dit, folded
+from lightning_modules.networks import dit, folded, latent_classifier
 from lightning_modules.networks.dit import DiT
 from lightning_modules.networks.unet import UNet
 
@@ -71,26 +73,34 @@ def write_generator(module: LatentDiffusion, folder: Path, network: nn.Module) -
     is_unet = isinstance(denoiser, UNet)
     parts = {
         "vae": _network(module.autoencoder),
-        "label_embedder": embedder(network.conditioning, denoiser.cond_proj if is_unet else None),
+        "label_embedder": embedder(network.conditioning, denoiser.cond_proj if is_unet else None, network.label_maps),
         "unet" if is_unet else "transformer": denoiser.unet if is_unet else denoiser,
+        **({} if network.guide is None else {"guide": network.guide}),
     }
     index: dict[str, Any] = {"_class_name": ["pipeline", "FundusPipeline"], "_diffusers_version": diffusers.__version__}
     for name, part in parts.items():
         part.save_pretrained(folder / name)
         index[name] = [_with_code(part, folder / name), type(part).__name__]
-    scheduler = build_scheduler(sampling["scheduler"], module.objective)
+    scheduler = build_scheduler(sampling["scheduler"], module.objective, sampling["num_steps"])
     scheduler.register_to_config(clip_sample=False)  # for those that it is exchanged for: latents are not in [-1, 1]
     scheduler.save_pretrained(folder / "scheduler")
-    low, high = sampling["guidance_interval"]
+    (low, high), classifier = sampling["guidance_interval"], sampling["classifier_interval"]
     index |= {
         "scheduler": ["diffusers", type(scheduler).__name__],
         "num_inference_steps": sampling["num_steps"],
+        "spacing": sampling["spacing"],
         "guidance_scale": sampling["guidance"],
         "guidance_low": low,
         "guidance_high": high,
+        "classifier_scale": sampling["classifier_scale"],
+        "classifier_low": classifier[0],
+        "classifier_high": classifier[1],
+        "classifier_findings": sampling["classifier_findings"],
+        "guidance_rescale": sampling["guidance_rescale"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     _copy(pipeline, folder)
+    _copy(spacing, folder)
     return parts
 
 
@@ -120,14 +130,19 @@ def vocabulary_of(conditioning: LabelConditioning) -> list[dict[str, Any]]:
     return vocabulary(dict(zip(conditioning.names, conditioning.levels, strict=True)))
 
 
-def embedder(conditioning: LabelConditioning, projection: nn.Linear | None) -> LabelEmbedder:
-    """The conditioning, and the U-Net's projection of it, as one network with the vocabulary."""
-    width = None if projection is None else projection.out_features
-    found = LabelEmbedder(vocabulary_of(conditioning), conditioning.dim, width)
-    found.embedding.load_state_dict(conditioning.embedding.state_dict())
+def embedder(
+    conditioning: LabelConditioning, projection: nn.Linear | None, maps: LabelMaps | None = None
+) -> LabelEmbedder:
+    """The conditioning, the U-Net's projection of it, and the label maps, as one network with the vocabulary."""
+    width, map_size = None if projection is None else projection.out_features, 0 if maps is None else len(maps.mean)
+    found = LabelEmbedder(vocabulary_of(conditioning), conditioning.dim, width, map_size)
+    found.embedding.load_state_dict({"weight": conditioning.table()})
     found.mlp.load_state_dict(conditioning.mlp.state_dict())
     if projection is not None:
         found.projection.load_state_dict(projection.state_dict())
+    if maps is not None:
+        found.map_table.load_state_dict({"weight": maps.table})
+        found.map_mean.data.copy_(maps.mean)
     return found.eval()
 
 
@@ -142,7 +157,9 @@ def _network(module: Autoencoder) -> AutoencoderKL:
 
 def _with_code(part: nn.Module, folder: Path, loads_alone: bool = False) -> str:
     """Put the code of a network that is not of diffusers beside its weights; the module that its class is in."""
-    code = {module.__name__: module for module in (label_embedder, dit, folded)}.get(type(part).__module__)
+    code = {module.__name__: module for module in (label_embedder, dit, folded, latent_classifier)}.get(
+        type(part).__module__
+    )
     if code is None:
         return "diffusers"
     name = _copy(code, folder)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
-from experiments.assembly import load_generator, pretrained_autoencoder
+from experiments.assembly import AUTOENCODER_PARTS, load_generator, pretrained_autoencoder
 from experiments.card.origin import architecture
 from experiments.classifier_train import load_classifier
+from experiments.construction import Rebuilder, rebuilding
 from experiments.model_export.agreement import (
     Comparison,
     compare_autoencoder,
@@ -29,7 +29,7 @@ from experiments.model_export.generator import (
 )
 from experiments.model_export.run_folder import evaluation, figures, software
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.checkpoint import CONFIG_KEY, check_targets, weights_fingerprint
+from lightning_modules.checkpoint import CONFIG_KEY, weights_fingerprint
 from lightning_modules.networks.kl import NETWORK_KEY
 
 AVERAGED, RAW = "averaged", "raw"
@@ -74,7 +74,7 @@ def _generator(path: Path, state: Mapping[str, Any], weights: str, trusted: Sequ
         module.ema.network.load_state_dict(module.network.state_dict())
     module.sample_by(precision="32")
     lay_out(module)
-    module.memory_format = torch.contiguous_format
+    module.ema.network.memory_format = torch.contiguous_format
     network, sampling = module.ema.network, module.sampling
     facts = {
         "denoiser": architecture(state[CONFIG_KEY]["model"]["denoiser"]),
@@ -87,7 +87,7 @@ def _generator(path: Path, state: Mapping[str, Any], weights: str, trusted: Sequ
     findings = vocabulary_of(network.conditioning)
     measured = {} if weights == RAW else figures(path, state)
     model = Model(
-        "generator", state, weights, fingerprint, _size(state), findings, facts,
+        "generator", state, weights, fingerprint, _size(path, state), findings, facts,
         figures=measured, software=software(path),
     )  # fmt: skip
     return Export(
@@ -98,13 +98,14 @@ def _generator(path: Path, state: Mapping[str, Any], weights: str, trusted: Sequ
 
 
 def _autoencoder(path: Path, state: Mapping[str, Any], trusted: Sequence[str]) -> Export:
-    check_targets(state[CONFIG_KEY], trusted, str(path))
-    module = pretrained_autoencoder(OmegaConf.create(state[CONFIG_KEY]), str(path)).eval()
+    with rebuilding(str(path)):
+        make = Rebuilder(state[CONFIG_KEY], AUTOENCODER_PARTS, trusted, str(path))
+        module = pretrained_autoencoder(make.cfg, str(path), make).eval()
     check_autoencoder(module)
     lay_out(module)
     fingerprint = weights_fingerprint(module.network)
     model = Model(
-        "autoencoder", state, ONLY, fingerprint, _size(state), [], {"autoencoder": _words(module)},
+        "autoencoder", state, ONLY, fingerprint, _size(path, state), [], {"autoencoder": _words(module)},
         figures=figures(path, state), software=software(path),
     )  # fmt: skip
     return Export(
@@ -152,6 +153,16 @@ def _words(module: Autoencoder) -> str:
     return f"`{type(module.network).__name__}` ({sizes}, {module.latent_channels} channels)"
 
 
-def _size(state: Mapping[str, Any]) -> int:
-    """Pixels of the images that it was trained on."""
-    return int(state[CONFIG_KEY]["data"]["image_size"])
+def _size(path: Path, state: Mapping[str, Any]) -> int:
+    """Pixels of the images that it was trained on.
+
+    Raises:
+        ValueError: its configuration does not tell.
+    """
+    size = (state[CONFIG_KEY].get("data") or {}).get("image_size")
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(
+            f"{path}: its configuration has data.image_size={size!r:.100}, and must have a number of pixels. Remedy: "
+            "another checkpoint of the run."
+        )
+    return size

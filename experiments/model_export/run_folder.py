@@ -1,19 +1,26 @@
 """What the folder of a run tells of its checkpoint: what was measured of it, and by which code it was trained."""
 
-import csv
-import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from callbacks.csv_table import NUMBERS, CsvTable
+from callbacks.files import misfit, read_json
 from callbacks.measured import MEASURED_KEY
 from callbacks.run_record import code_revision, package_versions
+from experiments.card.facts import FIGURE
 
 BEST = "best.ckpt"  # what evaluation.json of a run is of
 DISTANCES = ("val/fd_", "val/kd_", "val/fid", "val/kid")
 PROJECT = "SynFundus"
+SHAPES = {
+    "record.json": {"versions?": {"synfundus?": str}, "code?": {"commit": str}},
+    "evaluation.json": {"*": {"*": {"num_images": int, "num_positive?": int, "auroc?": FIGURE}}},
+}  # as misfit reads them
+DISTANCE = {"figure": str, "fd": float, "num_images": int, "num_steps": int, "scheduler": str, "guidance": float,
+            "num_real": int, "reference_split": str}  # cells of frechet.csv that the card needs  # fmt: skip
 
 
 def run_folder(path: Path) -> Path | None:
@@ -53,7 +60,7 @@ def figures(path: Path, state: Mapping[str, Any]) -> dict[str, str]:
 
     A distance is told only with what it was measured on, which the run's frechet.csv holds.
     """
-    name, value = measured(state) or ("", math.nan)
+    name, value = measured(path, state) or ("", math.nan)
     found = {}
     if name and not name.startswith(DISTANCES):
         found[f"`{name}` of this checkpoint"] = f"{value:.4g}, on the run's own validation split"
@@ -72,19 +79,31 @@ def _distance_words(row: Mapping[str, str]) -> str:
     )
 
 
-def measured(state: Mapping[str, Any]) -> tuple[str, float] | None:
+def measured(path: Path, state: Mapping[str, Any]) -> tuple[str, float] | None:
     """The monitored figure at the checkpoint's own step: log key and value; None where nothing was measured there."""
     found = state.get(MEASURED_KEY)
-    return None if found is None else (found["monitor"], float(found["value"]))
+    if found is None:
+        return None
+    if misfit(found, {"monitor": str, "value": float}):
+        raise ValueError(
+            f"{path}: its {MEASURED_KEY} is {found!r:.100}, and must be a figure (monitor) and its value. Remedy: "
+            "another checkpoint of the run."
+        )
+    return found["monitor"], float(found["value"])
 
 
 def _distances(path: Path, state: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Rows of frechet.csv at the checkpoint's step."""
+    """Rows of frechet.csv at the checkpoint's step that tell all of DISTANCE: those of earlier versions may not."""
     folder = run_folder(path)
     if folder is None or not (folder / "frechet.csv").is_file():
         return []
-    with (folder / "frechet.csv").open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["global_step"] == str(state.get("global_step"))]
+    rows = CsvTable(folder / "frechet.csv").read()
+    return [row for row in rows if row.get("global_step") == str(state.get("global_step")) and _tells_all(row)]
+
+
+def _tells_all(row: Mapping[str, str]) -> bool:
+    cells = ((kind, row.get(name, "")) for name, kind in DISTANCE.items())
+    return all(NUMBERS[kind].fullmatch(cell) if kind in NUMBERS else cell for kind, cell in cells)
 
 
 def _read(path: Path, name: str) -> Mapping[str, Any]:
@@ -92,5 +111,5 @@ def _read(path: Path, name: str) -> Mapping[str, Any]:
     folder = run_folder(path)
     if folder is not None:
         with suppress(OSError, ValueError):
-            return json.loads((folder / name).read_text("utf-8"))
+            return read_json(folder / name, SHAPES[name])
     return {}

@@ -84,7 +84,7 @@ def using(kind: str, findings: Sequence[Mapping[str, Any]], size: int, folder: P
         return [
             needs("diffusers", "torch"),
             block(GENERATOR.format(asked=asked)),
-            CODE.format(files="`pipeline.py`, and a file each beside some of the weights"),
+            CODE.format(files="`pipeline.py`, `spacing.py`, and a file each beside some of the weights"),
             "Image *i* follows from its findings and its seed alone, whatever else is painted with it. More:",
             block(SETTINGS.format(asked=asked)),
             '`pipeline.scheduler` can be exchanged for another; `pipeline.to("cuda")` moves all of it.',

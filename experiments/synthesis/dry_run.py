@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,7 +24,7 @@ from experiments.prediction import encoding_threads, predict, trainer_of
 from experiments.report import heading, say
 from experiments.synthesis.levels import levels_text
 from experiments.trainers import world_size
-from lightning_modules.diffusion.sampling import build_scheduler
+from lightning_modules.diffusion.sampling import build_scheduler, set_timesteps
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import Synthesizer
 
@@ -93,22 +94,35 @@ def operations(generator: LatentDiffusion) -> float:
     """Floating-point operations of one image: those of one step and of two tell what each further step takes."""
     sampling = dict(generator.sampling)
     try:
-        generator.sample_by(guidance_interval=(0.0, 1.0))
+        generator.sample_by(guidance_interval=(0.0, 1.0), classifier_scale=0.0)
         first, guided = _operations(generator, 1, None), _operations(generator, 2, None)
         plain = _operations(generator, 2, 1.0) - _operations(generator, 1, 1.0)
     finally:
         generator.sample_by(**sampling)
-    num_guided = num_guided_steps(generator)
+    num_guided = num_guided_steps(generator, "guidance_interval")
     of_decoding = first - (guided - first)
-    return of_decoding + num_guided * (guided - first) + (sampling["num_steps"] - num_guided) * plain
+    of_steps = num_guided * (guided - first) + (sampling["num_steps"] - num_guided) * plain
+    return of_decoding + of_steps + _of_classifier(generator)
 
 
-def num_guided_steps(generator: LatentDiffusion) -> int:
-    """Steps of sampling whose timesteps lie in the guidance interval."""
-    scheduler = build_scheduler(generator.sampling["scheduler"], generator.objective)
-    scheduler.set_timesteps(generator.sampling["num_steps"])
+def _of_classifier(generator: LatentDiffusion) -> float:
+    """Those of the gradients of a classifier that guides: one is a pass forwards, and another back to the latents."""
+    guide = generator.ema.network.guide
+    if not generator.sampling["classifier_scale"]:
+        return 0.0
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        x_t = torch.zeros(1, *generator.latent_shape, device=generator.device)
+        guide(x_t, torch.zeros(1, device=generator.device))
+    return 2.0 * counter.get_total_flops() * num_guided_steps(generator, "classifier_interval")
+
+
+def num_guided_steps(generator: LatentDiffusion, interval: str) -> int:
+    """Steps of sampling whose timesteps lie in an interval of its settings."""
+    num_steps = generator.sampling["num_steps"]
+    scheduler = build_scheduler(generator.sampling["scheduler"], generator.objective, num_steps)
+    set_timesteps(scheduler, num_steps, generator.sampling["spacing"])
     last = generator.objective.schedule.num_timesteps - 1
-    low, high = (bound * last for bound in generator.sampling["guidance_interval"])
+    low, high = (bound * last for bound in generator.sampling[interval])
     return sum(low <= float(timestep) <= high for timestep in scheduler.timesteps)
 
 

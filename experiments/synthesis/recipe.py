@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.atomic import write_text
+from datamodules.files import read_json
 from datamodules.plan.written import Plan
-from datamodules.synthetic import FORMAT, MANIFEST, RECIPE, SyntheticSet
+from datamodules.synthetic import FORMAT, MANIFEST, MOST_SHARDS, RECIPE, SyntheticSet
 from experiments.runs import differing_keys
 from lightning_modules.checkpoint import weights_fingerprint
 from lightning_modules.latent_diffusion import LatentDiffusion
 
 LEAST_SHARDS, MOST_IMAGES = 8, 2500  # by default: so that processes can share the work, and little is lost by a kill
-MOST_SHARDS = 99_999  # of five digits, by which their names are in order
+LATER = {"guidance_rescale": 0.0}  # settings of sampling that came later, and the value by which nothing changes
 FOR_PEOPLE = ("generator.checkpoint", "generator.fingerprints.")  # where it lies: its weights are what counts
 
 
@@ -38,7 +39,7 @@ def _fingerprints(checkpoint: Path) -> dict[str, str]:
     """Of the generator's training data and its split, where the record of its run lies by its checkpoint."""
     path = checkpoint.expanduser().absolute().parent.parent / "record.json"
     try:
-        return dict(json.loads(path.read_text("utf-8")).get("fingerprints") or {})
+        return read_json(path, {"fingerprints?": {"*": str}}).get("fingerprints") or {}
     except (OSError, ValueError):
         return {}
 
@@ -102,9 +103,10 @@ def keep_to(root: Path, recipe: Mapping[str, Any]) -> SyntheticSet:
     if not (root / RECIPE).is_file():
         write_text(root / RECIPE, json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
     found = SyntheticSet(root)
-    differing = [key for key in differing_keys(recipe, found.recipe) if not key.startswith(FOR_PEOPLE)]
+    begun = {**found.recipe, "sampling": LATER | dict(found.recipe["sampling"])}
+    differing = [key for key in differing_keys(recipe, begun) if not key.startswith(FOR_PEOPLE)]
     if differing:
-        there, here = found.recipe, recipe
+        there, here = begun, recipe
         said = [f"{key} is {_at(there, key)!r} there and {_at(here, key)!r} here" for key in differing[:6]]
         raise ValueError(
             f"{str(root)!r} was begun by another recipe, and its shards are not of this one: {'; '.join(said)}. "

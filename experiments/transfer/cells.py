@@ -1,6 +1,5 @@
 """The runs of a transfer study: one pretraining a backbone, then a cell for each start, budget and seed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from callbacks.files import open_own, own_folder
+from datamodules.files import read_json, read_yaml, safe_name
 from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
 from experiments.composition import compose_config
 from experiments.runs import differing_keys
+from experiments.typed_text import quoted
 
 EXPERIMENT = "+exp=classifier_train"
 SYNTHETIC = "synthetic"  # the start from the pretraining of this study
@@ -36,18 +36,14 @@ class Cell:
     def status(self) -> str:
         """That of its record; `new` where there is none."""
         record = self.folder / "record.json"
-        return json.loads(record.read_text(encoding="utf-8"))["status"] if record.is_file() else "new"
+        if not record.is_file():
+            return "new"
+        return read_json(record, {"status": str}, f"delete {self.folder}, and the cell is run again")["status"]
 
     @property
     def command(self) -> list[str]:
         """The words as Hydra reads them, with the folder."""
         return [*self.words, f"output_dir={quoted(self.folder)}"]
-
-
-def quoted(path: str | Path) -> str:
-    """A path as a value of Hydra's command line, whatever is in it."""
-    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ def pretraining(root: Path, job: Mapping, backbone: str) -> Cell:
     """The run on the source data whose backbone the synthetic start takes."""
     words = (EXPERIMENT, f"model/backbone={backbone}", *job["common"], f"model/init={job['pretrain_init']}",
              *job["pretrain"], f"seed={job['seeds'][0]}")  # fmt: skip
-    return Cell(root / "pretraining" / backbone, words)
+    return Cell(root / "pretraining" / safe_name(backbone, "job.backbones"), words)
 
 
 def fine_tunings(root: Path, job: Mapping) -> list[FineTuning]:
@@ -78,6 +74,7 @@ def fine_tunings(root: Path, job: Mapping) -> list[FineTuning]:
                     words = [EXPERIMENT, f"model/backbone={backbone}", *job["common"], *job["finetune"]]
                     words += [f"data.train_fraction={budget}", f"seed={seed}", *start_words(root, job, backbone, init)]
                     name = f"{backbone}_{init}_{100 * budget:03g}_seed{seed}"
+                    safe_name(name, "a cell of job.backbones and job.inits")
                     found.append(FineTuning(backbone, init, budget, seed, Cell(root / "cells" / name, tuple(words))))
     return found
 
@@ -103,13 +100,19 @@ def check(cells: Sequence[Cell]) -> None:
         config = plain(compose_config(spelt_out(cell.command)))
         if cell.status != "finished":
             continue
-        before = yaml.safe_load((cell.folder / "config.yaml").read_text(encoding="utf-8"))
-        changed = [key for key in differing_keys(config, before) if not key.endswith("cache_dir")]
+        remedy = f"delete {cell.folder}, and the cell is run again"
+        before = read_yaml(cell.folder / "config.yaml", {"output_dir": str}, remedy)
+        changed = differing_keys(_of_the_study(config), _of_the_study(before))
         if changed:
             raise ValueError(
                 f"{cell.folder} is finished, and was run with another {', '.join(changed[:4])}: its figures do not "
                 "belong into this table. Remedy: the settings of before, or another output_dir."
             )
+
+
+def _of_the_study(config: Mapping) -> dict:
+    """A cell's configuration as one of the whole folder, which moves with the cells that others begin with."""
+    return {**config, "output_dir": str(Path(config["output_dir"]).parent.parent)}
 
 
 def run(cell: Cell, cache_dir: str) -> str:
@@ -122,11 +125,11 @@ def run(cell: Cell, cache_dir: str) -> str:
     """
     if cell.status == "finished":
         return "finished"
-    cell.folder.mkdir(parents=True, exist_ok=True)
+    own_folder(cell.folder.parents[1], Path(cell.folder.parent.name, cell.name))
     words = [*cell.command, f"cache_dir={quoted(cache_dir)}", "resume=auto"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SYNFUNDUS_OUTPUT")}
     environment.pop("SYNFUNDUS_RESUME_FROM", None)
-    with open(cell.folder / LOG, "a", encoding="utf-8") as log:
+    with open_own(cell.folder / LOG, "a") as log:
         done = subprocess.run(
             [sys.executable, "-m", "experiments.run", *words], stdout=log, stderr=subprocess.STDOUT, env=environment,
             check=False,

@@ -1,6 +1,5 @@
 """What came of the cells: the table, the figure, and the differences between starts."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from callbacks.metrics.evaluation import MACRO
+from datamodules.files import misfit, read_json
 from experiments.comparison.inference import paired
 from experiments.transfer.cells import FineTuning
 
+INTERVAL = {"value?": float, "low?": float, "high?": float}  # as misfit reads it
 COLOURS = {"random": "#999999", "imagenet": "#0072B2", "synthetic": "#D55E00", "checkpoint": "#009E73"}
 
 
@@ -46,8 +47,11 @@ def outcomes(fine_tunings: Sequence[FineTuning], unavailable: Mapping[str, str],
         path = each.cell.folder / "evaluation.json"
         interval = {}
         if each.cell.status == "finished" and path.is_file():
-            scores = json.loads(path.read_text(encoding="utf-8")).get(split, {})
+            scores = _evaluation(path).get(split, {})
             interval = scores.get(finding, {}).get(name) or {}
+            fault = misfit(interval, INTERVAL, f"{split}.{finding}.{name}")
+            if fault is not None:
+                raise ValueError(f"{path}: {fault}. Remedy: delete {path.parent}, and the cell is run again.")
             told.setdefault(tuple(sorted(key for key in scores if key != MACRO)), each.cell.name)
         numbers = (math.nan if interval.get(key) is None else interval[key] for key in ("value", "low", "high"))
         found.append(Outcome(*_place(each), each.cell.status, *numbers))
@@ -58,6 +62,11 @@ def outcomes(fine_tunings: Sequence[FineTuning], unavailable: Mapping[str, str],
             f"{', '.join(second)}. Remedy: name them, 'model.findings=[…]' in job.finetune, in another output_dir."
         )
     return found
+
+
+def _evaluation(path: Path) -> dict[str, dict[str, dict]]:
+    """evaluation.json: split -> finding -> what was measured of it."""
+    return read_json(path, {"*": {"*": dict}}, f"delete {path.parent}, and the cell is run again")
 
 
 def check_metric(metric: str) -> None:
@@ -163,6 +172,8 @@ def rows(found: Sequence[Outcome]) -> list[list[str]]:
 def pretraining_facts(folder: Path) -> dict[str, float]:
     """The macro AUROC of the pretraining run on its own data, with the weights that the cells start from."""
     path = folder / "evaluation.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    values = {f"{split}/auroc": (scores["macro"]["auroc"] or {}).get("value") for split, scores in found.items()}
+    found = _evaluation(path) if path.is_file() else {}
+    values = {
+        f"{split}/auroc": (scores.get(MACRO, {}).get("auroc") or {}).get("value") for split, scores in found.items()
+    }
     return {name: value for name, value in values.items() if value is not None}

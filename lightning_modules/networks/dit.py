@@ -30,6 +30,7 @@ class DiT(ModelMixin, ConfigMixin):
         cond_dim: width D of the conditioning vector.
         hidden: width E of a token, divisible by 4 and by `heads`.
         depth: number of blocks.
+        map_channels: further channels M of the input, which are seen and not predicted.
         dropout: after attention and MLP, fraction.
 
     Raises:
@@ -47,6 +48,7 @@ class DiT(ModelMixin, ConfigMixin):
         depth: int = 12,
         heads: int = 6,
         dropout: float = 0.0,
+        map_channels: int = 0,
     ):
         super().__init__()
         if latent_size % patch_size:
@@ -54,8 +56,8 @@ class DiT(ModelMixin, ConfigMixin):
         if hidden % heads or hidden % 4:
             raise ValueError(f"hidden={hidden} must be divisible by heads={heads} and by 4 (two sines, two cosines).")
         self.latent_channels, self.latent_size, self.cond_dim = latent_channels, latent_size, cond_dim
-        self.patch_size = patch_size
-        self.patchify = nn.Conv2d(latent_channels, hidden, patch_size, stride=patch_size)
+        self.patch_size, self.map_channels = patch_size, map_channels
+        self.patchify = nn.Conv2d(latent_channels + map_channels, hidden, patch_size, stride=patch_size)
         self.register_buffer("positions", sincos_positions(latent_size // patch_size, hidden), persistent=False)
         self.time_mlp = nn.Sequential(nn.Linear(TIME_FEATURES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.cond_proj = nn.Linear(cond_dim, hidden)
@@ -79,7 +81,7 @@ class DiT(ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.weight)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """x_t [B, C, h, w], t float [B] in [0, 1000), cond [B, D] -> [B, C, h, w]."""
+        """x_t [B, C + M, h, w], t float [B] in [0, 1000), cond [B, D] -> [B, C, h, w]."""
         x = self.patchify(x_t).flatten(2).transpose(1, 2) + self.positions.to(x_t.dtype)  # [B, N, E]
         c = F.silu(self.time_mlp(time_features(t).to(x_t.dtype)) + self.cond_proj(cond))  # [B, E]
         for block in self.blocks:

@@ -7,11 +7,15 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
-from lightning_modules.checkpoint import load_state
+from lightning_modules.checkpoint import check_architecture, load_state
 from lightning_modules.checkpoint_shards import REST
 from lightning_modules.networks.folded import FoldedAutoencoderKL, ShortcutAutoencoderKL
+from lightning_modules.weights_file import check_finite, not_of_the_file
 
 NETWORK_KEY = "synfundus_autoencoder_network"  # of a checkpoint: what AutoencoderKL was built with
+CLASSES = ("AutoencoderKL", "FoldedAutoencoderKL", "ShortcutAutoencoderKL")  # of a folder in diffusers' layout
+FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+SHOWN = 4
 WEIGHT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 
 
@@ -78,7 +82,7 @@ def pretrained(source: str, subfolder: str | None = None, network: torch.nn.Modu
     Raises:
         FileNotFoundError: nothing at that path, or the hub cannot be reached; says where to put the files.
         ValueError: a file that is no checkpoint, one that holds no autoencoder, or one of another architecture than
-            `network`.
+            `network`; a folder of another class, or whose weights do not fill the network; weights that are NaN.
     """
     path = Path(source).expanduser()
     if path.is_file() or (path / REST).is_file():
@@ -88,16 +92,49 @@ def pretrained(source: str, subfolder: str | None = None, network: torch.nn.Modu
         raise FileNotFoundError(f"autoencoder source={source!r}: no such file or folder ({path.absolute()}).")
     inside = f"{subfolder}/" if subfolder else ""
     place = str(path) if path.is_dir() else source
+    where = path.absolute() if path.is_dir() else f"https://huggingface.co/{source}"
     try:
-        network = _class_of(AutoencoderKL.load_config(place, subfolder=subfolder))
-        return network.from_pretrained(place, subfolder=subfolder)
+        return _from_folder(place, subfolder, f"pretrained autoencoder source={source!r}")
     except OSError as error:
-        where = path.absolute() if path.is_dir() else f"https://huggingface.co/{source}"
+        if not_of_the_file(error) and path.is_dir():
+            raise
+        if path.is_dir() and all((path / inside / name).is_file() for name in FILES):
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"pretrained autoencoder source={source!r}: {' or '.join(FILES)} is damaged: {reason} Remedy: copy "
+                "both files anew."
+            ) from error
         raise FileNotFoundError(
-            f"pretrained autoencoder source={source!r}: cannot load {inside}config.json and "
-            f"{inside}diffusion_pytorch_model.safetensors from {where}. On a machine without a network, download both "
+            f"pretrained autoencoder source={source!r}: cannot load {' and '.join(inside + name for name in FILES)} "
+            f"from {where}. On a machine without a network, download both "
             "files elsewhere, put them into one folder, and give that folder as `source` (without `subfolder`)."
         ) from error
+
+
+def _from_folder(place: str, subfolder: str | None, origin: str) -> AutoencoderKL:
+    """A network of the hub, or of a folder in its layout, all of whose weights are there."""
+    remedy = "Remedy: the folder of an AutoencoderKL, or a checkpoint of vae_train or ddpm_train."
+    try:
+        config = AutoencoderKL.load_config(place, subfolder=subfolder)
+        named = config.get("_class_name", "AutoencoderKL") if isinstance(config, Mapping) else type(config).__name__
+        if named not in CLASSES:
+            raise ValueError(f"its config.json describes a {named}, and {', '.join(CLASSES)} are known here. {remedy}")
+        network, report = _class_of(config).from_pretrained(place, subfolder=subfolder, output_loading_info=True)
+    except Exception as error:  # of what kind depends on what the two files are instead
+        if isinstance(error, OSError) or not_of_the_file(error):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        said = reason if remedy in reason else f"config.json and its weights do not make a network: {reason}. {remedy}"
+        raise ValueError(f"{origin}: {said}") from error
+    lacking = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
+    if lacking:
+        more = f", … ({len(lacking)} in all)" if len(lacking) > SHOWN else ""
+        raise ValueError(
+            f"{origin}: its weights do not fill the network, which would be at random there: "
+            f"{', '.join(lacking[:SHOWN])}{more}. {remedy}"
+        )
+    check_finite(network.state_dict(), origin)
+    return network
 
 
 def network_config(network: torch.nn.Module) -> dict | None:
@@ -120,16 +157,31 @@ def _from_checkpoint(path: Path, network: torch.nn.Module | None) -> torch.nn.Mo
         )
     config = checkpoint[NETWORK_KEY]
     if config is not None:
-        network = _build(**config)
+        network = _rebuilt(config, path)
     elif network is None:
         raise ValueError(f"{path}: its autoencoder is of a class that it cannot be rebuilt from; give the network.")
     nested = any(name.startswith("autoencoder.") for name in checkpoint["state_dict"])
     prefix = "autoencoder.network." if nested else "network."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
+        check_architecture(network, {"state_dict": state})
+    except ValueError as error:
         raise ValueError(
             f"{path}: its autoencoder is of another architecture than model/autoencoder: {error}"
         ) from error
+    check_finite(state, str(path))
+    network.load_state_dict(state)
     return network
+
+
+def _rebuilt(config: Any, path: Path) -> AutoencoderKL:
+    """The network that a checkpoint says its autoencoder is: sizes alone, for one of the classes known here."""
+    try:
+        return _build(**config)
+    except MemoryError:
+        raise
+    except Exception as error:  # of what kind depends on what somebody wrote there
+        raise ValueError(
+            f"checkpoint {str(path)!r}: what it says of its autoencoder ({NETWORK_KEY}) describes no AutoencoderKL: "
+            f"{str(error).partition(chr(10))[0]}. Remedy: another checkpoint of the run."
+        ) from error

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 
@@ -19,7 +21,10 @@ class UNet(nn.Module):
         layers_per_block: residual blocks of each level.
         attention_levels: levels that carry self-attention, 0 the finest; the bottom of the U always does.
         head_dim: width of an attention head; divides the width of each level with attention.
+        map_channels: further channels M of the input, which are seen and not predicted.
         dropout: in the residual blocks, fraction.
+        zero_init: every residual branch starts as 0, as Ho et al. have it: blocks start as the identity, and larger
+            learning rates are stable.
 
     Raises:
         ValueError: sizes that do not fit together, each named.
@@ -35,18 +40,21 @@ class UNet(nn.Module):
         attention_levels: Sequence[int] = (1, 2),
         head_dim: int = 32,
         norm_groups: int = 32,
+        map_channels: int = 0,
         dropout: float = 0.0,
+        zero_init: bool = False,
     ):
         super().__init__()
         channels, attention_levels = tuple(channels), tuple(attention_levels)
         _check_sizes(latent_size, channels, attention_levels, head_dim, norm_groups)
         self.latent_channels, self.latent_size, self.cond_dim = latent_channels, latent_size, cond_dim
+        self.map_channels = map_channels
         down = tuple("AttnDownBlock2D" if i in attention_levels else "DownBlock2D" for i in range(len(channels)))
         up = tuple("AttnUpBlock2D" if i in attention_levels else "UpBlock2D" for i in reversed(range(len(channels))))
         self.cond_proj = nn.Linear(cond_dim, 4 * channels[0])
         self.unet = UNet2DModel(
             sample_size=latent_size,
-            in_channels=latent_channels,
+            in_channels=latent_channels + map_channels,
             out_channels=latent_channels,
             block_out_channels=channels,
             down_block_types=down,
@@ -58,11 +66,16 @@ class UNet(nn.Module):
             resnet_time_scale_shift="scale_shift",
             class_embed_type="identity",
         )
-        nn.init.zeros_(self.unet.conv_out.weight)
-        nn.init.zeros_(self.unet.conv_out.bias)
+        last = [self.unet.conv_out]
+        if zero_init:
+            last += [module.conv2 for module in self.unet.modules() if isinstance(module, ResnetBlock2D)]
+            last += [module.to_out[0] for module in self.unet.modules() if isinstance(module, Attention)]
+        for layer in last:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """x_t [B, C, h, w], t float [B] in [0, 1000), cond [B, D] -> [B, C, h, w]."""
+        """x_t [B, C + M, h, w], t float [B] in [0, 1000), cond [B, D] -> [B, C, h, w]."""
         return self.unet(x_t, t, class_labels=self.cond_proj(cond), return_dict=False)[0]
 
 

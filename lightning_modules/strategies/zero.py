@@ -179,6 +179,9 @@ class Zero(ShardedCheckpoints, DeepSpeedStrategy):
         from deepspeed.utils import safe_get_full_optimizer_state
 
         base, state, groups = self._base_optimizer, {}, []
+        if base.state and not self.zero_stage_3:  # DeepSpeed has done it once the first group had stepped, too early
+            self.optimizers[0]._hp_optimizer_states_linked = False
+            self.optimizers[0]._lazy_init_hp_params_optimizer_state()
         for number, parameter in enumerate(self._parameters if base.state else ()):  # none before the first step
             moments = {name: self.share(safe_get_full_optimizer_state(parameter, name)) for name in MOMENTS}
             step = next(iter(base.state.values()))["step"]  # the same in all

@@ -1,5 +1,7 @@
 """Extractors: the bundled weights are the real ones, and random weights never stand in for missing ones."""
 
+import argparse
+
 import pytest
 import timm
 import torch
@@ -35,6 +37,12 @@ def test_every_tensor_of_the_bundled_file_is_used(bundled):
     assert len(saved) == 247 == len(network) + 2  # the classifier's weight and bias are not needed
     for loaded, original in zip(network.values(), saved, strict=False):
         assert torch.equal(loaded, original)
+
+
+def test_whole_numbers_are_refused(bundled):
+    """Of 0 to 255 all but 0 would be white."""
+    with pytest.raises(TypeError, match="torch.uint8.*images / 255"):
+        bundled(torch.full((1, 3, 64, 64), 100, dtype=torch.uint8))
 
 
 def test_frozen_in_eval_mode_and_independent_of_the_batch(bundled):
@@ -120,3 +128,54 @@ def test_inception_is_fid_only_with_the_published_file(tmp_path, monkeypatch):
     assert build_extractor("inception", weights=str(tmp_path / "other.pth")).is_fid
     with pytest.raises(ValueError, match="299"):
         build_extractor("inception", weights=str(tmp_path / "other.pth"), image_size=64)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> dict[str, torch.Tensor]:
+    """Weights of timm's test_resnet."""
+    return timm.create_model("test_resnet", pretrained=False).state_dict()
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module.model.", "_orig_mod.module."])
+@pytest.mark.parametrize("key", [None, "model_state_dict", "net", "model_ema"])
+def test_weights_under_a_key_and_behind_prefixes(tmp_path, tiny, key, prefix):
+    held = {f"{prefix}{name}": tensor for name, tensor in tiny.items()}
+    torch.save({key: held, "args": argparse.Namespace(lr=1)} if key else held, tmp_path / "w.pth")
+    found = build_extractor("test_resnet", weights=str(tmp_path / "w.pth"), image_size=32).network.state_dict()
+    assert all(torch.equal(found[name], tiny[name]) for name in found)
+
+
+def test_averaged_weights_are_preferred_as_timm_does(tmp_path, tiny):
+    averaged = {name: tensor + 1 for name, tensor in tiny.items()}
+    torch.save({"arch": "test_resnet", "state_dict": tiny, "state_dict_ema": averaged}, tmp_path / "w.pth")
+    found = build_extractor(str(tmp_path / "w.pth"), image_size=32).network.state_dict()
+    assert all(torch.equal(found[name], averaged[name]) for name in found)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "efficientnet_lite0", "inception"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_damaged_file_is_named_with_a_remedy(tmp_path, name, suffix):
+    for content in (b"", b"text", b"PK\x03\x04", bytes(100)):
+        (tmp_path / f"w{suffix}").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"weights='.*w\{suffix}' is no whole file.*Remedy: "):
+            build_extractor(name, weights=str(tmp_path / f"w{suffix}"))
+
+
+@pytest.mark.parametrize("held", [[1], "text", None, {"arch": ["resnet18"]}])
+def test_a_path_that_names_no_network(tmp_path, held):
+    torch.save(held, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w.pth does not name its timm model under the key arch"):
+        build_extractor(str(tmp_path / "w.pth"))
+
+
+def test_weights_that_are_no_numbers_measure_nothing(tmp_path, tiny):
+    torch.save(tiny | {"conv1.0.weight": tiny["conv1.0.weight"] * torch.nan}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w.pth: weights are NaN or infinite: conv1.0.weight"):
+        build_extractor("test_resnet", weights=str(tmp_path / "w.pth"), image_size=32)
+
+
+def test_weights_of_another_network_are_not_inceptions(tmp_path):
+    pytest.importorskip("torch_fidelity")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w.pth' do not fit Inception-v3.*Remedy: "):
+        build_extractor("inception", weights=str(tmp_path / "w.pth"))

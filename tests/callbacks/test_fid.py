@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tiny_fit import TinyData, TinyModule, fit, tiny_extractor
 
+from callbacks.csv_table import CsvTable
 from callbacks.fid import FrechetDistance
 from callbacks.metrics.frechet import frechet_distance
 from callbacks.metrics.kernel import kernel_distance
@@ -81,6 +82,7 @@ def test_records_every_setting_beside_the_figure(tmp_path):
     wanted |= {"seed": 0, "extractor": "tiny", "data_fingerprint": "tiny data", "rounding": "8 bit"}
     assert {name: callback.record[name] for name in wanted} == wanted
     assert float(rows[-1]["seconds"]) > 0
+    assert 0 < float(rows[-1]["unix_time"]) - float(rows[0]["unix_time"]) < 60
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path)).Reload()
@@ -112,6 +114,17 @@ def test_resume_drops_later_rows_and_measures_the_start_once(tmp_path):
     assert [row["epoch"] for row in rows_of(tmp_path / "frechet.csv")] == ["-1", "0", "1"]
     fit(tmp_path, [distance(tmp_path)], max_epochs=1)
     assert [row["epoch"] for row in rows_of(tmp_path / "frechet.csv")] == ["0"]
+
+
+def test_a_row_that_tells_no_step_is_dropped_on_resuming(tmp_path):
+    trainer, _ = fit(tmp_path, [distance(tmp_path)], max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    CsvTable(tmp_path / "frechet.csv").append({"figure": "val/fd_tiny", "epoch": 0, "fd": 1.0})
+    fit(tmp_path, [distance(tmp_path)], max_epochs=2, ckpt_path=str(tmp_path / "one.ckpt"))
+    assert [(row["epoch"], row["global_step"]) for row in rows_of(tmp_path / "frechet.csv")] == [
+        ("0", "6"),
+        ("1", "12"),
+    ]
 
 
 class CountingExtractorData(TinyData):

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_fit import ResumableModule, TinyData, read_saved
 
-from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer
+from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer, MovedFolder
 from callbacks.measured import MEASURED_KEY, Measured
+from callbacks.metrics_csv import MetricsCSV, resume_step
 from callbacks.step_checkpoint import StepCheckpoint
 from callbacks.whole_files import WholeFiles
 
@@ -35,24 +38,35 @@ class Kill(Callback):
             raise InterruptedError
 
 
-def run(folder, keep_last=1, keep_best=1, mode="min", resume=False, kill=None, measured_every=1, **settings):
+def run(
+    folder, keep_last=1, keep_best=1, mode="min", resume=False, kill=None, measured_every=1, logger=False, **settings
+):
     """Six batches an epoch, a checkpoint every two steps."""
     torch.manual_seed(0)
     every = {"dirpath": folder, "enable_version_counter": False}
     callbacks = [ModelCheckpoint(filename="best", monitor="val/loss", mode=mode, **every)]
-    callbacks += [Measured("val/loss", measured_every)]
+    callbacks += [Measured("val/loss", measured_every), MovedFolder(read_progress)]
     callbacks += [BestCheckpoints("val/loss", mode=mode, save_top_k=keep_best, **every)] if keep_best > 1 else []
     callbacks += [StepCheckpoint(filename="last", every_n_train_steps=2, **every)]
     callbacks += [Kill(kill)] if kill else []
     trainer = KeepingTrainer(
-        keep_last, read_saved, accelerator="cpu", devices=1, logger=False, callbacks=callbacks, max_epochs=6,
+        keep_last, read_progress, accelerator="cpu", devices=1, logger=logger, callbacks=callbacks, max_epochs=6,
         num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
         plugins=[WholeFiles(read_saved)], **settings,
     )  # fmt: skip
-    trainer.fit(Scripted(), datamodule=TinyData(), ckpt_path=folder / "last.ckpt" if resume else None)
+    checkpoint = folder / ("last.ckpt" if resume is True else resume) if resume else None
+    trainer.fit(Scripted(), datamodule=TinyData(), ckpt_path=checkpoint)
     trainer.save_checkpoint(folder / "last.ckpt")
     trainer.save_checkpoint(folder / "last.ckpt")  # as the autoencoder does, at the same step
     return trainer
+
+
+def read_progress(path):
+    """As the house does."""
+    try:
+        return read_saved(path)
+    except RuntimeError as error:
+        raise ValueError("not whole") from error
 
 
 def names(folder, pattern="step-*"):
@@ -142,3 +156,125 @@ def test_fewer_best_than_before_keep_the_best_of_them(tmp_path):
     assert names(tmp_path, "best-*") == ["best-0000-5.ckpt", "best-0001-3.ckpt", "best-0002-4.ckpt"]
     run(tmp_path, keep_best=2, resume=True)
     assert names(tmp_path, "best-*") == ["best-0003-1.ckpt", "best-0004-2.ckpt"]
+
+
+def test_going_on_from_another_than_the_last_overwrites_a_damaged_one(tmp_path):
+    """And ends as if nothing had happened."""
+    whole = run(tmp_path / "whole").lightning_module.scale
+    stopped_at_its_best(tmp_path / "cut", keep_last=2)
+    last = tmp_path / "cut/last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    trainer = run(tmp_path / "cut", keep_last=2, resume="best.ckpt")
+    assert torch.equal(trainer.lightning_module.scale, whole)
+    assert read_saved(last)["global_step"] == 36
+    assert names(tmp_path / "cut") == ["step-00000034.ckpt"]
+
+
+def stopped_at_its_best(folder, **settings):
+    """A run that is killed after its best epoch, the fourth; returns what its best checkpoints were then."""
+    with pytest.raises(InterruptedError):
+        run(folder, kill=27, **settings)
+    assert read_saved(folder / "best.ckpt")["epoch"] == 3
+    return {name: read_saved(folder / name)["epoch"] for name in names(folder, "best*")}
+
+
+def test_a_folder_is_looked_through_once_for_all_who_keep_checkpoints_in_it(tmp_path, monkeypatch):
+    stopped_at_its_best(tmp_path, keep_best=2)
+    read, whole = [], MovedFolder._whole
+    monkeypatch.setattr(MovedFolder, "_whole", lambda self, folder: read.append(folder) or whole(self, folder))
+    run(tmp_path, keep_best=2, resume=True)
+    assert read == [tmp_path]
+
+
+@pytest.mark.parametrize("way", ["moved", "link", "relative"])
+def test_the_best_stays_the_best_where_the_folder_is_reached_otherwise(tmp_path, monkeypatch, way):
+    first, now = tmp_path / "first", tmp_path / "now"
+    stopped_at_its_best(first, keep_best=2)
+    if way == "moved":
+        first.rename(now)
+    elif way == "link":
+        first.rename(tmp_path / "elsewhere")
+        now.symlink_to(tmp_path / "elsewhere")
+    else:
+        monkeypatch.chdir(tmp_path)
+        now = Path("first")
+    trainer = run(now, keep_best=2, resume=True)
+    assert read_saved(now / "best.ckpt")["epoch"] == 3
+    assert names(now, "best-*") == ["best-0003-1.ckpt", "best-0004-2.ckpt"], "the second was beaten, and is gone"
+    assert Path(trainer.checkpoint_callback.best_model_path) == (now / "best.ckpt").resolve()
+    assert float(trainer.checkpoint_callback.best_model_score) == 1.0
+    assert not (tmp_path / "first").is_dir() or way == "relative"
+
+
+def test_a_copy_changes_nothing_in_the_folder_that_it_was_made_of(tmp_path):
+    before = stopped_at_its_best(tmp_path / "first", keep_best=2)
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    run(tmp_path / "copy", keep_best=2, resume=True)
+    assert {
+        name: read_saved(tmp_path / "first" / name)["epoch"] for name in names(tmp_path / "first", "best*")
+    } == before
+    assert read_saved(tmp_path / "copy/best.ckpt")["epoch"] == 3
+
+
+@pytest.mark.parametrize("lost", ["gone", "cut", "other folder"])
+def test_what_is_no_longer_there_is_not_the_best(tmp_path, lost):
+    """So another epoch takes its place, and a run that begins with another's checkpoint has a best one of its own."""
+    stopped_at_its_best(tmp_path / "first")
+    new = tmp_path / ("new" if lost == "other folder" else "first")
+    new.mkdir(exist_ok=True)
+    if lost == "gone":
+        (new / "best.ckpt").unlink()
+    elif lost == "cut":
+        (new / "best.ckpt").write_bytes((new / "best.ckpt").read_bytes()[:1000])
+    else:
+        shutil.copy(tmp_path / "first/last.ckpt", new)
+    trainer = run(new, resume=True)
+    assert read_saved(new / "best.ckpt")["epoch"] == 4
+    assert float(trainer.checkpoint_callback.best_model_score) == 2.0
+
+
+ODD = [None, [], "text", {"best_k_models": None}, {"best_k_models": {"a.ckpt": None}}, {"best_k_models": {5: 1}},
+       {"best_k_models": {"a.ckpt": torch.ones(2)}}, {"best_model_path": None}, {"last_model_path": 3}]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_state_of_another_kind_is_forgotten(tmp_path, caplog, odd):
+    """And the best epoch of those that follow is kept."""
+    stopped_at_its_best(tmp_path)
+    state = read_saved(tmp_path / "last.ckpt")
+    key = next(key for key in state["callbacks"] if "'monitor': 'val/loss'" in key)
+    state["callbacks"][key] = {**state["callbacks"][key], **odd} if isinstance(odd, dict) else odd
+    torch.save(state, tmp_path / "last.ckpt")
+    trainer = run(tmp_path, resume=True)
+    assert "is not what a run writes" in caplog.text
+    assert float(trainer.checkpoint_callback.best_model_score) == 2.0 and trainer.global_step == 36
+
+
+def test_a_folder_is_read_once_for_all_that_keep_checkpoints_there(tmp_path, monkeypatch):
+    stopped_at_its_best(tmp_path, keep_best=2)
+    found, seen = MovedFolder._whole, []
+    monkeypatch.setattr(MovedFolder, "_whole", lambda self, folder: seen.append(folder) or found(self, folder))
+    run(tmp_path, keep_best=2, resume=True)
+    assert seen == [tmp_path]
+
+
+@pytest.mark.parametrize("full_at", [0, 1, 2, 3, 5, 6, 7, 11])
+def test_a_checkpoint_vouches_for_no_row_that_is_not_written(tmp_path, monkeypatch, full_at):
+    """The disk is full at the row of a step, once a checkpoint of that step has taken the room or just before."""
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    run(whole, logger=[MetricsCSV(str(whole))], log_every_n_steps=1)
+    written = MetricsCSV.log_metrics
+
+    def full(self, metrics, step=None):
+        if step == full_at:
+            raise OSError(errno.ENOSPC, "full")
+        written(self, metrics, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsCSV, "log_metrics", full)
+        with pytest.raises(OSError, match="full"):
+            run(folder, logger=[MetricsCSV(str(folder))], log_every_n_steps=1)
+    last = folder / "last.ckpt"
+    first = resume_step(read_saved(last)) if last.exists() else 0
+    run(folder, resume=last.exists(), logger=[MetricsCSV(str(folder), first_step=first)], log_every_n_steps=1)
+    assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()

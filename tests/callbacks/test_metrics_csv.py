@@ -27,6 +27,30 @@ def test_line_cut_short_by_a_kill_is_left_out(tmp_path):
     assert path.read_text() == "step,a,b\n0,1.0,2.0\n1,3.0,\n"
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("step,a\nx,1\n", "step is 'x'"), ("a\n1\n", "no column 'step'"), ("step\n1.5\n", "'1.5'"),
+     (f"step\n{'9' * 30}\n", "a whole number"), (f'step,a\n1,"{"x" * 200_000}"\n', "is no table")],
+)  # fmt: skip
+def test_a_table_of_another_shape_is_named_with_the_cell(tmp_path, content, said):
+    (tmp_path / "metrics.csv").write_text(content)
+    with pytest.raises(ValueError, match=rf"metrics\.csv.*{said}.*Remedy"):
+        CsvTable(tmp_path / "metrics.csv", {"step": int}).read()
+
+
+def test_a_table_that_is_a_link_is_not_written_through(tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("a\n1\n")
+    (tmp_path / "metrics.csv").symlink_to(mine)
+    table = CsvTable(tmp_path / "metrics.csv")
+    table.append({"a": 2})  # which writes the file anew, in the place of the link
+    (tmp_path / "metrics.csv").unlink()
+    (tmp_path / "metrics.csv").symlink_to(mine)
+    with pytest.raises(ValueError, match="is a link"):
+        table.append({"a": 3})
+    assert mine.read_text() == "a\n1\n"
+
+
 @pytest.mark.parametrize("cut", range(1, len("1,3.25,ä\n".encode()) + 1))
 def test_line_cut_anywhere_is_left_out(tmp_path, cut):
     """Also within its last cell, where what is left looks like a row."""
@@ -75,3 +99,24 @@ def test_resume_step_counts_batches_where_two_optimisers_count_double(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "b.ckpt")
     with pytest.raises(ValueError, match="no global_step"):
         resume_step(read_saved(tmp_path / "b.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]\n", "hello\nworld\n", "step,epoch\nx,1\n", "step,loss\n1.5,2\n", f"step,a\n1,{'x' * 200_000}\n"]
+)
+def test_a_damaged_file_is_told_before_it_is_gone_on_with(tmp_path, text):
+    path = tmp_path / "metrics.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"metrics.csv is no table .*Remedy: put back a whole copy; or delete it"):
+        MetricsCSV(str(tmp_path), first_step=3)
+    assert path.read_text() == text
+    fresh = MetricsCSV(str(tmp_path))
+    fresh.log_metrics({"loss": 1.0}, 0)
+    assert path.read_text() == "step,loss\n0,1.0\n", "a new run needs nothing of it"
+
+
+def test_an_empty_file_and_one_that_is_cut_are_gone_on_with(tmp_path):
+    for text, kept in (("", ""), ("step,loss\n-1,0.5\n2,0.2", "-1,0.5\n")):
+        (tmp_path / "metrics.csv").write_text(text)
+        MetricsCSV(str(tmp_path), first_step=3).log_metrics({"loss": 1.0}, 3)
+        assert (tmp_path / "metrics.csv").read_text() == f"step,loss\n{kept}3,1.0\n"

@@ -9,10 +9,10 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from tiny_fit import fit
+from tiny_fit import TinyData, fit
 
 from callbacks.progress import TimeLeftProgressBar, num_batches
-from callbacks.run_record import HParams, RunRecord, code_revision
+from callbacks.run_record import HParams, RunRecord, changed_data, code_revision
 
 CONFIG = {"seed": 0, "data": {"image_size": 16, "fractions": [0.8, 0.2]}, "name": "Fréchet"}
 
@@ -48,6 +48,7 @@ def test_finished_run(tmp_path):
     [session] = record["sessions"]
     assert (session["first_step"], session["last_step"], session["status"]) == (0, 12, "finished")
     assert record["wall_seconds"] == session["wall_seconds"] > 0
+    assert 50 < record["peak_memory_mib"]["process"] < 100_000
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError("broken"), "failed"), (SystemExit(143), "interrupted")])
@@ -156,3 +157,25 @@ def test_a_run_that_goes_on_within_an_epoch_says_in_which(tmp_path):
     bars = [TimeLeftProgressBar(), Watch()]
     fit(tmp_path, bars, ckpt_path=tmp_path / "middle.ckpt", enable_progress_bar=True)
     assert Watch.shown == [("Epoch 1: ", 6), ("Epoch 1: ", 6)]
+
+
+class OtherData(TinyData):
+    fingerprint = "other data"
+
+
+def test_every_fingerprint_that_a_run_has_seen_is_kept(tmp_path):
+    RunRecord(str(tmp_path), CONFIG, {"data": "other data"}).start()
+    fit(tmp_path, [RunRecord(str(tmp_path), CONFIG)], max_epochs=1, limit_train_batches=1)
+    sessions = record_of(tmp_path)["sessions"]
+    assert [session["fingerprints"]["data"] for session in sessions] == ["other data", "tiny data"]
+
+
+def test_data_that_changed_since_the_last_session_are_told(tmp_path):
+    assert changed_data(tmp_path, OtherData()) == {}, "of no run"
+    old = {"fingerprints": {"data": "tiny data", "split": "tiny split"}, "sessions": [{"status": "finished"}]}
+    (tmp_path / "record.json").write_text(json.dumps(old))  # of an earlier version
+    assert changed_data(tmp_path, OtherData()) == {"data": ("tiny data", "other data")}
+    assert changed_data(tmp_path, TinyData()) == {}
+    record = RunRecord(str(tmp_path), CONFIG, {"data": "other data"})
+    record.start()
+    assert changed_data(tmp_path, OtherData()) == {}

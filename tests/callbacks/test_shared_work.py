@@ -1,7 +1,5 @@
 """Work shared out over processes by files: dealt out once, counted, waited for, and left clean."""
 
-import errno
-import fcntl
 import json
 import os
 import threading
@@ -11,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import callbacks.shared_work as module
-from callbacks.locks import alone, lock
+from callbacks.locks import alone
 from callbacks.shared_work import SharedWork
 
 
@@ -100,28 +98,6 @@ def test_what_a_killed_run_left_is_taken_away_unless_some_of_it_lives(tmp_path):
     assert not (tmp_path / ".progress").exists()
 
 
-def test_a_folder_is_held_by_one_and_nothing_of_that_stays(tmp_path):
-    with alone(tmp_path):
-        with pytest.raises(ValueError, match="another run is at work"), alone(tmp_path):
-            pass
-        assert (tmp_path / ".lock").exists()
-    assert not list(tmp_path.iterdir())
-    with alone(tmp_path):
-        pass
-
-
-def test_a_file_system_that_cannot_lock_is_said_to_be_one(tmp_path, monkeypatch):
-    def refused(file, how):
-        raise OSError(errno.ENOTSUP, "not supported")
-
-    monkeypatch.setattr(fcntl, "flock", refused)
-    with open(tmp_path / "a", "w") as file, pytest.warns(UserWarning, match="cannot lock"):
-        assert lock(file)
-    monkeypatch.setattr(fcntl, "flock", lambda file, how: (_ for _ in ()).throw(OSError(errno.EIO, "ill")))
-    with open(tmp_path / "a", "w") as file, pytest.raises(OSError, match="ill"):
-        lock(file)
-
-
 def test_the_bar_counts_what_others_have_left(tmp_path):
     first, there = start(tmp_path, 0)
     (tmp_path / ".progress/1.json").write_text("half of wh")  # as a network's file system may show it
@@ -132,3 +108,28 @@ def test_the_bar_counts_what_others_have_left(tmp_path):
     do(first, there, 4)
     assert first._bar.n == 14
     first.on_exception(there, None, KeyboardInterrupt())
+
+
+def test_a_link_in_a_folder_from_elsewhere_is_not_written_through(tmp_path):
+    mine, root = tmp_path / "mine", tmp_path / "set"
+    mine.mkdir()
+    root.mkdir()
+    (mine / "notes").write_text("mine")
+    (mine / "at_work").write_text("mine too")
+    (root / ".lock").symlink_to(mine / "notes")
+    with pytest.raises(ValueError, match=r"\.lock is a link to .*Remedy: delete the link"), alone(root):
+        pass
+    work = SharedWork(root, "painting")
+    work.folder.symlink_to(mine)
+    for call in (work.begin, lambda: work.hand_out([1], 1)):
+        with pytest.raises(ValueError, match=r"\.progress is a link to .*Remedy: delete the link"):
+            call()
+    assert {path.name: path.read_text() for path in mine.iterdir()} == {"notes": "mine", "at_work": "mine too"}
+
+
+def test_items_that_are_damaged_are_named(tmp_path):
+    work = SharedWork(tmp_path, "work")
+    work.hand_out([1], 1)
+    (work.folder / "items.json").write_text('{"0": 1}')
+    with pytest.raises(ValueError, match=r"items\.json: it holds .* must be a list\. Remedy: the same command again"):
+        work.items()

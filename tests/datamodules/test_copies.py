@@ -119,6 +119,26 @@ def test_they_are_looked_for_once_a_cache(make, monkeypatch):
         make(duplicates="report", image_size=96)
 
 
+KEPT = {
+    "empty": "", "cut": '[[0, 1, "exa', "a mapping": "{}", "text": '["ab"]', "of five": '[[0, 1, "exact", 1.0, 2]]',
+    "rows that are not there": '[[0, 99, "exact", 1.0]]', "rows in words": '[["0", "1", "exact", 1.0]]',
+    "another kind": '[[0, 1, "alike", 1.0]]', "no number": '[[0, 1, "exact", NaN]]',
+}  # fmt: skip
+
+
+def test_what_was_kept_of_them_is_made_again_where_it_is_damaged(make, caplog, monkeypatch):
+    cache = make(duplicates="report")._squares.images
+    found = cached_duplicates(cache)
+    monkeypatch.setattr(copies, "find_duplicates", lambda *arguments, **options: found)
+    for name, content in KEPT.items():
+        caplog.clear()
+        (cache.folder / copies.FILE).write_text(content)
+        assert cached_duplicates(cache) == found, name
+        assert copies.FILE in caplog.text and "is damaged" in caplog.text, name
+        caplog.clear()
+        assert cached_duplicates(cache) == found and not caplog.text, "it is whole again"
+
+
 def test_two_copies_of_a_rejected_image_are_still_copies(make):
     """Exact copies are paired with the first of them alone, which may be rejected for its mask."""
     data = make(duplicates="report")

@@ -14,7 +14,7 @@ from datamodules.fundus import FundusDataModule
 from datamodules.manifest import Manifest
 from datamodules.sources.folder import FolderSource
 from datamodules.sources.phantom import PhantomSource
-from datamodules.splits import assign_splits
+from datamodules.splits import split_by_patient
 
 
 def test_a_batch_is_what_was_promised(make, tmp_path):
@@ -60,7 +60,7 @@ def test_no_patient_is_on_two_sides_and_all_images_are_somewhere(make):
     sides = [set(data.manifest.select(split).patients) for split in ("train", "val", "test")]
     assert sum(map(len, sides)) == 12 == len(set.union(*sides))
     assert sum(len(data.dataset(split)) for split in ("train", "val", "test")) == 24
-    assert data.manifest.splits == assign_splits(data.manifest.patients, HALVES, 3)
+    assert data.manifest.splits == split_by_patient(data.source.index(), HALVES, 3).splits
 
 
 def test_images_labels_and_manifest_are_in_the_same_order(make):

@@ -83,6 +83,19 @@ def test_an_interrupted_build_goes_on(tmp_path, images, capfd):
     assert encoder.count == 2, "only one image, to learn the shape"
 
 
+@pytest.mark.parametrize("link", ["", "latents.bin", "done.bin"])
+def test_an_unfinished_cache_that_is_a_link_or_holds_one_is_not_written_through(tmp_path, images, link):
+    folder = LatentCache.build(Encoder(), images, "f", tmp_path).folder
+    mine = (folder / link).rename(tmp_path / "mine")
+    (folder / link).symlink_to(mine)
+    assert len(LatentCache.build(Encoder(), images, "f", tmp_path)) == 10, "a finished one may lie elsewhere"
+    done = (folder / "done.bin").resolve()
+    done.write_bytes(bytes(10))
+    with pytest.raises(ValueError, match=f"{link or folder.name} is a link to .*mine.*Remedy: delete the link"):
+        LatentCache.build(Encoder(), images, "f", tmp_path)
+    assert done.read_bytes() == bytes(10)
+
+
 def test_a_row_is_done_only_when_it_is_on_the_disk(tmp_path, images, monkeypatch):
     def fail(number):
         raise OSError(errno.EIO, "the disk is ill")
@@ -106,6 +119,42 @@ def test_a_mismatch_is_refused(tmp_path, images):
         LatentCache(tmp_path / "none", "a")
     with pytest.raises(CacheError, match="has shape"):
         LatentCache.build(Encoder(), images[:4], {"images": "a", "autoencoder": "b"}, tmp_path)
+
+
+DESCRIPTIONS = {
+    "empty": "", "cut": '{"depends_on": {"fing', "a list": "[]", "no shape": '{"depends_on": {}, "dtype": "float32"}',
+    "text for a shape": '{"depends_on": {}, "shape": "10", "dtype": "float32"}',
+    "another dtype": '{"depends_on": {}, "shape": [10, 2, 2, 3, 4, 4], "dtype": "object"}',
+    "two sizes": '{"depends_on": {}, "shape": [10, 2], "dtype": "float32"}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*DESCRIPTIONS, "latents", "done", "no latents"])
+def test_a_damaged_cache_names_the_folder_to_delete(tmp_path, images, name):
+    folder = LatentCache.build(Encoder(), images, "f", tmp_path).folder
+    if name in DESCRIPTIONS:
+        (folder / latents_module.DESCRIPTION).write_text(DESCRIPTIONS[name])
+    elif name == "no latents":
+        (folder / latents_module.LATENTS).unlink()
+    else:
+        path = folder / {"latents": latents_module.LATENTS, "done": latents_module.DONE}[name]
+        path.write_bytes(path.read_bytes()[:-1])
+    for make in (lambda: LatentCache(folder, "f"), lambda: LatentCache.build(Encoder(), images, "f", tmp_path)):
+        with pytest.raises(CacheError, match="delete the folder") as caught:
+            make()
+        assert str(folder) in str(caught.value)
+
+
+def test_rows_whose_mark_is_flipped_are_made_again(tmp_path, images):
+    cache = LatentCache.build(Encoder(), images, "f", tmp_path)
+    done = np.fromfile(cache.folder / latents_module.DONE, dtype=np.uint8)
+    done[[2, 5]] = 0, 77
+    done.tofile(cache.folder / latents_module.DONE)
+    with pytest.raises(CacheError, match="has 8 of 10 images. Remedy: build it"):
+        LatentCache(cache.folder, "f")
+    again = Encoder()
+    LatentCache.build(again, images, "f", tmp_path)
+    assert again.count == 2 * (1 + 2), "the first, which tells the shape, and two; each mirrored too"
 
 
 def test_wrong_latents_are_refused(tmp_path, images):

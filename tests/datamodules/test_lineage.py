@@ -28,7 +28,7 @@ from datamodules.shards import ShardSource
 from datamodules.sources.csv import CsvSource
 from datamodules.sources.phantom import PhantomSource
 from datamodules.sources.union import UnionSource
-from experiments.composition import locate
+from experiments.known_keys import locate
 
 
 def code(text: str) -> int:
@@ -47,6 +47,15 @@ def drawn(name, people, space=None):
 
 def codes_of(source):
     return patient_codes(source.index(), source)
+
+
+def test_a_number_is_found_under_the_code_that_it_had_as_a_fraction():
+    """As in a checkpoint of the time when `17.0` was not read as `17`."""
+    earlier = np.array([code("17.0"), code("p9.0"), code("messidor::5.0")], dtype=np.uint64)
+    clinic = drawn("clinic", ["16", "17", "p9"])
+    assert patients_among(clinic.index(), clinic, earlier) == ["17"]
+    messidor = drawn("messidor", ["5", "17"], space="")
+    assert patients_among(messidor.index(), messidor, earlier) == ["5"]
 
 
 def test_codes_are_those_of_people_and_patient():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,6 +91,19 @@ def test_rows_are_chosen_by_findings():
         ({"path": ["a", "x/../../b", "c"]}, "row 1, column 'path'.*outside the root"),
         ({"path": ["C:\\a", "b", "c"]}, "row 0, column 'path'.*outside the root"),
         ({"path": ["..\\a", "b", "c"]}, "row 0, column 'path'.*outside the root"),
+        ({"path": ["a", "./b", ".//b"]}, "row 2, column 'path': 'b' is already the path of row 1"),
+        ({"mask": ["m", "m|../x", "m"]}, "row 1, column 'mask': 'm|../x' is outside the root".replace("|", r"\|")),
+        ({"mask": ["m", "m", "m|/x"]}, "row 2, column 'mask'.*outside the root"),
+        ({"mask": ["m|C:x", "m", ""]}, "row 0, column 'mask'.*outside the root"),
+        ({"mask": ["m|a/..|b", "m", ""]}, "row 0, column 'mask'.*outside the root"),
+        ({"mask": ["..|b", "m", ""]}, "row 0, column 'mask'.*outside the root"),
+        ({"path": ["a", ".//../b", "c"]}, "row 1, column 'path': './../b' is outside|'../b' is outside"),
+        ({"path": ["a", "b\x00.png", "c"]}, r"row 1, column 'path': 'b\\x00.png' holds a control character"),
+        ({"id": ["a", "b\x1b[2J", "c"]}, "row 1, column 'id': .* holds a control character.*Remedy"),
+        ({"patient": ["a", "b\nc", "d"]}, "row 1, column 'patient': .* holds a control character"),
+        ({"id": ["a", "b", "x" * 5000]}, r"row 2, column 'id': 'x{200}' … is longer than 4096 bytes"),
+        ({"id": [["a"], ["b"], ["c"]]}, "a column is no text .*id list.*Remedy"),
+        ({"patient": [b"\xff", b"a", b"b"]}, "a column is no text .*patient binary.*Remedy"),
         ({"split": ["train", "validation", ""]}, "row 1, column 'split': 'validation' is not a split"),
         ({"dr_grad": [1, 1, 1]}, "unknown column 'dr_grad'. Did you mean 'dr_grade'"),
         ({"path": None}, "no column 'path'; its columns are: id"),
@@ -105,9 +119,9 @@ def test_dots_in_a_name_are_no_climbing():
     assert len(manifest) == 3
 
 
-def test_row_numbers_start_where_the_origin_starts():
+def test_rows_have_the_numbers_of_their_origin():
     with pytest.raises(ManifestError, match="labels.csv, row 4, column 'dr_grade': 9"):
-        Manifest.from_table(table(dr_grade=[0, 0, 9]), origin="labels.csv", first_row=2)
+        Manifest.from_table(table(dr_grade=[0, 0, 9]), origin="labels.csv", rows=range(2, 5))
 
 
 def test_the_fingerprint_is_of_the_content():
@@ -125,7 +139,6 @@ def test_select_and_rows_agree():
     manifest = Manifest.from_table(table(split=["val", "train", "val"]))
     assert manifest.rows("val").tolist() == [0, 2]
     assert manifest.select("val").ids == ["i0", "i2"]
-    assert manifest.with_splits(["test"] * 3).rows("val").tolist() == []
     with pytest.raises(ValueError, match="'valid', and must be one of: train, val, test"):
         manifest.rows("valid")
 
@@ -149,3 +162,29 @@ def test_ten_million_rows_open_split_and_filter_within_a_gibibyte(tmp_path):
     figures = json.loads(said.stdout)
     assert figures["num_rows"] == 10_000_000 and 1e6 < figures["num_found"] < 1.3e6
     assert figures["peak_gib"] < 1.0, figures
+
+
+def test_truths_are_levels_of_what_is_there_or_not():
+    manifest = Manifest.from_table(table(is_amd=[True, False, None]))
+    assert manifest.table.column("is_amd").to_pylist() == [1, 0, -1]
+    with pytest.raises(ManifestError, match="column 'eye_side': True is of type bool"):
+        Manifest.from_table(table(eye_side=[True, False, None]))
+
+
+def test_without_ids_the_path_is_the_id():
+    manifest = Manifest.from_table(pa.table({"path": ["./a.png", "b//c.png"]}))
+    assert manifest.ids == manifest.paths == manifest.patients == ["a.png", "b/c.png"]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text", "schema"])
+def test_a_damaged_manifest_is_named_with_the_remedy(tmp_path, damage):
+    path = tmp_path / "manifest.parquet"
+    Manifest.from_table(table(200)).write(path)
+    content = bytearray(path.read_bytes())
+    if damage == "schema":
+        pq.write_table(pa.table({"plan": [1]}), path)
+    else:
+        content[4:40] = bytes(36) if damage == "flipped" else content[4:40]
+        path.write_bytes({"empty": b"", "cut": content[:-9], "flipped": content, "text": b"id,path\n"}[damage])
+    with pytest.raises(ManifestError, match="manifest.parquet.*(Remedy|no column 'path')"):
+        Manifest.read(path)

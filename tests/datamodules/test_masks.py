@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.balance import balanced_weights
+from datamodules.balance import balanced_weights, repeated_chances
 from datamodules.findings import EYE_SIDE, NAMES
 from datamodules.fundus import FundusDataModule
 from datamodules.loader import EpochBatches
@@ -105,6 +105,41 @@ def test_several_findings_leave_no_image_out():
     assert (chances > 0).all()
     with pytest.raises(ValueError, match="is_amd, which is unknown in all 5 training images"):
         balanced_weights(found, ["is_amd"])
+
+
+def test_images_of_rare_levels_count_as_often_as_the_rarest_of_them():
+    """Of 100 images 4 show glaucoma and 1 of these the worst grade; a level of a fourth or more is not rare."""
+    found = labels(dr_grade=[0] * 99 + [4], is_gc=[0] * 96 + [1] * 4, is_amd=[-1] * 99 + [1])
+    chances = repeated_chances(found, 0.25)
+    np.testing.assert_allclose(chances / chances[0], [1.0] * 96 + [(0.25 / 0.04) ** 0.5] * 3 + [5.0])
+    assert chances.sum() == pytest.approx(1)
+    np.testing.assert_allclose(repeated_chances(found, 0.01), 0.01)
+
+
+def test_rare_levels_are_drawn_more_often_and_say_so(photographs, tmp_path):
+    from datamodules.sources.csv import CsvSource
+
+    names = sorted(path.name for path in photographs.glob("*.png"))
+    lines = [f"{name},{int(place == 0)}" for place, name in enumerate(names)]
+    (photographs / "t.csv").write_text("\n".join(["path,is_gc", *lines]) + "\n")
+    fractions = {"train": 1.0, "val": 0.0, "test": 0.0}
+
+    def share(repeats, **options):
+        """Of the images of an epoch, those with glaucoma."""
+        data = FundusDataModule(CsvSource(photographs, "t.csv"), 32, 4, tmp_path / "cache", fractions=fractions,
+                                epoch_size=2000, **options)  # fmt: skip
+        data.prepare_data()
+        data.setup()
+        plain = data.training_images
+        assert repeats is None or data.repeat_rare(repeats) != bool(options)
+        assert (data.training_images == plain) == (repeats is None or bool(options))
+        shown = torch.cat([batch["labels"] for batch in data.train_dataloader()])
+        return (shown[:, NAMES.index("is_gc")] == 1).double().mean().item()
+
+    number = len(names)
+    assert share(None) == pytest.approx(1 / number, abs=0.01)
+    assert share(1.0) == pytest.approx(number**0.5 / (number - 1 + number**0.5), abs=0.05)
+    assert share(1.0, balance=["is_gc"]) == pytest.approx(0.5, abs=0.05)
 
 
 def test_drawn_epochs_have_the_chances_are_disjoint_over_ranks_and_come_again():

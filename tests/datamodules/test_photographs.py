@@ -1,5 +1,6 @@
 """Reading, finding the field of view, and cropping, on drawn discs and on real photographs."""
 
+import errno
 import os
 import warnings
 
@@ -7,10 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from datamodules.images import (
-    AWAY,
     FieldOfView,
     ImageError,
     NotAFundusError,
@@ -180,18 +180,41 @@ def test_what_is_no_image_is_refused(tmp_path):
         read_image(tmp_path / "folder.png")
 
 
-@pytest.mark.parametrize("number", AWAY)
-def test_a_file_that_cannot_be_had_at_the_moment_says_nothing_of_the_image(tmp_path, monkeypatch, number):
+NOT_OF_THE_IMAGE = [
+    *("ENOTCONN", "EREMOTEIO", "ENODEV", "ENOMEM", "EAGAIN", "EINTR", "ECONNRESET", "EBUSY"),
+    *("EIO", "ESTALE", "ETIMEDOUT", "EMFILE", "ENFILE", "EACCES", "EPERM", "EINVAL"),
+]
+
+
+@pytest.mark.parametrize("name", NOT_OF_THE_IMAGE)
+def test_a_file_that_cannot_be_had_at_the_moment_says_nothing_of_the_image(
+    tmp_path, monkeypatch, save_photograph, name
+):
     with pytest.raises(FileNotFoundError, match="gone.png"):
         read_image(tmp_path / "gone.png")
+    path, number = save_photograph(tmp_path / "away.png"), getattr(errno, name)
 
-    def refuse(path):
+    def refuse(*arguments, **named):
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(OSError, match="away.png") as caught:
-        read_image(tmp_path / "away.png")
-    assert caught.value.errno == number
+    for module, function in ((os, "open"), (Image, "open"), (ImageFile.ImageFile, "load")):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, function, refuse)
+            with pytest.raises(OSError, match="away.png") as caught:
+                read_image(path)
+            assert caught.value.errno == number
+
+
+def test_no_memory_says_nothing_of_the_image(tmp_path, monkeypatch, save_photograph):
+    path = save_photograph(tmp_path / "whole.png")
+    for error in (MemoryError(), OSError("out of memory when reading image file")):  # the second is Pillow's
+
+        def refuse(image, error=error):
+            raise error
+
+        monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+        with pytest.raises(MemoryError):
+            read_image(path)
 
 
 def test_the_exif_orientation_is_followed(tmp_path):

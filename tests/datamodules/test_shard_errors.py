@@ -8,7 +8,8 @@ from shard_files import SECOND, broken, encode, replace, write
 
 from datamodules.findings import NAMES
 from datamodules.manifest import ManifestError
-from datamodules.shards import ShardError, ShardSource
+from datamodules.shard_files import ShardError
+from datamodules.shards import ShardSource
 
 
 @pytest.mark.parametrize("kept", [0, 3, 11, 0.5, 0.999])
@@ -17,7 +18,7 @@ def test_a_truncated_shard_is_named(tmp_path, shard_tables, kept):
     file = tmp_path / "data" / SECOND
     whole = file.read_bytes()
     file.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
-    with pytest.raises(ShardError, match=f"{SECOND}.* is not a whole Parquet file .*Remedy: copy or write it again"):
+    with pytest.raises(ShardError, match=f"{SECOND}.* is no whole Parquet file .*Remedy: copy or write it again"):
         source.index()
 
 

@@ -3,6 +3,8 @@
 import errno
 import os
 import pickle
+import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from datamodules.manifest import ManifestError
 from datamodules.sources.base import Source
 from datamodules.sources.csv import CsvSource
 from datamodules.sources.folder import FolderSource, patient_of_name
-from datamodules.sources.public import LayoutError
+from datamodules.sources.listing import is_foreign
+from datamodules.sources.public import LayoutError, stem
 from datamodules.sources.rahim_dr import CLASSES, FOLDER, RahimDR
 from datamodules.sources.synfundus1m import SynFundus1M
 
@@ -128,6 +131,104 @@ def test_a_folder_is_searched_at_any_depth(table_root, save_small):
     assert folders.patients[2] == folders.patients[3] == "b"
 
 
+JUNK = ["@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "b/@eaDir/c.png/SYNOPHOTO_THUMB_XL.jpg", "#recycle/old.png",
+        "$RECYCLE.BIN/$R1.jpg", "@Recycle/old.png", ".@__thumb/s100a.png", ".Trash-1000/files/old.png", "._a.png",
+        ".thumbnails/x.png", "__MACOSX/b/._c.png", ".AppleDouble/a.png", "lost+found/1.png", ".snapshot/d/a.png",
+        "#snapshot/a.png", "System Volume Information/x.jpg", ".ipynb_checkpoints/a-checkpoint.png"]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", JUNK)
+def test_what_a_system_keeps_for_itself_is_left_out_and_counted(table_root, save_small, caplog, path):
+    caplog.set_level("INFO")
+    save_small(table_root / path)
+    (table_root / ".DS_Store").touch()
+    (table_root / "b" / "Thumbs.db").touch()
+    assert FolderSource(table_root).index().paths == ["a.png", "b/c.png", "d.png"]
+    if "._" in path:
+        assert "passed over 1 files ._* that macOS leaves" in caplog.text
+    else:
+        folder = next(part for part in path.split("/") if is_foreign(part))
+        assert f"left out 1 images that are hidden, or of a system's own folders: 1 {folder}" in caplog.text
+
+
+def test_kinds_that_are_read_are_read_and_others_are_counted(table_root, save_small, caplog):
+    for name in ("e_L.jpe", "e_R.JFIF"):
+        save_small(table_root / "e.jpg").rename(table_root / name)
+    assert len(FolderSource(table_root).index()) == 5 and "left out" not in caplog.text
+    source = FolderSource(table_root)
+    assert [source.read(path, 16).shape for path in ("e_L.jpe", "e_R.JFIF")] == [(16, 16, 3)] * 2
+    for name in ("1.heic", "2.HEIC", "b/3.dcm", "4.jp2", "notes.txt", "labels.csv"):
+        (table_root / name).touch()
+    assert len(FolderSource(table_root).index()) == 5
+    assert "left out 4 files of kinds that are not read: 1 .dcm, 2 .heic, 1 .jp2. To use them, convert" in caplog.text
+
+
+def test_images_without_an_extension_are_counted(table_root, save_small, caplog):
+    save_small(table_root / "f.png").rename(table_root / "f")
+    (table_root / "1.2.840.10008").write_bytes(bytes(128) + b"DICM" + bytes(9))
+    (table_root / "README").write_text("P6 is no image here")
+    os.mkfifo(table_root / "pipe")
+    assert len(FolderSource(table_root).index()) == 3
+    assert "left out 2 files of kinds that are not read: 2 without an extension." in caplog.text
+
+
+def test_public_sources_see_no_thumbnails_either(rahim, save_small, caplog):
+    before = RahimDR(rahim).index().ids
+    save_small(rahim / FOLDER / "@eaDir" / "x.jpg")
+    save_small(rahim / FOLDER / "10 - ADED" / "@eaDir" / "Patient1_L.jpg" / "SYNOPHOTO_THUMB_M.jpg")
+    assert RahimDR(rahim).index().ids == before and "1 @eaDir" in caplog.text
+
+
+def test_a_name_that_is_not_utf8_is_named(table_root):
+    os.rename(os.fsencode(table_root / "a.png"), os.fsencode(table_root) + b"/\xe4.png")
+    with pytest.raises(ManifestError, match=r"the file b'\\xe4.png' is not UTF-8. Remedy: rename"):
+        FolderSource(table_root).index()
+
+
+@pytest.mark.parametrize("name", [" 17.png", "17.png ", "17.png\u3000", "C:17.png", "\\17.png"])
+def test_a_name_that_a_manifest_would_read_as_another_is_named(tmp_path, save_small, name):
+    save_small(tmp_path / "a" / " 1.png")
+    assert FolderSource(tmp_path).index().paths == ["a/ 1.png"]
+    (tmp_path / "a" / " 1.png").rename(tmp_path / name)
+    with pytest.raises(ManifestError, match=rf"the name of the file {re.escape(repr(name))} .*Remedy: rename it"):
+        FolderSource(tmp_path).index()
+
+
+COMPOSED, APART = unicodedata.normalize("NFC", "Müller/é.png"), unicodedata.normalize("NFD", "Müller/é.png")
+
+
+@pytest.mark.parametrize(("there", "asked"), [(APART, COMPOSED), (COMPOSED, APART)])
+def test_accents_that_are_written_otherwise_are_said(table_root, save_small, there, asked):
+    save_small(table_root / there)
+    (table_root / "labels.csv").write_text(f"path\na.png\n{asked}\n", "utf-8")
+    with pytest.raises(ManifestError, match="row 3.*accents written otherwise.*--nfc"):
+        CsvSource(table_root, "labels.csv").index()
+
+
+def test_names_of_a_table_find_files_whose_accents_are_written_otherwise(rahim):
+    assert stem("É/Ä.JPG") == stem(unicodedata.normalize("NFD", "É/Ä.jpe")) == "é/ä"
+
+
+def test_a_nul_in_a_path_is_named(table_root):
+    (table_root / "labels.csv").write_bytes(b"path\na.png\nd\0.png\n")
+    with pytest.raises(ManifestError, match=r"row 3.*'d\\x00.png'.*NUL"):
+        CsvSource(table_root, "labels.csv").index()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EACCES])
+def test_a_file_that_cannot_be_had_at_the_moment_is_not_called_absent(table_root, monkeypatch, number):
+    lstat = os.lstat
+
+    def away(path, **named):
+        if str(path).endswith("d.png"):
+            raise OSError(number, os.strerror(number), str(path))
+        return lstat(path, **named)
+
+    monkeypatch.setattr(os, "lstat", away)
+    with pytest.raises(OSError, match="d.png"):
+        FolderSource(table_root).index()
+
+
 def test_a_pattern_that_finds_no_patient_is_refused(table_root):
     with pytest.raises(ValueError, match="needs a group"):
         FolderSource(table_root, patient_pattern=r"\d+")
@@ -153,13 +254,19 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(table_root, monkeypatch):
         FolderSource(table_root).index()
 
 
-def test_a_link_to_a_folder_is_not_left_out(table_root, tmp_path):
+def test_a_link_to_a_folder_is_not_left_out(table_root, tmp_path, save_small):
     os.symlink(table_root / "b", table_root / ".hidden")
-    os.symlink(table_root / "a.png", table_root / "e.png")
+    os.symlink(save_small(table_root / ".kept" / "x.png"), table_root / "e.png")
     os.symlink(table_root, tmp_path / "alias")
     assert FolderSource(tmp_path / "alias").index().paths == ["a.png", "b/c.png", "d.png", "e.png"]
     os.symlink(table_root / "b", table_root / "linked")
     with pytest.raises(ManifestError, match="root/linked' is a link to a folder. Remedy"):
+        FolderSource(table_root).index()
+
+
+def test_a_link_to_another_photograph_of_the_folder_is_refused(table_root):
+    os.symlink("a.png", table_root / "e.png")
+    with pytest.raises(ManifestError, match="'e.png': it is the same file as 'a.png'.*Remedy"):
         FolderSource(table_root).index()
 
 

@@ -112,7 +112,7 @@ def test_an_image_that_the_table_calls_no_fundus_is_read_whole(table_root):
 def test_links_out_of_the_root_are_refused_and_links_within_are_not(table_root, tmp_path, save_small):
     outside = save_small(tmp_path / "outside" / "x.png")
     os.symlink(table_root / "a.png", table_root / "inner.png")
-    assert len(index_csv(table_root, "path\ninner.png\na.png\n")) == 2
+    assert len(index_csv(table_root, "path\ninner.png\nd.png\n")) == 2
     os.symlink(outside, table_root / "outer.png")
     os.symlink(outside.parent, table_root / "folder")
     for path in ("outer.png", "folder/x.png"):
@@ -189,3 +189,37 @@ def test_what_is_meant_by_a_path(table_root, path, hint):
     with pytest.raises(ManifestError) as refused:
         index_csv(table_root, f"path\n{path}\n")
     assert hint in str(refused.value) and "In all" not in str(refused.value)
+
+
+@pytest.mark.parametrize("path", ["./a.png", ".//a.png", "././a.png", "b/../a.png", "symbolic.png", "hard.png"])
+def test_one_photograph_is_one_row_however_its_path_is_written(table_root, path):
+    os.symlink("a.png", table_root / "symbolic.png")
+    os.link(table_root / "a.png", table_root / "hard.png")
+    said = r"'a.png' is already the path of row 2|is the same file as 'a.png'|is outside the root"
+    for columns in ("path", "path,id"):
+        rows = [f"{name},{number}" if "id" in columns else name for number, name in enumerate(("a.png", "d.png", path))]
+        with pytest.raises(ManifestError, match=f"row 4, column 'path': .*({said}).*Remedy"):
+            index_csv(table_root, "\n".join([columns, *rows, ""]))
+
+
+def test_a_path_has_one_spelling(table_root):
+    manifest = index_csv(table_root, "path\n./a.png\nb//c.png\nb/.././d.png\n".replace("b/../", ""))
+    assert manifest.paths == manifest.ids == ["a.png", "b/c.png", "d.png"]
+
+
+def test_equal_files_that_are_no_links_are_left_to_the_search_for_duplicates(table_root):
+    (table_root / "copy.png").write_bytes((table_root / "a.png").read_bytes())
+    assert len(index_csv(table_root, "path\na.png\ncopy.png\n")) == 2
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "said"),
+    [
+        ("a b.png", "a%20b.png", "perhaps 'a b.png' is meant"),
+        ("e\u0301.png", "\u00e9.png", "accents written otherwise"),
+    ],
+)
+def test_what_is_meant_by_a_name_of_other_signs(table_root, save_small, there, asked, said):
+    save_small(table_root / there)
+    with pytest.raises(ManifestError, match=said):
+        index_csv(table_root, f"path\n{asked}\n")

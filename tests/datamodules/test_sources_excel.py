@@ -88,3 +88,97 @@ def test_a_workbook_with_a_damaged_sheet_is_named(save_workbook, tmp_path):
             broken.writestr(name, content[: len(content) // 2] if name.endswith("sheet1.xml") else content)
     with pytest.raises(ManifestError, match=r"broken.xlsx cannot be read as an Excel workbook"):
         read_excel(tmp_path / "broken.xlsx")
+
+
+def merged(path, *ranges):
+    """The workbook with these ranges merged, and what stood below the first cell of each still there."""
+    marks = "".join(f'<mergeCell ref="{cells}"/>' for cells in ranges)
+    return rewritten(path, "</sheetData>", f"</sheetData><mergeCells>{marks}</mergeCells>")
+
+
+def rewritten(path, pattern, instead):
+    """The workbook with its XML changed."""
+    with zipfile.ZipFile(path) as there:
+        content = {name: there.read(name) for name in there.namelist()}
+    with zipfile.ZipFile(path, "w") as changed:
+        for name, data in content.items():
+            changed.writestr(name, re.sub(pattern, instead, data.decode()) if name.endswith(".xml") else data)
+    return path
+
+
+def test_merged_cells_have_the_value_that_is_seen(save_workbook):
+    rows = [["patient", "path", "is_amd", "is_gc"], ["P1", "a", 1, None], [None, "b", 0, 1], [None, "c", None, None]]
+    path = merged(save_workbook({"Sheet1": [*rows, ["P2", "d", 0, 0]]}), "A2:A4", "C2:D2", "C4:D4")
+    assert read_excel(path).to_pydict() == {
+        "patient": ["P1", "P1", "P1", "P2"], "path": list("abcd"), "is_amd": ["1", "0", "", "0"],
+        "is_gc": ["1", "1", "", "0"],
+    }  # fmt: skip
+
+
+def test_merged_cells_of_the_header_are_names_of_one_column_or_refused(save_workbook):
+    rows = [["path", "eye", None], ["a", 1, 2]]
+    assert read_excel(merged(save_workbook({"Sheet1": rows}), "B1:C1")).to_pydict() == {"path": ["a"], "eye": ["1"]}
+    with pytest.raises(ManifestError, match=r"merged cells A1:A2 are of the header and of the rows below"):
+        read_excel(merged(save_workbook({"Sheet1": rows}), "A1:A2"))
+    for damaged in ("", "A:A", "A1:B", "?"):
+        with pytest.raises(ManifestError, match="labels.xlsx cannot be read as an Excel workbook"):
+            read_excel(merged(save_workbook({"Sheet1": rows}), damaged))
+
+
+def test_another_value_that_lies_below_merged_cells_is_refused(save_workbook):
+    path = save_workbook({"Sheet1": [["patient"], ["P1"], ["P7"]]})
+    with pytest.raises(ManifestError, match=r"merged cells A2:A3 the value 'P1' is seen, and 'P7' lies hidden"):
+        read_excel(merged(path, "A2:A3"))
+
+
+def test_what_is_hidden_is_said(save_workbook, caplog):
+    path = save_workbook({"old": [["a"], [1]], "new": [["a"], [2], [3]], "notes": [["x"]]})
+    book = openpyxl.load_workbook(path)
+    book["old"].sheet_state = "hidden"
+    book["new"].row_dimensions[3].hidden = True
+    book.active = 1
+    book.save(path)
+    assert read_excel(path).to_pydict() == {"a": ["2", "3"]}, "the first sheet that is seen"
+    assert "1 rows are hidden" in caplog.text and "the sheet 'new' is read; others are not: notes" in caplog.text
+
+
+def test_a_formula_is_its_value_where_a_program_has_saved_it(save_workbook):
+    path = save_workbook({"Sheet1": [["a", "b"], [1, "=A2+1"], [2, '=IF(A3=1,"x","")']]})
+    never = ["=A2+1", '=IF(A3=1,"x","")']
+    assert read_excel(path)["b"].to_pylist() == never
+    rewritten(path, r'<c r="B2"><f>([^<]*)</f><v ?/?>(</v>)?', r'<c r="B2"><f>\1</f><v>2</v>')
+    rewritten(path, r'<c r="B3"><f>([^<]*)</f><v ?/?>(</v>)?', r'<c r="B3" t="str"><f>\1</f><v></v>')
+    assert read_excel(path)["b"].to_pylist() == never, "a library wrote values that it had not calculated"
+    assert read_excel(rewritten(path, r' fullCalcOnLoad="1"', ""))["b"].to_pylist() == ["2", ""]
+
+
+def test_only_the_setting_itself_says_that_a_workbook_is_not_calculated(save_workbook):
+    path = save_workbook({"Sheet1": [["a", "b"], [1, "=A2+1"]]})
+    rewritten(path, r"(</f>)<v ?/?>(</v>)?", r"\1<v>2</v>")
+    rewritten(path, r'fullCalcOnLoad="1"', "fullCalcOnLoad='true'")
+    assert read_excel(path)["b"].to_pylist() == ["=A2+1"]
+    rewritten(path, r"<calcPr [^>]*>", '<!-- calcPr fullCalcOnLoad="1" --><calcPr calcId="191029"/>')
+    assert read_excel(path)["b"].to_pylist() == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "instead", "said"),
+    [
+        ('<row r="3"', '<row r="1048577"', "row 1048577 stands behind 2, and must be from 3 to 1048576"),
+        ('<row r="3"', '<row r="2"', "row 2 stands behind 2, and must be from 3 to"),
+        ('<row r="2"', '<row r="9"', "row 3 stands behind 9, and must be from 10 to"),
+        ('r="B2"', 'r="XFE2"', "row 2, column 16385 stands behind 1, and must be from 2 to 16384"),
+        ('r="B2"', 'r="A2"', "row 2, column 1 stands behind 1, and must be from 2 to"),
+        ('<row r="3"(.*)r="B3"', r'<row r="1048576"\1r="XFD3"', "its cells reach to row 1048576 and column 16384"),
+    ],
+)
+def test_rows_and_columns_that_no_sheet_has_are_refused_before_they_are_made(save_workbook, pattern, instead, said):
+    path = save_workbook({"Sheet1": [["a", "b"], [1, 2], [3, 4]]})
+    with pytest.raises(ManifestError, match=rf"labels.xlsx cannot be read .*: {said}.*Remedy"):
+        read_excel(rewritten(path, pattern, instead))
+
+
+def test_blank_cells_far_out_that_are_but_painted_count_for_nothing(save_workbook):
+    path = save_workbook({"Sheet1": [["a"], [1]]})
+    rewritten(path, "</row></sheetData>", '<c r="XFD2" s="0"/></row><row r="1048576"><c r="XFD9"/></row></sheetData>')
+    assert read_excel(path).to_pydict() == {"a": ["1"]}

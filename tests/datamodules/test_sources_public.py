@@ -84,11 +84,10 @@ def test_an_error_of_a_cell_names_the_file_and_the_line_in_it(aptos, text, line)
         Aptos2019(aptos).index()
 
 
-def test_a_file_that_cannot_be_parted_into_lines_is_numbered_as_a_spreadsheet_would(tmp_path):
-    long = "x" * 200_000  # longer a cell than the reader of lines takes
-    (tmp_path / "t.csv").write_text(f"id,where\n\na,{long}\nb,1\n")
+def test_a_row_behind_a_long_cell_is_named_by_its_line_too(tmp_path):
+    (tmp_path / "t.csv").write_text(f"id,where\n\na,{'x' * 200_000}\nb,1\n")
     table = read_rows(tmp_path / "t.csv", "t.csv")
-    assert table.column("where").to_pylist() == ["t.csv, row 2", "t.csv, row 3"] and table.num_columns == 2
+    assert table.column("where").to_pylist() == ["t.csv, row 3", "t.csv, row 4"] and table.num_columns == 2
 
 
 def test_images_whose_patients_are_not_told_are_warned_of_once(aptos, caplog):
@@ -229,3 +228,18 @@ def test_a_mask_that_lies_outside_the_root_is_refused(idrid, tmp_path_factory):
     (folder / "IDRiD_55_OD.tif").symlink_to(elsewhere)
     with pytest.raises(ManifestError, match="a link that leads outside the root"):
         IDRiDSegmentation(idrid).index()
+
+
+def test_a_folder_that_unzipping_has_doubled_is_looked_into(aptos, tmp_path):
+    """`train_images/train_images/`, as an archive unpacked into a folder of its own name, and the root likewise."""
+    plain = Aptos2019(aptos).index()
+    (tmp_path / "held").mkdir()
+    (aptos / "train_images").rename(tmp_path / "held" / "train_images")
+    (tmp_path / "held").rename(aptos / "train_images")
+    (aptos / "train_images" / ".DS_Store").write_text("")
+    twice = Aptos2019(aptos).index()
+    assert twice.paths == [path.replace("train_images/", "train_images/train_images/") for path in plain.paths]
+    (tmp_path / "outer").mkdir()
+    aptos.rename(tmp_path / "outer" / "aptos")
+    (tmp_path / "outer").rename(aptos)
+    assert Aptos2019(aptos).index().paths == twice.paths

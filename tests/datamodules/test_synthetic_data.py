@@ -151,11 +151,27 @@ def test_ids_are_compared_when_a_row_group_is_read(root, read):
         list(data.train_dataloader())
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.drop_columns(["id"]),
+        lambda table: table.set_column(0, "id", pa.array(np.arange(table.num_rows))),
+        lambda table: table.set_column(1, "dr_grade", pa.array(["mild"] * table.num_rows)),
+        lambda table: table.set_column(1, "dr_grade", pa.array([[1]] * table.num_rows)),
+    ],
+    ids=["no ids", "ids of numbers", "levels of words", "levels of lists"],
+)
+def test_a_file_of_another_kind_among_annotations(root, change):
+    annotate(root, change=change)
+    with pytest.raises(ValueError, match=r"shard-00000-of-00003.parquet' holds no annotations.*Remedy.*annotate"):
+        SyntheticSource(root, labels="annotation").index()
+
+
 def test_annotations_that_are_cut_short(root):
     annotate(root)
     path = next((root / "annotations").glob("*.parquet"))
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match="not a whole Parquet file"):
+    with pytest.raises(ValueError, match="no whole Parquet file"):
         SyntheticSource(root, labels="annotation").index()
 
 

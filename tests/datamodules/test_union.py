@@ -144,3 +144,15 @@ def test_all_members_that_cannot_be_read_are_named_at_once(tmp_path):
     (tmp_path / "b" / "t.csv").write_text("path,dr_grade\nx.png,9\n")
     with pytest.raises(ManifestError, match=r"- a: .*does not exist(.|\n)*- b: .*'9' is not a level"):
         UnionSource({"a": members["a"], "b": CsvSource(tmp_path / "b", "t.csv")}).index()
+
+
+def test_one_file_of_two_sources_is_one_patients_or_refused(table_root):
+    (table_root / "labels.csv").write_text("path,patient\na.png,P1\nd.png,P2\n")
+    members = {"folder": FolderSource(table_root), "table": CsvSource(table_root, "labels.csv")}
+    with pytest.raises(ValueError, match="'folder/a.png' and 'table/a.png' are one file, of two patients.*Remedy"):
+        UnionSource(members).index()
+    (table_root / "labels.csv").write_text("path,patient\na.png,a\nd.png,d\n")
+    members["table"] = CsvSource(table_root, "labels.csv")
+    for member in members.values():
+        member.patient_space = "ours"
+    assert UnionSource(members).index().num_patients == 3

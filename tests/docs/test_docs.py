@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from doc_pages import FENCE, RUN, blocks, commands
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -135,7 +136,7 @@ def test_settings_that_are_mentioned_exist(page, known_keys):
             key, value = setting.groups()
             if (ROOT / "experiments" / "conf" / key.split("@")[0]).is_dir() and key != "exp":
                 assert option_exists(key, value) or not value.isidentifier(), f"{page.name}: {word} is no option"
-            elif key != "exp" and not word.startswith("+"):
+            elif key != "exp" and not word.startswith(("+", "hydra.")):
                 assert key in known_keys, f"{page.name}: {word} is no setting of any experiment"
 
 
@@ -162,9 +163,8 @@ def test_defaults_in_the_table_of_keys_are_those_of_ddpm_train():
             if key in ("output_dir", "cache_dir", "data.root", "data.table") or isinstance(value, DictConfig):
                 continue
             if re.fullmatch(r"[\w.]+", key):
-                assert {"null": None, "true": True, "false": False}.get(default, default) in (value, str(value)), (
-                    f"{key} is {value}"
-                )
+                value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+                assert yaml.safe_load(default) in (value, str(value)) or default == str(value), f"{key} is {value}"
                 num_compared += 1
     assert num_compared > 20
 

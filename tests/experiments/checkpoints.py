@@ -44,6 +44,11 @@ def generator(*words: str, denoiser: list[str] = UNET) -> LatentDiffusion:
     module = build_diffusion(cfg, autoencoder(*of_the_autoencoder))
     stirred(module.network, 3)
     stirred(module.ema.network, 4)
+    if module.network.label_maps is not None:
+        for network in (module.network, module.ema.network):
+            torch.nn.init.normal_(network.label_maps.table, generator=torch.Generator().manual_seed(5))
+            torch.nn.init.normal_(network.label_maps.mean, generator=torch.Generator().manual_seed(6))
+            network.label_maps.num_fitted.fill_(4)
     return module.eval()
 
 

@@ -10,7 +10,7 @@ from synthetic_sets import write_set
 sys.path.insert(0, str(Path(__file__).parent))
 
 from annotators import write_run
-from tiny_runs import DATA, DDPM_TRAIN, TRAINER, Result, run_process
+from tiny_runs import DATA, DDPM_TRAIN, TRAINER, VAE_TRAIN, Result, make_run, run_process
 
 from datamodules import phantom
 from experiments.run import main
@@ -18,25 +18,33 @@ from experiments.runs import FOLDER_VARIABLE, RESUME_VARIABLE
 
 
 @pytest.fixture(scope="session")
-def generator(tmp_path_factory) -> Path:
-    """The checkpoint of a generator of 16 pixels, hardly trained."""
-    folder = tmp_path_factory.mktemp("generator")
-    words = [*DDPM_TRAIN, "trainer.max_epochs=1", "~callbacks.frechet", "~callbacks.sample_grid"]
-    result = run_process(*words, "output_dir=out", cwd=folder)
-    assert result.code == 0, result.err
-    return folder / "out/checkpoints/last.ckpt"
+def autoencoder(made_once) -> str:
+    """The word that names the checkpoint of an autoencoder of 16 pixels, trained for an epoch."""
+    folder = made_once("autoencoder", lambda folder: make_run(folder, *VAE_TRAIN, "trainer.max_epochs=1"))
+    return f"autoencoder.pretrained={folder}/out/checkpoints/last.ckpt"
 
 
 @pytest.fixture(scope="session")
-def annotator(tmp_path_factory) -> Path:
+def generator(made_once, autoencoder) -> Path:
+    """The checkpoint of a generator of 16 pixels, hardly trained."""
+    words = [
+        *DDPM_TRAIN,
+        autoencoder,
+        "trainer.max_epochs=1",
+        "~callbacks.frechet",
+        "~callbacks.agreement",
+        "~callbacks.sample_grid",
+    ]
+    return made_once("generator", lambda folder: make_run(folder, *words)) / "out/checkpoints/last.ckpt"
+
+
+@pytest.fixture(scope="session")
+def annotator(made_once) -> Path:
     """The folder of a run of classifier_train that tells eye side and glaucoma of 16 pixels, hardly trained."""
-    folder = tmp_path_factory.mktemp("annotator")
     words = ["+exp=classifier_train", *DATA, *TRAINER, "trainer.max_epochs=1", "model/backbone=resnet10t",
              "model/init=random", "model.findings=[eye_side,is_gc]", "job.num_replicates=20",
              "model.classifier.warmup_steps=1", "job.monitor=val/loss"]  # fmt: skip
-    result = run_process(*words, "output_dir=out", cwd=folder)
-    assert result.code == 0, result.err
-    return folder / "out"
+    return made_once("annotator", lambda folder: make_run(folder, *words)) / "out"
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 WORDS = [
     "+exp=ddpm_train", "data.num_images=64", "data.epoch_size=960", "model.diffusion.warmup_steps=5",
-    "~callbacks.frechet", "~callbacks.sample_grid", "trainer.max_epochs=1", "trainer.log_every_n_steps=1",
+    "~callbacks.frechet",
+    "~callbacks.agreement", "~callbacks.sample_grid", "trainer.max_epochs=1", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
 # strategy, processes, threads of each, images a step of each
 RUNS = [

@@ -24,6 +24,7 @@ from experiments.annotate import annotate
 from experiments.annotation.ceiling import real_images
 from experiments.annotation.measuring import notes_of
 from experiments.annotation.members import load_members, thresholds_of
+from experiments.card.facts import gather
 from experiments.classifier_train import load_classifier
 from experiments.composition import compose_config
 from lightning_modules.annotator import Annotator, at_size
@@ -133,6 +134,8 @@ def test_consistency_is_of_condition_and_annotation_beside_the_ceiling(run, root
     with Image.open(root / "consistency.png") as picture:
         assert picture.info["dpi"] == pytest.approx((200, 200), abs=0.1)
     assert "| `eye_side`\\* | 13 |" in (root / "consistency.md").read_text()
+    facts = gather(SyntheticSet(root))  # as a card reads it
+    assert facts.consistency == told and len(facts.annotations.told["annotators"]) == 2
 
 
 def test_what_is_there_is_not_done_again_and_what_is_damaged_is(run, root):

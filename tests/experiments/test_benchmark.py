@@ -1,11 +1,13 @@
-"""The benchmark compares like with like, and says what its figures depend on."""
+"""The cases step, latents and sampling compare like with like, and say what their figures depend on."""
 
 import json
 
 import pytest
 from test_smoke import SMALL
+from tiny_runs import DATA
 
-from experiments.benchmark import summary
+from experiments.benchmarks import latents, sampling
+from experiments.benchmarks.step import summary
 
 
 @pytest.mark.parametrize("latents", ["true", "false"], ids=["latents", "images"])
@@ -36,3 +38,71 @@ def test_summary():
     assert figures["ratio"]["median"] == 1.5 and figures["ratio"]["max"] == 2
     assert figures["tax_ms_per_step"]["turns"] == pytest.approx([100, 0, 200])
     assert figures["ours_ms_per_step"]["min"] == pytest.approx(100)
+
+
+def test_a_case_that_is_none_is_refused(command):
+    result = command("+exp=benchmark", "job.case=stpe", "output_dir=out")
+    assert result.code == 1 and "job.case=stpe" in result.err and "step, latents, sampling, recipe" in result.err
+
+
+def test_latents_and_images_take_turns(command, here, monkeypatch):
+    from lightning_modules.latent_diffusion import LatentDiffusion
+
+    training_step, seen = LatentDiffusion.training_step, []
+
+    def spy(self, batch, index):
+        seen.append("latent_mean" in batch)
+        return training_step(self, batch, index)
+
+    monkeypatch.setattr(LatentDiffusion, "training_step", spy)
+    result = command("+exp=benchmark", "job.case=latents", *SMALL["benchmark"], "output_dir=out")
+    assert result.code == 0, result.err
+    assert seen == ([True] * 4 + [False] * 4) * 3, "a pair to warm up, then two; the first batch of a turn is not timed"
+    figures = json.loads((here / "out/benchmark.json").read_text())
+    assert len(figures["ratio"]["turns"]) == figures["num_turns"] == 2 and figures["preparing_seconds"] > 0
+    for turn, ratio in enumerate(figures["ratio"]["turns"]):
+        cached, encoding = (figures[f"{name}_images_per_second"]["turns"][turn] for name in ("cached", "encoding"))
+        assert ratio == pytest.approx(cached / encoding)
+    assert figures["case"] == "latents" and figures["device"] == "cpu" and "cached_images_per_second" in result.out
+
+
+def test_latents_summary():
+    figures = latents.summary([(1.0, 2.0), (1.0, 4.0), (2.0, 6.0)], num_images=12)
+    assert figures["ratio"]["turns"] == [2, 4, 3] and figures["ratio"]["median"] == 3
+    assert figures["cached_images_per_second"]["min"] == 6 and figures["encoding_images_per_second"]["max"] == 6
+
+
+TINY_SAMPLING = ["job.num_turns=2", "job.num_images=64", "job.num_real=40", "job.extractor.image_size=32",
+                 "job.reference.num_steps=4", "trainer.accelerator=cpu"]  # fmt: skip
+
+
+def test_sampling_against_the_reference(command, here, generator):
+    words = [*DATA, *TINY_SAMPLING, "data.num_images=80", f"ckpt={generator}", "output_dir=out"]
+    result = command("+exp=benchmark", "job.case=sampling", *words)
+    assert result.code == 0, result.err
+    figures = json.loads((here / "out/benchmark.json").read_text(), parse_constant=pytest.fail)
+    ours, reference = figures["ours"], figures["reference"]
+    assert ours["sampling"]["scheduler"] == "dpm_solver" and ours["sampling"]["classifier_scale"] > 0
+    wanted = {"scheduler": "ddim", "num_steps": 4, "guidance": 1.5, "classifier_scale": 0, "spacing": "trailing"}
+    assert wanted.items() <= reference["sampling"].items()
+    assert ours[figures["distance"]] != reference[figures["distance"]] and ours["agreement"] != reference["agreement"]
+    for turn, ratio in enumerate(figures["times_faster"]["turns"]):
+        seconds = [way["seconds_per_image"]["turns"][turn] for way in (ours, reference)]
+        assert ratio == pytest.approx(seconds[1] / seconds[0])
+    assert len(figures["times_faster"]["turns"]) == 2 and 0 < figures["agreement_real"] <= 1
+    assert ours["agreements"]["eye_side"] is not None and "ddim 4, guidance 1.5" in result.out
+    assert json.loads((here / "out/record.json").read_text())["status"] == "finished"
+
+
+def test_sampling_needs_a_generator_and_its_size(command, generator):
+    result = command("+exp=benchmark", "job.case=sampling", "output_dir=out")
+    assert result.code == 1 and "ckpt is not given" in result.err
+    result = command("+exp=benchmark", "job.case=sampling", f"ckpt={generator}", "output_dir=out")
+    assert result.code == 1 and "makes images of 16 pixels. Remedy: data.image_size=16" in result.err
+
+
+def test_the_guidance_of_the_reference():
+    wanted = {"scheduler": "ddim", "num_steps": 50, "guidance": None}
+    assert sampling.reference({"guidance": 1.0}, wanted)["guidance"] == 1.5
+    assert sampling.reference({"guidance": 2.5}, wanted)["guidance"] == 2.5
+    assert sampling.reference({"guidance": 2.5}, {**wanted, "guidance": 1.0})["guidance"] == 1.0

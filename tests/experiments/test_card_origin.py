@@ -34,7 +34,9 @@ MADE_BY = {
 def test_the_command_that_makes_it_again_says_what_the_recipe_says(dataset, law, is_filtered):
     recipe = SyntheticSet(dataset).recipe
     recipe["plan"]["made_by"] = MADE_BY[law]
-    recipe["sampling"] |= {"guidance_interval": [0.0, 0.8], "guidance": 1.5}
+    recipe["sampling"] |= {"guidance_interval": [0.0, 0.8], "guidance": 1.5, "guidance_rescale": 0.7}
+    recipe["sampling"] |= {"classifier_scale": 3.0, "classifier_interval": [0.1, 1.0], "spacing": "karras"}
+    recipe["sampling"] |= {"classifier_findings": {"is_gc": 2.0, "eye_side": 0.5}}
     recipe["image"] |= {"format": "jpeg", "quality": 90, "size": 512}
     if is_filtered:
         recipe["filter"] = {"annotators": ["7" * 32], "findings": ["dr_grade", "is_gc"], "threshold": 0.4,

@@ -100,7 +100,8 @@ def test_a_checkpoint_rebuilds_its_classifier_and_starts_no_other(command, here)
     ["torch.hub.load", "os.system", "lightning_modulesque.Evil", "lightning_modules.checkpoint.torch.hub.load", 3],
 )
 def test_a_checkpoint_that_names_something_else_to_call_is_refused(command, here, target):
-    state = {CONFIG_KEY: {"model": {"classifier": {}, "backbone": {"_target_": target}}}, "state_dict": {}}
+    config = {"seed": 0, "model": {"classifier": {}, "backbone": {"_target_": target}}}
+    state = {CONFIG_KEY: config, "state_dict": {}}
     torch.save(state, "evil.ckpt")
     with pytest.raises(ValueError, match=r"names .* \(model.backbone._target_\), which is not of this package"):
         load_classifier("evil.ckpt")

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 
 from experiments import composition
 from experiments.composition import CommandError, check_command, compose_config, experiments
+from experiments.known_keys import locate
 
 CONF = Path(str(resources.files("experiments.conf")))
 GIVEN = {"csv": ["data.table=t.csv"], "union": ["data.sources=[aptos2019,idrid]"]}
@@ -61,7 +62,7 @@ def test_every_denoiser_and_autoencoder_composes(group):
     assert len(found) >= 4
     for option in found:
         cfg = compose_config(["+exp=ddpm_train", f"{group}={option}"])
-        assert composition.locate(cfg.model[group.split("/")[1]]._target_)
+        assert locate(cfg.model[group.split("/")[1]]._target_)
 
 
 def test_every_extractor_composes():
@@ -239,3 +240,38 @@ def test_several_values_are_a_list_or_a_sweep():
     with pytest.raises(CommandError, match=r"write data.sources=\[drive,idrid\]; to run each value add --multirun"):
         check_command(["+exp=ddpm_train", "data=union", "data.root=x", "data.sources=drive,idrid"])
     check_command(["+exp=ddpm_train", "seed=1,2", "--multirun"])
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["+exp=inspect_data", "data=folder", "data.root=a\\${b}"], "data.source.root"),
+        (["+exp=compare_runs", "job.runs=[x,'a\\${b}']"], "job.runs[1]"),
+    ],
+)
+def test_what_no_checkpoint_could_hold_is_refused_before_anything_is_made(command, here, words, key):
+    """Its configuration would be taken for one with an interpolation."""
+    result = command("output_dir=out", *words)
+    assert result.code == 2 and f"error: {key} is 'a${{b}}', and ${{ may be in no name" in result.err, result.err
+    assert not (here / "out").exists()
+
+
+def test_the_plain_preset_has_nothing_of_what_makes_labels_followed():
+    """So that whatever becomes the default, it stays what it is compared with."""
+    cfg = compose_config(["+exp=ddpm_train_plain", "output_dir=x"])
+    assert cfg.model.label_maps is cfg.model.guide is cfg.callbacks.agreement is cfg.job.repeat_threshold is None
+    assert not cfg.model.conditioning.ordinal and cfg.model.denoiser.get("zero_init", False) is False
+    assert (cfg.model.objective.timestep_law, cfg.model.objective.min_snr_floor) == ("uniform", 0)
+    sampling = cfg.model.diffusion
+    assert (sampling.spacing, sampling.guidance, sampling.num_steps, sampling.guidance_rescale) == (
+        "trailing",
+        1.5,
+        10,
+        0,
+    )
+    network, training = cfg.model.autoencoder, cfg.autoencoder
+    assert (network.latent_channels, list(network.block_channels)) == (4, [64, 64])
+    assert (training.max_epochs, training.module.latent_noise, training.module.equivariance) == (4, 0.5, 0)
+    assert (training.module.kl_weight, training.module.perceptual_weight, training.batch_size) == (1e-2, 2.0, 8)
+    assert (cfg.callbacks.frechet.guidance, cfg.callbacks.sample_grid.guidance) == (1.0, 2.0)
+    assert (cfg.trainer.max_epochs, cfg.data.epoch_size, cfg.data.batch_size) == (8, 3750, 16)

@@ -7,14 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_runs import BY_TORCHRUN, DDPM_TRAIN, TRAINER, VAE_TRAIN, alive, column, run_process, start_process
+from tiny_runs import BY_TORCHRUN, DDPM_TRAIN, alive, column, make_run, one_of_each_kind, run_process, start_process
 
 pytestmark = pytest.mark.slow
-TINY = [*DDPM_TRAIN, "autoencoder.pretrained=vae/checkpoints/last.ckpt", "~callbacks.frechet", "~callbacks.sample_grid",
+TINY = [*DDPM_TRAIN, "~callbacks.frechet", "~callbacks.agreement", "~callbacks.sample_grid",
         "data.epoch_size=96", "checkpoint_every_n_steps=2"]  # fmt: skip
 PATH = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
-LIGHTNING: dict = {}
-TORCHRUN = {"by": BY_TORCHRUN}
+LAUNCHERS: dict[str, dict] = {"lightning": {}, "torchrun": {"by": BY_TORCHRUN}}
 
 
 def by(strategy):
@@ -28,29 +27,35 @@ def dies(rank, how):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Holds an autoencoder, and runs that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("death").resolve()
-    assert run_process(*VAE_TRAIN, *TRAINER, "trainer.max_epochs=1", "output_dir=vae", cwd=folder).code == 0
-    for strategy in ("ddp", "fsdp2", "deepspeed_zero2"):
-        whole = run_process(*TINY, *by(strategy), f"output_dir=whole-{strategy}", cwd=folder)
-        assert whole.code == 0, whole.err
-    return folder
+    return tmp_path_factory.mktemp("death").resolve()
+
+
+def whole_losses(folder, words, strategy):
+    """Of the run that nothing interrupted."""
+    run = folder / f"whole-{strategy}"
+    if not run.exists():
+        make_run(folder, *words, output_dir=run.name)
+    return [float(value) for _, value in column(run, "train/loss")]
 
 
 @pytest.mark.parametrize(
     ("launcher", "strategy", "rank", "how"),
-    [
-        (LIGHTNING, "ddp", 1, "raise"),
-        (LIGHTNING, "ddp", 0, "kill"),
-        (LIGHTNING, "fsdp2", 0, "mistake"),
-        (TORCHRUN, "ddp", None, "kill"),
-        (TORCHRUN, "deepspeed_zero2", 1, "kill"),
-    ],
-    ids=lambda value: "torchrun" if value is TORCHRUN else "lightning" if value is LIGHTNING else str(value),
+    one_of_each_kind(
+        [
+            ("lightning", "ddp", 1, "raise"),
+            ("lightning", "ddp", 0, "kill"),
+            ("lightning", "fsdp2", 0, "mistake"),
+            ("torchrun", "ddp", None, "kill"),
+            ("torchrun", "deepspeed_zero2", 1, "kill"),
+        ],
+        ("lightning", "ddp", 1, "raise"),
+        ("torchrun", "ddp", None, "kill"),
+    ),
 )
-def test_a_rank_that_dies_ends_the_run_and_it_goes_on(folder, launcher, strategy, rank, how):
-    run = folder / f"{'torchrun' if launcher else 'lightning'}-{strategy}-{rank}-{how}"
-    words = [*TINY, *by(strategy), f"output_dir={run.name}"]
+def test_a_rank_that_dies_ends_the_run_and_it_goes_on(folder, autoencoder, launcher, strategy, rank, how):
+    run = folder / f"{launcher}-{strategy}-{rank}-{how}"
+    train = [*TINY, autoencoder, *by(strategy)]
+    words, launcher = [*train, f"output_dir={run.name}"], LAUNCHERS[launcher]
     more = dies(rank, how) if rank is not None else ["data.epoch_size=32000"]
     process = start_process(*words, *more, cwd=folder, **launcher, **PATH)
     died_at, deadline = None, time.monotonic() + 200
@@ -85,6 +90,6 @@ def test_a_rank_that_dies_ends_the_run_and_it_goes_on(folder, launcher, strategy
     assert resumed.code == 0, resumed.err
     assert "going on from" in resumed.out
     assert json.loads((run / "record.json").read_text())["status"] == "finished"
-    whole = [float(value) for _, value in column(folder / f"whole-{strategy}", "train/loss")]
+    whole = whole_losses(folder, train, strategy)
     assert len(whole) == 12
     assert [float(value) for _, value in column(run, "train/loss")] == pytest.approx(whole, abs=1e-4)

@@ -170,10 +170,11 @@ def test_disk_full_while_a_checkpoint_is_written(command, here, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(torch, "save", fail)
-    result = command(*VAE_TRAIN)
+    words = "+exp=vae_train output_dir=runs/mine"
+    result = command(*VAE_TRAIN, *words.split()[1:])
     said = message(result.err, here)
     assert result.code == 1 and said.startswith("error: the disk is full") and said.count("\n") == 0
-    documented("runs", "+exp=vae_train", said, "The disk is full when a checkpoint is written.")
+    documented("runs", words, said, "The disk is full when a checkpoint is written.")
 
 
 def test_a_defect_of_ours_keeps_its_traceback(command, monkeypatch):

@@ -3,14 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from callbacks.diagnosis import _plain
+from callbacks.metrics.evaluation import evaluate
+from callbacks.run_record import RunRecord
 from experiments.model_export import agreement, code_licence, samples
 from experiments.model_export.card import Model, card, front_matter, measured
 from experiments.model_export.contents import files
-from experiments.model_export.run_folder import figures, software
+from experiments.model_export.run_folder import evaluation, figures, software
 from experiments.model_export.training import training_facts
 from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY
 
@@ -74,6 +78,38 @@ def test_a_distance_is_told_with_what_it_was_measured_on(tmp_path):
     assert figures(run(tmp_path / "alone"), state() | own) == {}, "without its settings it is left out"
     other = {"synfundus_measured": {"monitor": "val/fd_x", "value": 60.0}}
     assert figures(path, state() | other) == {}, "the table is of another run"
+
+
+@pytest.mark.parametrize("column", ["reference_split", "num_real", "guidance"])
+def test_a_distance_of_an_earlier_version_is_left_out(tmp_path, column):
+    """Its frechet.csv has fewer columns, or columns that are empty in its rows."""
+    names, cells = COLUMNS.strip().split(","), ["7", "val/fd_x", "78.6", "9", "9", "1", "1.0", "dpm_solver", "train"]
+    place = names.index(column)
+    path = run(tmp_path, ",".join(cells) + "\n")
+    assert len(figures(path, state())) == 1
+    (tmp_path / "frechet.csv").write_text(COLUMNS + ",".join([*cells[:place], "", *cells[place + 1 :]]) + "\n")
+    assert figures(path, state()) == {}
+    rows = [[cell for number, cell in enumerate(row) if number != place] for row in (names, cells)]
+    (tmp_path / "frechet.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+    assert figures(path, state()) == {}
+
+
+def test_what_a_run_measured_of_a_classifier_is_told(tmp_path):
+    """By the evaluation that classifier_train writes."""
+    levels = np.array([[0], [0], [1], [1], [-1]])
+    chances = np.array([0.1, 0.6, 0.4, 0.9, 0.5])
+    found = evaluate(levels, {"is_gc": np.stack([1 - chances, chances], 1)}, {"is_gc": 2}, list("abcde"), 0)
+    path = run(tmp_path)
+    (tmp_path / "evaluation.json").write_text(json.dumps(_plain({"val": found, "test": {}})))
+    said = "\n".join(measured(evaluation(path)))
+    assert "How well it tells them" in said and "| `is_gc` | 4 | 2 | 0.750 (– to –) |" in said
+    assert evaluation(path.with_name("last.ckpt")) == {}, "it is of the best checkpoint"
+
+
+def test_the_code_is_named_by_the_record_that_a_run_writes(tmp_path):
+    path, record = run(tmp_path), RunRecord(str(tmp_path), {"seed": 1})
+    record.start()
+    assert software(path)["trained with"] == software(path)["exported with"]
 
 
 def test_the_code_is_named_by_the_record(tmp_path):
@@ -186,8 +222,9 @@ def test_the_licence_is_found_without_a_checkout(tmp_path, monkeypatch):
 def test_shipped_files_name_their_licence():
     root = Path(code_licence.__file__).parents[2]
     shipped = [*(root / "experiments/model_export/shipped").glob("[a-z]*.py")]
-    shipped += [root / f"lightning_modules/networks/{name}.py" for name in ("dit", "folded")]
-    assert len(shipped) == 4
+    shipped += [root / f"lightning_modules/networks/{name}.py" for name in ("dit", "folded", "latent_classifier")]
+    shipped += [root / "lightning_modules/diffusion/spacing.py"]
+    assert len(shipped) == 7
     for path in shipped:
         assert path.read_text("utf-8").startswith("# SPDX-License-Identifier: Apache-2.0\n"), path
 

@@ -15,7 +15,8 @@ from experiments.model_export.generator import check_autoencoder, check_generato
 from experiments.model_export.kinds import export_of
 from lightning_modules.checkpoint import load_state
 from lightning_modules.checkpoint_shards import Shares, close_folder, new_folder
-from lightning_modules.networks import dit, folded
+from lightning_modules.diffusion import spacing
+from lightning_modules.networks import dit, folded, latent_classifier
 from lightning_modules.networks.kl import pretrained
 
 SEEDS = [5, 6, 7]
@@ -60,6 +61,8 @@ def pipeline(tmp_path_factory, own_modules) -> DiffusionPipeline:
 EPSILON = ["model.objective.prediction=epsilon", *PLAIN_KL]
 ZERO_SNR = ["model.objective.prediction=x0", "model.objective.schedule.zero_terminal_snr=true", *FOLDED_KL]
 COSINE = ["model.objective.schedule.name=cosine", "model.diffusion.guidance_interval=[0.2,0.7]"]
+KARRAS = ["model.diffusion.spacing=karras", "model.label_maps=null", "model.guide=null"]
+GUIDE = ["model.guide.channels=[8,16]", "model.diffusion.classifier_scale=3.0"]
 
 
 @pytest.mark.parametrize(
@@ -69,11 +72,31 @@ COSINE = ["model.objective.schedule.name=cosine", "model.diffusion.guidance_inte
         (UNET, "ddim", EPSILON),
         (UNET, "ddpm", COSINE),
         (UNET, "dpm_solver", ZERO_SNR),
+        (UNET, "dpm_solver", KARRAS),
+        (UNET, "dpm_solver", GUIDE),
+        (DIT, "ddpm", [*GUIDE, *EPSILON, "model.diffusion.classifier_findings=[eye_side,is_gc]"]),
+        (UNET, "ddim", [*GUIDE, *ZERO_SNR, "model.diffusion.classifier_interval=[0.1,0.8]"]),
+        (UNET, "dpm_solver", [*GUIDE, "model.diffusion.classifier_findings={eye_side:2.0,is_gc:0.5}"]),
+        (UNET, "ddim", ["model.diffusion.guidance=4.0", "model.diffusion.guidance_rescale=0.7"]),
         (DIT, "dpm_solver", COSINE),
         (DIT, "ddim", ZERO_SNR),
         (DIT, "ddpm", EPSILON),
     ],
-    ids=["unet", "unet-epsilon", "unet-cosine", "unet-zero-snr", "dit", "dit-zero-snr", "dit-epsilon"],
+    ids=[
+        "unet",
+        "unet-epsilon",
+        "unet-cosine",
+        "unet-zero-snr",
+        "unet-karras",
+        "unet-guide",
+        "dit-guide",
+        "unet-guide-x0",
+        "unet-guide-weights",
+        "unet-rescaled",
+        "dit",
+        "dit-zero-snr",
+        "dit-epsilon",
+    ],
 )
 def test_images_of_fixed_seeds_are_ours(tmp_path, denoiser, scheduler, words):
     module = generator(
@@ -131,18 +154,21 @@ def test_it_loads_by_the_name_of_its_pipeline_file(tmp_path):
 
 def test_the_code_in_the_folder_is_ours_and_imports_nothing_of_ours(tmp_path):
     exported(generator(denoiser=DIT), tmp_path / "model")
-    copies = {"transformer/fundus_dit.py": dit, "vae/folded_autoencoder.py": folded}
+    copies = {"transformer/fundus_dit.py": dit, "vae/folded_autoencoder.py": folded,
+              "guide/latent_classifier.py": latent_classifier, "spacing.py": spacing}  # fmt: skip
     for name, module in copies.items():
         assert (tmp_path / "model" / name).read_bytes() == Path(module.__file__).read_bytes()
     files = sorted((tmp_path / "model").rglob("*.py"))
-    assert len(files) == 4
+    assert len(files) == 6
     for file in files:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 package = name.partition(".")[0]
-                assert package in ("torch", "diffusers") or package in sys.stdlib_module_names, f"{file}: {name}"
+                assert package in ("torch", "diffusers", "numpy", "spacing") or package in sys.stdlib_module_names, (
+                    f"{file}: {name}"
+                )
 
 
 def test_images_do_not_depend_on_what_else_is_painted(pipeline):

@@ -147,8 +147,9 @@ def test_a_crash_leaves_nothing_and_what_was_killed_is_cleared(command, here, ch
     result = command("+exp=export_model", "ckpt=run", "output_dir=out", "resume=auto")
     assert result.code == 0, result.err
     names = {path.name for path in (here / "out/model").iterdir()}
-    parts = {"vae", "label_embedder", "unet", "scheduler"}
-    assert names == parts | {"README.md", "LICENSE-CODE", "samples.png", "model_index.json", "pipeline.py"}
+    parts = {"vae", "label_embedder", "unet", "guide", "scheduler"}
+    code = {"LICENSE-CODE", "pipeline.py", "spacing.py"}
+    assert names == parts | code | {"README.md", "samples.png", "model_index.json"}
     modes = {path.stat().st_mode & 0o777 for path in (here / "out/model").rglob("*") if path.is_file()}
     assert modes == {(here / "out").stat().st_mode & 0o666}, "whoever may read the folder may read its files"
     again = command("+exp=export_model", "ckpt=run", "output_dir=out", "resume=auto")

@@ -60,6 +60,18 @@ def test_one_file_holds_what_the_shares_hold(run):
         gather_checkpoint(words(run), "")
 
 
+def test_killed_before_it_noted_its_end_it_is_seen_to_be_done(run):
+    gather_checkpoint(words(run), "")
+    path = run.parent / "out/best.ckpt"
+    written = path.stat()
+    assert gather_checkpoint(words(run, "resume=auto"), "")["gather/step"] == 7
+    assert path.stat().st_mtime_ns == written.st_mtime_ns and path.stat().st_ino == written.st_ino
+    torch.save(load_state(path) | {"global_step": 8}, path.with_name("other"))  # what was read is mapped still
+    path.with_name("other").replace(path)
+    with pytest.raises(ValueError, match="best.ckpt holds another checkpoint. Remedy: another output_dir"):
+        gather_checkpoint(words(run, "resume=auto"), "")
+
+
 def test_without_the_optimisers_state(run):
     gather_checkpoint(words(run / "checkpoints/best.ckpt", "job.optimizer=false", f"output_dir={run}/out"), "")
     one = torch.load(run / "out/best.ckpt", weights_only=True)

@@ -1,17 +1,21 @@
 """A checkpoint is enough: it rebuilds its generator, and measuring during training changes nothing of the training."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_runs import AUTOENCODER, DATA, DDPM_TRAIN, DIFFUSION, TRAINER, VAE_TRAIN, column
 
+from callbacks.agreement import LabelAgreement
 from experiments.assembly import load_generator
 from experiments.composition import compose_config
+from experiments.ddpm_train import monitored
 from experiments.synthesize import generator_of
+from experiments.typed_text import as_typed
 from lightning_modules.checkpoint import CONFIG_KEY, load_state
 
-ALONE = ["trainer.max_epochs=1", "~callbacks.frechet", "~callbacks.sample_grid"]
+ALONE = ["trainer.max_epochs=1", "~callbacks.frechet", "~callbacks.agreement", "~callbacks.sample_grid"]
 SEEDS = [3, 4, 5]
 
 
@@ -77,14 +81,15 @@ def test_what_is_no_generator(command, path, said):
 
 def test_measuring_does_not_change_the_training(command, here):
     losses = {}
-    grid, frechet = "~callbacks.sample_grid", "~callbacks.frechet"
-    for name, without in {"all": [], "frechet": [grid], "grid": [frechet], "none": [grid, frechet]}.items():
+    grid, frechet, agreement = "~callbacks.sample_grid", "~callbacks.frechet", "~callbacks.agreement"
+    for name, without in {"all": [], "one": [grid, agreement], "none": [grid, frechet, agreement]}.items():
         words = [word for word in DDPM_TRAIN if not any(word.startswith(gone[1:]) for gone in without)]
         result = command(*words, *without, f"output_dir={name}")
         assert result.code == 0, result.err
         losses[name] = [column(Path(name), "train/loss"), column(Path(name), "val/loss")]
     assert len(losses["all"][0]) == 8 and all(found == losses["none"] for found in losses.values())
     assert len(column(Path("all"), "val/fd_efficientnet_lite0")) >= 2 and (here / "all/samples").exists()
+    assert len(column(Path("all"), "val/agreement")) == 2 and (here / "all/agreement.csv").exists()
     assert not column(Path("none"), "val/fd_efficientnet_lite0") and not (here / "none/samples").exists()
 
 
@@ -95,3 +100,14 @@ def test_a_runs_folder_stands_for_its_best_checkpoint(command, here):
     assert cfg.ckpt == "out/checkpoints/best.ckpt"
     best = load_state(cfg.ckpt)["state_dict"]
     assert all(torch.equal(tensor, best[name]) for name, tensor in found.state_dict().items())
+
+
+def test_the_figure_that_chooses_the_best_checkpoint():
+    cfg = compose_config(["+exp=ddpm_train", *as_typed(["job.monitor=null"])])
+    distance, measured = SimpleNamespace(tag="val/fd_x", every_n_epochs=2), LabelAgreement
+    callbacks = [distance, SimpleNamespace(tag=measured.tag, mode=measured.mode, every_n_epochs=3), object()]
+    assert monitored(cfg.job.monitor, callbacks) == ("val/fd_x", "min", 2)
+    assert monitored("val/agreement", callbacks) == ("val/agreement", "max", 3)
+    assert monitored(None, []) == monitored("val/loss", callbacks) == ("val/loss", "min", 1)
+    with pytest.raises(ValueError, match="job.monitor=val/fid is measured by no callback.*val/fd_x, val/agreement"):
+        monitored("val/fid", callbacks)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import DDPM_TRAIN, column, run_process, start_process
+from tiny_runs import DDPM_TRAIN, column, one_of_each_kind, run_process, start_process
 
 # 20 steps an epoch; a checkpoint every 7, so that none is at an epoch's end.
 LONG = ["data.epoch_size=160", "trainer.max_epochs=3", "checkpoint_every_n_steps=7", "autoencoder.max_epochs=3"]
@@ -92,7 +92,7 @@ def test_killed_in_mid_epoch(command, here, whole, threads):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", one_of_each_kind([signal.SIGTERM, signal.SIGINT], signal.SIGTERM))
 def test_asked_to_stop(command, here, whole, threads, number):
     share_cache(here, whole)
     code, err = stop(here, number, Path("runs/*/*/metrics.csv"), 24, threads)
@@ -105,7 +105,7 @@ def test_asked_to_stop(command, here, whole, threads, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", one_of_each_kind([signal.SIGTERM, signal.SIGINT], signal.SIGINT))
 def test_stopped_while_the_data_are_read(here, number):
     words = ["+exp=inspect_data", "data.num_images=3000", "data.image_size=64", "output_dir=out"]
     process = start_process(*words, cwd=here)
@@ -121,7 +121,7 @@ def test_stopped_while_the_data_are_read(here, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", one_of_each_kind([signal.SIGKILL, signal.SIGTERM], signal.SIGKILL))
 def test_stopped_while_the_autoencoder_trains(command, here, whole, threads, number):
     code, err = stop(here, number, Path("runs/*/*/autoencoder/metrics.csv"), 29, threads)
     assert code == (-number if number == signal.SIGKILL else 128 + number), err
@@ -136,6 +136,7 @@ def test_stopped_while_the_autoencoder_trains(command, here, whole, threads, num
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_run(command, whole, here):
     share_cache(here, whole)
     assert command(*WORDS, "output_dir=again").code == 0
@@ -143,10 +144,11 @@ def test_the_same_command_gives_the_same_run(command, whole, here):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", one_of_each_kind([1, 2], 2))
 def test_a_signal_to_all_spares_the_loaders_workers(here, processes):
     """As SLURM sends it: SIGTERM to every process of the job, workers of loaders included."""
-    words = [*DDPM_TRAIN, "data.num_workers=1", "~callbacks.frechet", "~callbacks.sample_grid", "data.batch_size=4",
+    words = [*DDPM_TRAIN, "data.num_workers=1", "~callbacks.frechet",
+             "~callbacks.agreement", "~callbacks.sample_grid", "data.batch_size=4",
              f"trainer.devices={processes}", "data.epoch_size=32000", "output_dir=out", "job.cache_latents=false",
              "checkpoint_every_n_steps=100000"]  # fmt: skip
     process = start_process(*words, cwd=here)

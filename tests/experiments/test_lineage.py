@@ -132,7 +132,8 @@ def test_a_leak_through_weights_is_refused(photographs, generated, tmp_path, as_
 
 def test_the_next_generation_carries_on(photographs, generated, tmp_path):
     """Patients of the set, of the weights and of the data together."""
-    other = saved(tmp_path / "a.ckpt", {"patients": torch.tensor([-5]), "labels": torch.zeros(1, 16), "counts": [1]})
+    rows = {"labels": torch.zeros(1, 16, dtype=torch.int8), "counts": torch.tensor([1])}
+    other = saved(tmp_path / "a.ckpt", {"patients": torch.tensor([-5]), **rows})
     facts = ready(of_set(generated, tmp_path), other)
     of_generator = set(ready(photographs(ITS))["patients"].tolist())
     assert set(facts["patients"].tolist()) == of_generator | {-5}
@@ -225,7 +226,8 @@ def test_a_generator_of_mixed_images(command, here, clinic, generated):
     words = ["+exp=ddpm_train", *AUTOENCODER, *UNET, *DIFFUSION, *TRAINER, "data=csv", f"data.root={clinic}",
              "data.table=t.csv", "mix=synthetic", f"data.synthetic.root={generated}", "data.num_workers=0",
              "data.image_size=16", "data.batch_size=4", "autoencoder.batch_size=4", "data.epoch_size=null",
-             "data.cache_workers=1", "~callbacks.frechet", "~callbacks.sample_grid", f"seed={ITS}",
+             "data.cache_workers=1", "~callbacks.frechet",
+             "~callbacks.agreement", "~callbacks.sample_grid", f"seed={ITS}",
              "data.fractions={train:0.5,val:0.25,test:0.25}", "output_dir=out"]  # fmt: skip
     refused = command(*words)
     assert refused.code == 1 and "job.cache_latents=false" in refused.err
@@ -233,3 +235,9 @@ def test_a_generator_of_mixed_images(command, here, clinic, generated):
     assert result.code == 0, result.err
     kept = torch.load("out/checkpoints/last.ckpt", weights_only=True)[TRAINED_ON_KEY]
     assert len(kept["patients"]) == 5 and kept["counts"].sum() == 20
+
+
+@pytest.mark.parametrize("facts", ["text", {"patients": "all"}, {"patients": torch.zeros(2)}])
+def test_a_checkpoint_whose_word_on_its_patients_is_damaged_is_not_one_that_does_not_tell(photographs, tmp_path, facts):
+    with pytest.raises(ValueError, match=r"a\.ckpt.*training data.*Remedy: "):
+        check_test_patients(photographs(ITS), saved(tmp_path / "a.ckpt", facts))

@@ -82,6 +82,21 @@ def test_a_finished_cell_of_other_settings_is_no_part_of_the_table(tmp_path):
         check([Cell(cell.folder, ("+exp=classifier_train", "trainer.max_epochs=3"))])
 
 
+def test_a_study_that_was_moved_keeps_its_finished_cells(tmp_path):
+    def cell(root):
+        begun = root / "cells/first/checkpoints/best.ckpt"
+        return Cell(
+            root / "cells/second", ("+exp=classifier_train", "model/init=checkpoint", f"model.init.path={begun}")
+        )
+
+    finish(cell(tmp_path / "old"), 0.8)
+    (tmp_path / "old/cells/second/config.yaml").write_text(
+        config_text(plain(compose_config(cell(tmp_path / "old").command)))
+    )
+    (tmp_path / "old").rename(tmp_path / "new")
+    check([cell(tmp_path / "new")])
+
+
 def test_a_mean_over_different_findings_is_refused(tmp_path):
     found = fine_tunings(tmp_path, JOB)[:2]
     for each, name in zip(found, ("is_gc", "is_rvo"), strict=True):
@@ -180,3 +195,39 @@ def test_a_metric_that_is_none():
     with pytest.raises(ValueError, match="job.metric=auroc: must be split/finding/name"):
         check_metric("auroc")
     check_metric("test/dr_grade/qwk")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("record.json", ""), ("record.json", "[]"), ("record.json", "{}"), ("record.json", '{"status": 3}'),
+     ("evaluation.json", "{"), ("evaluation.json", '{"test": []}'), ("evaluation.json", '{"test": {"macro": 1}}'),
+     ("evaluation.json", '{"test": {"macro": {"auroc": {"value": "high"}}}}'),
+     ("evaluation.json", '{"test": {"macro": {"auroc": [0.8]}}}')],
+)  # fmt: skip
+def test_a_cell_whose_files_are_damaged_is_named_with_the_remedy(tmp_path, name, content):
+    found = fine_tunings(tmp_path, JOB)[:1]
+    finish(found[0].cell, 0.8)
+    (found[0].cell.folder / name).write_text(content)
+    with pytest.raises(
+        ValueError, match=rf"{name}\W.* Remedy: delete .*{found[0].cell.name}, and the cell is run again"
+    ):
+        outcomes(found, {}, "test/macro/auroc")
+
+
+def test_names_of_cells_stay_in_the_folder_of_the_study(tmp_path):
+    for changed in ({"backbones": ["../../x"]}, {"inits": ["a/b"], "init_paths": {"a/b": "w.pth"}}):
+        with pytest.raises(ValueError, match=r"job\.backbones.*Remedy"):
+            fine_tunings(tmp_path, JOB | changed)
+    with pytest.raises(ValueError, match=r"job\.backbones.*Remedy"):
+        pretraining(tmp_path, JOB, "../x")
+
+
+def test_a_link_in_the_place_of_the_cells_is_not_written_through(tmp_path, monkeypatch):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "cells").symlink_to(mine)
+    monkeypatch.setattr(cells.subprocess, "run", lambda *a, **k: pytest.fail("it was run"))
+    with pytest.raises(ValueError, match="is a link to .*Remedy: delete the link"):
+        run(fine_tunings(tmp_path / "study", JOB)[0].cell, "cache")
+    assert list(mine.iterdir()) == []

@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tiny_runs import DDPM_TRAIN, TRAINER, VAE_TRAIN, column, run_process, start_process
+from tiny_runs import DDPM_TRAIN, VAE_TRAIN, column, run_process, start_process
 
 from experiments.requeue import requeue_if_warned
 
-TINY = [*DDPM_TRAIN, "autoencoder.pretrained=vae/checkpoints/last.ckpt", "~callbacks.frechet", "~callbacks.sample_grid",
+TINY = [*DDPM_TRAIN, "~callbacks.frechet", "~callbacks.agreement", "~callbacks.sample_grid",
         "data.epoch_size=320", "checkpoint_every_n_steps=1000", "output_dir=out", "resume=auto"]  # fmt: skip
 
 
@@ -72,10 +72,9 @@ def test_what_slurm_refuses_is_said(scontrol, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_tasks_of_slurm_stop_together_and_go_on(scontrol, tmp_path):
+def test_tasks_of_slurm_stop_together_and_go_on(scontrol, autoencoder, tmp_path):
     """Two tasks, as srun starts them; both are warned, then the job runs again."""
-    assert run_process(*VAE_TRAIN, *TRAINER, "trainer.max_epochs=1", "output_dir=vae", cwd=tmp_path).code == 0
-    two = ["trainer.devices=2", "strategy=ddp"]
+    two = [autoencoder, "trainer.devices=2", "strategy=ddp"]
     whole = run_process(*TINY, *two, "output_dir=whole", cwd=tmp_path)
     assert whole.code == 0, whole.err
 

@@ -3,16 +3,25 @@
 import csv
 import errno
 import json
+import os
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from tiny_runs import DDPM_TRAIN, DIFFUSION, VAE_TRAIN, column
 
+from callbacks.locks import alone
 from callbacks.run_record import RunRecord
+from experiments import runs
 from experiments.launch import inherited, is_started_by_a_run
-from experiments.runs import differing_keys, settle
-from experiments.training import recorded
+from experiments.run import go
+from experiments.runs import differing_keys, settled
+from experiments.training import recorded, say_changed_data
 
 CONFIG = {"name": "x", "seed": 0, "resume": None, "output_dir": "runs/x/3", "trainer": {"max_epochs": 2},
           "frechet": {"output_dir": "runs/x/3"}}  # fmt: skip
@@ -25,7 +34,27 @@ def leave_run(folder, status="running", checkpoint=True, **changes):
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "record.json").write_text(json.dumps({"status": status}))
     if checkpoint:
-        (folder / "checkpoints" / "last.ckpt").touch()
+        leave_checkpoint(folder / "checkpoints/last.ckpt", 8)
+
+
+COUNTER = dict.fromkeys(("total", "current"), {"ready": 1, "completed": 1})
+TRAINING = {"epoch": 1, "loops": {"fit_loop": {"epoch_progress": COUNTER, "epoch_loop.batch_progress": COUNTER}},
+            "optimizer_states": [], "lr_schedulers": [], "callbacks": {},
+            "pytorch-lightning_version": "2.6.6"}  # fmt: skip
+
+
+def leave_checkpoint(path, step):
+    torch.save({"state_dict": {}, "global_step": step, **TRAINING}, path)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def settle(config, output_dir_given):
+    """Where a run with this configuration would write."""
+    with settled(config, output_dir_given) as folder:
+        return folder
 
 
 def resumed(**changes):
@@ -41,6 +70,18 @@ def test_a_new_run_has_its_own_folder(here):
     assert str(settle(CONFIG, False).output_dir) == "runs/x/3_2", "of two that start in one second"
 
 
+def test_what_a_killed_run_left_half_written_in_the_cache_goes_a_day_later(here):
+    for number, folder in enumerate(("cache/features", "cache/autoencoders")):
+        path = here / folder / f".x.{number}.part.npz"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        (path.parent / "x.npz").touch()
+        os.utime(path, (path.stat().st_mtime - 90_000 * number,) * 2)
+    settle({**CONFIG, "cache_dir": "cache"}, False)
+    assert sorted(str(path) for path in Path("cache").rglob("*.npz")) == [
+        "cache/autoencoders/x.npz", "cache/features/.x.0.part.npz", "cache/features/x.npz"]  # fmt: skip
+
+
 def test_a_given_folder_that_holds_a_run_is_refused(here):
     leave_run(here / "runs/x/3", "interrupted")
     with pytest.raises(ValueError, match=r"output_dir=runs/x/3 already holds a run \(interrupted\).*resume=auto"):
@@ -48,8 +89,6 @@ def test_a_given_folder_that_holds_a_run_is_refused(here):
 
 
 def test_resume_takes_the_newest_unfinished_run_of_the_same_configuration(here):
-    import os
-
     for number, (name, status) in enumerate([("0", "killed"), ("1", "interrupted"), ("2", "finished")]):
         leave_run(here / "runs/x" / name, status)
         os.utime(here / "runs/x" / name, (number, number))
@@ -109,7 +148,7 @@ def test_resume_from_a_path_that_is_not_there_lists_the_others(here):
 
 
 def test_resume_from_a_path_writes_into_a_new_folder(here):
-    (here / "kept.ckpt").touch()
+    leave_checkpoint(here / "kept.ckpt", 3)
     found = settle({**CONFIG, "resume": "kept.ckpt"}, False)
     assert (str(found.output_dir), found.checkpoint) == ("runs/x/3", "kept.ckpt")
 
@@ -125,6 +164,10 @@ def test_processes_that_a_run_starts_take_its_folder(here, monkeypatch):
 def test_paths_differ_only_outside_the_runs_folder():
     there = {**CONFIG, "output_dir": "runs/x/1", "frechet": {"output_dir": "runs/x/1"}, "ckpt": "runs/y/1/last.ckpt"}
     assert differing_keys({**CONFIG, "ckpt": "runs/y/2/last.ckpt"}, there) == ["ckpt"]
+    short = {**CONFIG, "output_dir": "a", "frechet": {"output_dir": "a"}, "data": {"root": "data"}}
+    moved = {**short, "output_dir": "b", "frechet": {"output_dir": "b"}, "data": {"root": "data"}}
+    assert differing_keys(moved, short) == [], "a short name of a folder is part of other words"
+    assert differing_keys({**moved, "frechet": {"output_dir": "b/inside"}}, short) == ["frechet.output_dir"]
 
 
 def test_a_finished_run_is_not_said_to_have_something_left(tmp_path):
@@ -133,6 +176,123 @@ def test_a_finished_run_is_not_said_to_have_something_left(tmp_path):
         (tmp_path / "record.json").write_text(json.dumps({"status": status}))
         with pytest.raises(ValueError, match=rf"\({status}\)\. {said}.*resume=auto"):
             settle(config, output_dir_given=True)
+
+
+def test_a_cache_in_another_place_is_no_other_run(here):
+    leave_run(here / "runs/x/1", cache_dir="/old/cache", data={"cache_dir": "/old/cache"})
+    assert str(resumed(cache_dir="/new/cache", data={"cache_dir": "/new/cache"}).output_dir) == "runs/x/1"
+
+
+def test_other_data_than_a_run_has_seen_are_told_before_it_goes_on(tmp_path, capsys):
+    RunRecord(str(tmp_path), CONFIG, {"data": "0123456789", "split": "same"}).start()
+    say_changed_data(tmp_path, SimpleNamespace(fingerprint="0123456789", split_fingerprint="same"))
+    assert capsys.readouterr().out == ""
+    say_changed_data(tmp_path, SimpleNamespace(fingerprint="abcdefghij", split_fingerprint="same"))
+    assert re.search(r"other data than .*data 01234567 then, abcdefgh now.*learns from these", capsys.readouterr().out)
+
+
+def test_a_folder_is_one_runs(here):
+    leave_run(here / "runs/x/1", "interrupted")
+    given = {**CONFIG, "output_dir": "runs/x/1", "resume": "auto"}
+    with settled(given, True):
+        for config, is_given in ((given, True), ({**CONFIG, "resume": "auto"}, False)):
+            with pytest.raises(ValueError, match=rf"at work in 'runs/x/1': process {os.getpid()} on .*output_dir"):
+                settle(config, is_given)
+    assert settle(given, True).checkpoint == "runs/x/1/checkpoints/last.ckpt"
+
+
+def test_two_new_runs_of_one_second_have_a_folder_each(here, monkeypatch):
+    with settled(CONFIG, False) as first, settled(CONFIG, False) as second:
+        assert [str(folder.output_dir) for folder in (first, second)] == ["runs/x/3", "runs/x/3_2"]
+    seen = []
+
+    def slow(config, output_dir_given, decide=runs._decide):
+        seen.append(decide(config, output_dir_given))
+        if len(seen) == 1:  # meanwhile another takes it
+            stack.enter_context(alone(seen[0].output_dir))
+        return seen[-1]
+
+    monkeypatch.setattr(runs, "_decide", slow)
+    with ExitStack() as stack:
+        assert str(settle(CONFIG, False).output_dir) == "runs/x/3_2"
+    assert not (here / "runs").exists(), "nothing was written"
+
+
+DAMAGED = ["", "{", "[1, 2]", "text", "null", "a: [", "\x00", '{"sessions": 3}']
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_configuration_of_another_run_stops_nobody(here, text):
+    leave_run(here / "runs/x/1")
+    leave_run(here / "runs/x/2")
+    (here / "runs/x/2/config.yaml").write_text(text)
+    os.utime(here / "runs/x/2", (2e9, 2e9))
+    assert str(resumed().output_dir) == "runs/x/1"
+    (here / "runs/x/1/record.json").write_text('{"status": "finished"}')
+    assert "runs/x/2" in resumed().note and "starting afresh" in resumed().note
+
+
+@pytest.mark.parametrize("name, texts", [("config.yaml", DAMAGED[:-1]), ("record.json", DAMAGED)])
+def test_a_damaged_file_of_the_run_itself_is_told_with_a_remedy(here, name, texts):
+    leave_run(here / "runs/x/1")
+    for text in texts:
+        (here / "runs/x/1" / name).write_text(text)
+        with pytest.raises(ValueError, match=f"runs/x/1/{name}.*Remedy: put back a whole copy; or delete it"):
+            settle({**CONFIG, "output_dir": "runs/x/1", "resume": "auto"}, True)
+    (here / "runs/x/1" / name).unlink()
+    assert settle({**CONFIG, "output_dir": "runs/x/1", "resume": "auto"}, True).checkpoint
+
+
+@pytest.mark.parametrize("spoil", [cut, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
+def test_where_the_last_checkpoint_is_not_whole_the_newest_that_is_whole_is_gone_on_from(here, spoil):
+    leave_run(here / "runs/x/1")
+    folder = Path("runs/x/1/checkpoints")
+    for name, step in (("best.ckpt", 4), ("step-00000006.ckpt", 6), ("step-00000007.ckpt", 7)):
+        leave_checkpoint(folder / name, step)
+    cut(folder / "step-00000007.ckpt")
+    torch.save({"state_dict": {}}, folder / "one.ckpt")  # weights alone
+    torch.save({"state_dict": {}, "loops": {}}, folder / "foreign.ckpt")
+    torch.save({"state_dict": {}, **TRAINING, "global_step": "many"}, folder / "other.ckpt")
+    spoil(folder / "last.ckpt")
+    found = resumed()
+    assert found.checkpoint == "runs/x/1/checkpoints/step-00000006.ckpt"
+    assert "last.ckpt" in found.note and "of step 6: going on from runs/x/1/checkpoints/step-0" in found.note
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_begun_anew_over_it(here):
+    leave_run(here / "runs/x/1")
+    cut(here / "runs/x/1/checkpoints/last.ckpt")
+    with pytest.raises(ValueError, match=r"runs/x/1/checkpoints/last.ckpt.*Remedy: put back a copy"):
+        resumed()
+
+
+def test_a_damaged_checkpoint_that_is_named_is_refused_with_those_that_are_whole(here):
+    for name, step in (("last.ckpt", 9), ("best.ckpt", 8), ("step-00000006.ckpt", 6)):
+        leave_checkpoint(here / name, step)
+    cut(here / "last.ckpt")
+    whole = r"Remedy: resume=step-00000006.ckpt \(step 6\), resume=best.ckpt \(step 8\)\."
+    with pytest.raises(ValueError, match=whole):
+        settle({**CONFIG, "resume": "last.ckpt"}, False)
+
+
+def test_an_error_of_the_disk_is_not_a_damaged_checkpoint(here, monkeypatch):
+    leave_run(here / "runs/x/1")
+    leave_checkpoint(here / "runs/x/1/checkpoints/best.ckpt", 4)
+
+    def gone(*arguments, **settings):
+        raise OSError(errno.ENOTCONN, "the share is away")
+
+    monkeypatch.setattr(torch, "load", gone)
+    with pytest.raises(OSError, match="the share is away"):
+        resumed()
+
+
+def test_what_a_killed_run_left_half_written_is_gone_when_it_goes_on(here):
+    leave_run(here / "runs/x/1")
+    left = here / "runs/x/1/checkpoints/.last.4711.part.ckpt"
+    left.touch()
+    resumed()
+    assert not left.exists() and (here / "runs/x/1/checkpoints/last.ckpt").exists()
 
 
 # -- runs
@@ -146,7 +306,12 @@ def test_a_used_folder_is_refused_by_the_command(command):
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(command, here):
-    assert command(*DDPM_TRAIN, "output_dir=out", "trainer.max_epochs=1", "~callbacks.frechet").code == 0
+    assert (
+        command(
+            *DDPM_TRAIN, "output_dir=out", "trainer.max_epochs=1", "~callbacks.frechet", "~callbacks.agreement"
+        ).code
+        == 0
+    )
     wider = [word for word in DDPM_TRAIN if "dim=16" not in word]
     other = command(*wider, "model.conditioning.dim=24", "output_dir=other", "resume=out/checkpoints/last.ckpt")
     assert other.code == 1
@@ -157,7 +322,13 @@ def test_a_checkpoint_of_another_architecture_is_refused(command, here):
 
 def test_a_finished_run_goes_on_for_more_epochs(command, here):
     """As if it had been so many from the start, at a rate that does not depend on their number."""
-    words = [*DDPM_TRAIN, "model.diffusion.lr_schedule=constant", "~callbacks.frechet", "~callbacks.sample_grid"]
+    words = [
+        *DDPM_TRAIN,
+        "model.diffusion.lr_schedule=constant",
+        "~callbacks.frechet",
+        "~callbacks.agreement",
+        "~callbacks.sample_grid",
+    ]
     assert command(*words, "output_dir=whole", "trainer.max_epochs=2").code == 0
     assert command(*words, "output_dir=parts", "trainer.max_epochs=1").code == 0
     result = command(*words, "output_dir=parts", "trainer.max_epochs=2", "resume=auto")
@@ -196,3 +367,13 @@ def test_where_the_record_cannot_be_written_the_error_itself_is_told(tmp_path, m
         monkeypatch.setattr(record, "_write", refuse)
         raise ValueError("what happened")
     assert "record.json could not be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples", "tensorboard"])
+def test_a_link_in_the_place_of_a_folder_of_a_run_is_not_written_through(here, name):
+    (here / "run").mkdir()
+    (here / "mine").mkdir()
+    (here / "run" / name).symlink_to(here / "mine")
+    with pytest.raises(ValueError, match=rf"run/{name} is a link to .*Remedy: delete the link"):
+        go(OmegaConf.create({"name": "x"}), runs.RunFolder(here / "run", "", ""))
+    assert list((here / "mine").iterdir()) == []

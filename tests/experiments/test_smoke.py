@@ -21,6 +21,10 @@ LARGE = [  # presets for GPUs, with their discriminator, in the precision that t
     "callbacks.frechet.every_n_epochs=2",  # as the presets, more than 1
     "checkpoint_every_n_steps=3",
 ]
+PLAIN = [  # without what the plain recipes leave out
+    word for word in [*DATA, *AUTOENCODER, *UNET, *DIFFUSION, *CALLBACKS]
+    if not word.startswith(("model.guide.", "callbacks.agreement."))
+]  # fmt: skip
 CLASSIFIER = ["model.classifier.warmup_steps=1", "job.num_replicates=20"]
 SMALL_NETWORK = [  # instead of the presets' large ones, in the precision that this machine has
     "data=phantom",
@@ -49,6 +53,8 @@ SMALL = {
         "cache_dir=cache",
     ],
     "ddpm_train": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER],
+    "ddpm_train_plain": [*PLAIN, *TRAINER],
+    "ddpm_train_diffusers": [*PLAIN, *TRAINER],
     "ddpm_train_256": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
     "ddpm_train_512": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
     "dataset_card": [],

@@ -2,13 +2,19 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
+from omegaconf import open_dict
 from tiny_runs import AUTOENCODER, DDPM_TRAIN, VAE_TRAIN
 
 from experiments.assembly import load_generator
+from experiments.composition import compose_config
+from experiments.vae_train import recipe_fingerprint
 
-ALONE = ["trainer.max_epochs=1", "~callbacks.frechet", "~callbacks.sample_grid"]
+pytestmark = pytest.mark.slow
+ALONE = ["trainer.max_epochs=1", "~callbacks.frechet", "~callbacks.agreement", "~callbacks.sample_grid"]
 STILL = ["model.diffusion.learning_rate=0.0", "model.diffusion.warmup_steps=1"]
 
 MY_AUTOENCODER = '''
@@ -190,3 +196,12 @@ def test_the_autoencoder_takes_its_batch_size_and_the_trainers_limits(command, h
     assert result.code == 0, result.err
     assert "effective batch 4 " in result.out
     assert torch.load(here / "out/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_an_autoencoder_from_before_a_setting_was_added_is_found_again():
+    cfg, data = compose_config(["+exp=ddpm_train", "output_dir=x"]), SimpleNamespace(training_images="phantoms")
+    before = compose_config(["+exp=ddpm_train", "output_dir=x"])
+    with open_dict(before):
+        del before.autoencoder.module["equivariance"]
+    other = compose_config(["+exp=ddpm_train", "output_dir=x", "autoencoder.module.equivariance=0.5"])
+    assert recipe_fingerprint(cfg, data) == recipe_fingerprint(before, data) != recipe_fingerprint(other, data)

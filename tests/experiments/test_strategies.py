@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import AUTOENCODER, DDPM_TRAIN, TRAINER, column, run_process, start_process
+from tiny_runs import DDPM_TRAIN, TRAINER, column, one_of_each_kind, run_process, start_process
 
 from experiments.scaling_model import state_bytes
 from lightning_modules.checkpoint import load_state
@@ -21,7 +21,8 @@ PATH = {"PYTHONPATH": str(Path(__file__).parent)}
 # The default generator, 20 steps of 16 images.
 DEFAULT = [
     "+exp=ddpm_train", "data.num_images=60", "data.epoch_size=320", "autoencoder.pretrained=vae/checkpoints/last.ckpt",
-    "~callbacks.frechet", "~callbacks.sample_grid", "model.diffusion.warmup_steps=5", "checkpoint_every_n_steps=3",
+    "~callbacks.frechet",
+    "~callbacks.agreement", "~callbacks.sample_grid", "model.diffusion.warmup_steps=5", "checkpoint_every_n_steps=3",
     *TRAINER, "trainer.max_epochs=1",
 ]  # fmt: skip
 
@@ -49,7 +50,6 @@ def folder(tmp_path_factory):
     small = ["autoencoder.max_epochs=1", "autoencoder.module.warmup_steps=1", "data.num_images=60"]
     runs = {
         "vae": ["+exp=vae_train", *small, "data.epoch_size=null", *TRAINER],
-        "tiny": ["+exp=vae_train", *small, *AUTOENCODER, "data.image_size=16", *TRAINER],
         "one": [*DEFAULT, *by("single")],
     }
     for name, words in runs.items():
@@ -59,10 +59,14 @@ def folder(tmp_path_factory):
     return folder
 
 
+SAME = [(name, name) for name in SHARING]
 ACROSS = [("fsdp2", "ddp on one"), ("ddp on one", "fsdp2"), ("deepspeed_zero3", "ddp")]
 
 
-@pytest.mark.parametrize("first, second", [*zip(SHARING, SHARING, strict=True), *ACROSS])
+@pytest.mark.parametrize(
+    "first, second",
+    one_of_each_kind([*SAME, *ACROSS], ("fsdp2", "ddp on one")),
+)
 def test_killed_under_one_and_resumed_under_another_equals_one_process(folder, first, second):
     run = folder / f"{first}-{second}".replace(" ", "_")
     process = start_process(*DEFAULT, *by(first), f"output_dir={run.name}", cwd=folder)
@@ -95,16 +99,27 @@ def test_killed_under_one_and_resumed_under_another_equals_one_process(folder, f
         assert float((first - second).norm()) <= 1e-2 * float(first.norm()), moment
 
 
-@pytest.mark.parametrize("strategy", ["single", *SHARING])
-def test_every_strategy_measures_and_paints_the_same(folder, strategy):
-    """Nine images for two processes: the last share is uneven."""
-    words = [*DDPM_TRAIN, "autoencoder.pretrained=tiny/checkpoints/last.ckpt", "callbacks.frechet.num_images=9",
+def measured(folder, autoencoder, strategy):
+    """The folder of a run that measures and paints; nine images for two processes: the last share is uneven."""
+    words = [*DDPM_TRAIN, autoencoder, "callbacks.frechet.num_images=9",
              "trainer.max_epochs=1", "data.epoch_size=64", "trainer.accumulate_grad_batches=2",
              "model.diffusion.warmup_steps=1", "+callbacks.spy._target_=bytes_spy.BytesSpy",
              f"+callbacks.spy.folder={folder}/measured-{strategy}"]  # fmt: skip
     result = run_process(*words, *by(strategy), f"output_dir=measured-{strategy}", cwd=folder, **PATH)
     assert result.code == 0, result.err
-    one, other = folder / "measured-single", folder / f"measured-{strategy}"
+    return folder / f"measured-{strategy}"
+
+
+@pytest.fixture(scope="module")
+def measured_on_one(folder, autoencoder):
+    return measured(folder, autoencoder, "single")
+
+
+@pytest.mark.parametrize("strategy", one_of_each_kind(["single", *SHARING], "fsdp2", "deepspeed_zero2"))
+def test_every_strategy_measures_and_paints_the_same(folder, autoencoder, measured_on_one, strategy):
+    one, other = measured_on_one, measured_on_one
+    if strategy != "single":
+        other = measured(folder, autoencoder, strategy)
     for name in ("val/fd_efficientnet_lite0", "val/kd_efficientnet_lite0", "val/loss"):
         first, second = ([float(value) for _, value in column(run, name)] for run in (one, other))
         assert first and first == pytest.approx(second, rel=1e-4), name

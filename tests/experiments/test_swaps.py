@@ -1,6 +1,7 @@
 """What the README says may be swapped is swapped by one word."""
 
 import sys
+from functools import reduce
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tiny_runs import AUTOENCODER, DATA, DDPM_TRAIN, DIFFUSION, TRAINER, VAE_TRA
 from experiments.assembly import build_autoencoder, build_diffusion, load_generator
 from experiments.composition import compose_config
 
-ALONE = ["trainer.max_epochs=1", "~callbacks.frechet", "~callbacks.sample_grid"]
+ALONE = ["trainer.max_epochs=1", "~callbacks.frechet", "~callbacks.agreement", "~callbacks.sample_grid"]
 
 
 @pytest.mark.parametrize("name", options("model/denoiser"))
@@ -35,12 +36,19 @@ def test_every_autoencoder_builds_and_has_the_downsampling_of_its_name(name):
     assert f"_f{module.downsampling}" in name
 
 
-SMALL_AUTOENCODERS = {"kl_f4": [8, 8], "kl_f4_b": [8, 8, 8], "kl_f8": [8, 8, 8, 8], "kl_f8_s": [8, 8]}
+SMALL_AUTOENCODERS = {
+    "kl_f4_s": [8, 8],
+    "kl_f4": [8, 8],
+    "kl_f4_b": [8, 8, 8],
+    "kl_f8": [8, 8, 8, 8],
+    "kl_f8_s": [8, 8],
+}
 SMALL_DENOISERS = {"dit": ["model.denoiser.hidden=16", "model.denoiser.depth=1", "model.denoiser.heads=2"],
                    "unet": ["model.denoiser.channels=[16,16]", "model.denoiser.norm_groups=4",
                             "model.denoiser.attention_levels=[1]", "model.denoiser.head_dim=8"]}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autoencoder", options("model/autoencoder"))
 def test_every_autoencoder_trains(command, autoencoder):
     channels = str(SMALL_AUTOENCODERS[autoencoder]).replace(" ", "")
@@ -49,6 +57,7 @@ def test_every_autoencoder_trains(command, autoencoder):
     assert result.code == 0, result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("denoiser", options("model/denoiser"))
 def test_every_denoiser_trains(command, denoiser):
     sizes = SMALL_DENOISERS[denoiser.split("_")[0]]
@@ -63,10 +72,11 @@ import torch
 class Mine(torch.nn.Module):
     """A third party's denoiser."""
 
-    def __init__(self, latent_channels, latent_size, cond_dim, width=4):
+    def __init__(self, latent_channels, latent_size, cond_dim, map_channels=0, width=4):
         super().__init__()
         self.latent_channels, self.latent_size, self.cond_dim = latent_channels, latent_size, cond_dim
-        self.conv = torch.nn.Conv2d(latent_channels, latent_channels, 3, padding=1)
+        self.map_channels = map_channels
+        self.conv = torch.nn.Conv2d(latent_channels + map_channels, latent_channels, 3, padding=1)
         self.shift = torch.nn.Linear(cond_dim, latent_channels)
 
     def forward(self, x_t, t, cond):
@@ -74,6 +84,19 @@ class Mine(torch.nn.Module):
 '''
 
 
+def test_a_denoiser_that_takes_no_label_maps_says_how_to_go_without(tmp_path, monkeypatch):
+    taken_out = {"map_channels=0, ": "", "= map_channels": "= 0", " + map_channels": ""}
+    code = reduce(lambda text, pair: text.replace(*pair), taken_out.items(), MY_DENOISER)
+    (tmp_path / "without_maps.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["+exp=ddpm_train", "~model.denoiser", "+model.denoiser._target_=without_maps.Mine"]
+    with pytest.raises(ValueError, match="without_maps.Mine takes no map_channels.*model.label_maps=null"):
+        build_diffusion(cfg := compose_config(words), build_autoencoder(cfg, with_judges=False))
+    module = build_diffusion(compose_config([*words, "model.label_maps=null"]), build_autoencoder(cfg, False))
+    assert type(module.network.denoiser).__name__ == "Mine"
+
+
+@pytest.mark.slow
 def test_a_class_of_ones_own_by_its_dotted_path(command, here, monkeypatch):
     """From an option file outside the package, as an installed framework needs it."""
     (here / "third_party.py").write_text(MY_DENOISER)
@@ -88,18 +111,20 @@ def test_a_class_of_ones_own_by_its_dotted_path(command, here, monkeypatch):
     with pytest.raises(ValueError, match=r"names 'third_party.Mine'.*trusted=\['third_party'\]"):
         load_generator("out/checkpoints/last.ckpt")
     generator = load_generator("out/checkpoints/last.ckpt", trusted=["third_party"])
-    assert generator.network.denoiser.conv.weight.shape == (4, 4, 3, 3)
+    assert generator.network.denoiser.conv.weight.shape == (4, 4 + 4, 3, 3), "latents and label maps"
     wrong = command(*words[:-1], "+model.denoiser.widht=8")
     assert wrong.code == 2 and "unknown key 'model.denoiser.widht': did you mean width?" in wrong.err
     monkeypatch.delitem(sys.modules, "third_party")
 
 
+@pytest.mark.slow
 def test_a_callback_of_ones_own(command, here):
     words = [*DDPM_TRAIN, *ALONE, "+callbacks.mine._target_=lightning.pytorch.callbacks.Timer"]
     assert command(*words).code == 0
     assert command(*words, "+callbacks.mine.duration=null").code == 0
 
 
+@pytest.mark.slow
 def test_a_discriminator_by_one_word(command):
     words = [*VAE_TRAIN, "autoencoder=gan", "autoencoder.module.discriminator.channels=16",
              "autoencoder.module.discriminator.num_downsamplings=1", "autoencoder.module.disc_start=2"]  # fmt: skip
@@ -108,6 +133,7 @@ def test_a_discriminator_by_one_word(command):
     assert "discriminator" in result.out.split("── autoencoder")[1]
 
 
+@pytest.mark.slow
 def test_encoding_every_batch_trains_too(command):
     assert command(*DDPM_TRAIN, *ALONE, "job.cache_latents=false").code == 0
 
@@ -139,6 +165,7 @@ OWN_DATA += [*ALONE, "data.batch_size=4", "autoencoder.batch_size=4", "data.epoc
 OWN_DATA += ["data.fractions={train:0.7,val:0.2,test:0.1}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["data=csv", "data.table=labels.csv"], ["data=folder"]], ids=["csv", "folder"])
 def test_photographs_of_ones_own(command, photographs, words):
     result = command(*OWN_DATA, *words, f"data.root={photographs}", "output_dir=out")
@@ -146,6 +173,7 @@ def test_photographs_of_ones_own(command, photographs, words):
     assert f"{words[0][5:]}: 20 images of {10 if words[0] == 'data=csv' else 20} patients" in result.out
 
 
+@pytest.mark.slow
 def test_rahim_dr(command, shared_data, here):
     """A part of the real data set, as its folders lie."""
     real = shared_data / "rahim-dr"

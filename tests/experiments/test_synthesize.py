@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from datamodules.synthetic import SyntheticSet
 from experiments.assembly import load_generator
 from experiments.classifier_train import load_classifier
 from experiments.synthesis.dry_run import operations
+from experiments.synthesize import seen
 from lightning_modules.synthesizer import Synthesizer
 
 SMALL = ["num_images=23", "job.images_per_shard=6", "job.images_per_row_group=4", "job.batch_size=4",
@@ -90,6 +92,16 @@ def test_a_set_that_is_whole_is_looked_at_and_left_alone(make, whole, here):
     result = make("resume=auto")
     assert result.code == 0, result.err
     assert {path: path.stat().st_mtime_ns for path in (here / "set/data").iterdir()} == before
+
+
+def test_a_set_begun_before_a_setting_was_added_goes_on(make, whole, here):
+    shutil.copytree(whole, here / "set")
+    for name in ("recipe.json", "manifest.json"):
+        found = json.loads((here / "set" / name).read_text())
+        assert found["sampling"].pop("guidance_rescale") == 0
+        (here / "set" / name).write_text(json.dumps(found))
+    assert make("resume=auto").code == 0
+    assert "guidance_rescale is 0.0 there and 0.5 here" in make("resume=auto", "job.guidance_rescale=0.5").err
 
 
 def test_truncated_altered_and_lost_shards_are_named_and_made_again(make, whole, here):
@@ -195,7 +207,7 @@ def test_a_second_run_in_the_same_folder_is_refused(make, here):
     with open(here / "set/.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         result = make()
-    assert result.code == 1 and "another run is at work on the set" in result.err
+    assert result.code == 1 and "another run is at work in 'set'" in result.err
 
 
 def test_a_table_is_the_plan_and_its_faults_are_named_by_row(make, here):
@@ -219,6 +231,13 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(make, here, genera
     assert "images a second" in result.out and "1,000,000 images" in result.out and "hours" in result.out
     assert not (here / "set").exists()
     module = load_generator(generator)
+    with_classifier = operations(module)
+    module.sample_by(classifier_scale=0.0)
+    guide, x_t = module.ema.network.guide, torch.zeros(1, *module.latent_shape, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        guide.log_likelihood(x_t, torch.zeros(1), torch.zeros(1, len(NAMES), dtype=torch.int64)).sum().backward()
+    more = module.sampling["num_steps"] * counter.get_total_flops()
+    assert with_classifier - operations(module) == pytest.approx(more, rel=0.05)
     with FlopCounterMode(display=False) as counter:  # the whole of it, where the dry run extrapolates
         module.sample(module.network.conditioning.unknown(1), [0], num_steps=7)
     module.sample_by(num_steps=7)
@@ -313,3 +332,11 @@ def test_ctrl_c_says_how_to_go_on(make, here, monkeypatch):
     assert result.code == 130 and "resume=auto" in result.err
     assert json.loads((here / "set/record.json").read_text())["status"] == "interrupted"
     assert len(list((here / "set/data").iterdir())) == 1  # of 4: the first, and nothing half made
+
+
+def test_labels_of_other_findings_are_no_plan(capsys):
+    facts = {"labels": torch.zeros(2, len(NAMES), dtype=torch.int8), "counts": torch.tensor([3, 1])}
+    assert seen(SimpleNamespace(trained_on=facts)).counts.tolist() == [3, 1]
+    assert seen(SimpleNamespace(trained_on=facts | {"labels": torch.zeros(2, 3, dtype=torch.int8)})) is None
+    assert "training labels of 3 findings, and 16 are known here" in capsys.readouterr().out
+    assert seen(SimpleNamespace(trained_on=None)) is None

@@ -21,7 +21,6 @@ from tiny_runs import Result, run_process, start_process
 from datamodules.findings import NAMES
 from datamodules.synthetic import SyntheticSet, sha256
 
-NUM_KILLS = 10
 WORDS = ["+exp=synthesize", "output_dir=set", "num_images=320", "job.images_per_shard=16", "job.batch_size=8",
          "job.images_per_row_group=8", "job.num_steps=25", "trainer.accelerator=cpu"]  # fmt: skip
 TWO = ["trainer.devices=2", "strategy=ddp"]
@@ -86,18 +85,25 @@ def num_shards(here: Path) -> int:
     return len(list((here / "set/data").glob("[!.]*")))
 
 
-@pytest.mark.parametrize("counts", [[[]], [[], TWO]], ids=["one process", "one and two in turn"])
-def test_killed_at_random_moments(words, whole, here, counts):
+@pytest.mark.parametrize(
+    ("counts", "num_kills"),
+    [
+        pytest.param([[]], 10, id="one process", marks=pytest.mark.full),
+        pytest.param([[], TWO], 10, id="one and two in turn", marks=pytest.mark.full),
+        pytest.param([[], TWO], 3, id="three times"),
+    ],
+)
+def test_killed_at_random_moments(words, whole, here, counts, num_kills):
     reference, seconds = whole
     draw, seen = random.Random(7 + len(counts)), []
-    for number in range(NUM_KILLS):
+    for number in range(num_kills):
         more = [] if not (here / "set").exists() else ["resume=auto"]
         # In the first imports, at work on any shard, and between two; ten times two are not all of the twenty.
         num_more = draw.choice([0, 1, 1, 2, 2])
         after = draw.uniform(0, 1.2 * seconds) if num_more == 0 else draw.uniform(0, 0.5)
         kill([*words, *counts[number % len(counts)], *more], here, num_more, after)
         seen.append(check_what_is_there(here / "set"))
-    assert sum(0 < num < 20 for num in seen) >= 5, seen  # most were killed in the middle
+    assert sum(0 < num < 20 for num in seen) >= num_kills // 2, seen  # most were killed in the middle
     for leftover in (here / "set/data").glob(".*"):
         assert leftover.suffix == ".part"
     finished(run_process(*words, *counts[0], "resume=auto", cwd=here))
@@ -110,6 +116,7 @@ def test_killed_at_random_moments(words, whole, here, counts):
         assert checksums(here / "set") == checksums(reference)
 
 
+@pytest.mark.full
 def test_two_processes_make_the_same_files_each_time(words, here):
     for name in ("a", "b"):
         finished(run_process(*words, *TWO, cwd=here))
@@ -117,6 +124,7 @@ def test_two_processes_make_the_same_files_each_time(words, here):
     assert checksums(here / "a") == checksums(here / "b")
 
 
+@pytest.mark.full
 def test_where_the_first_process_is_killed_alone_the_others_are_not_run_over(words, whole, here):
     reference, _ = whole
     process = start_process(*words, *TWO, cwd=here)
@@ -136,6 +144,7 @@ def test_where_the_first_process_is_killed_alone_the_others_are_not_run_over(wor
     assert not [path.name for path in (here / "set").rglob(".*")]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("which", ["first", "all"])
 def test_sigterm_stops_two_processes_and_going_on_completes_the_set(words, whole, here, which):
     process = start_process(*words, *TWO, cwd=here)

@@ -5,10 +5,11 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import DATA, DDPM_TRAIN, TRAINER, UNET, VAE_TRAIN, column, run_process, start_process
+from tiny_runs import DATA, DDPM_TRAIN, TRAINER, UNET, VAE_TRAIN, column, one_of_each_kind, run_process, start_process
 from torch.utils._pytree import tree_leaves
 
 from lightning_modules.checkpoint import load_state
@@ -16,7 +17,8 @@ from lightning_modules.checkpoint import load_state
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 # The tiny generator, 6 steps of 8 images.
 TRAIN = [
-    *DDPM_TRAIN, "autoencoder.pretrained=vae/checkpoints/last.ckpt", "~callbacks.frechet", "~callbacks.sample_grid",
+    *DDPM_TRAIN, "autoencoder.pretrained=vae/checkpoints/last.ckpt", "~callbacks.frechet",
+    "~callbacks.agreement", "~callbacks.sample_grid",
     "data.epoch_size=48", "trainer.max_epochs=1", "model.diffusion.warmup_steps=1",
 ]  # fmt: skip
 STRATEGIES = ["single", "ddp", "fsdp2", "deepspeed_zero2"]  # one of each kind; and the third stage, where it differs
@@ -29,11 +31,10 @@ def by(strategy):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Holds an autoencoder, and runs write there."""
+def folder(tmp_path_factory, autoencoder):
+    """Runs write there; `vae` is that of an autoencoder."""
     folder = tmp_path_factory.mktemp("options")
-    result = run_process(*VAE_TRAIN, "output_dir=vae", cwd=folder)
-    assert result.code == 0, result.err
+    (folder / "vae").symlink_to(Path(autoencoder.partition("=")[2]).parents[1])
     return folder
 
 
@@ -41,7 +42,7 @@ def status(run):
     return json.loads((run / "record.json").read_text())["status"]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", one_of_each_kind(STRATEGIES, "fsdp2"))
 def test_a_run_that_breaks_ends_on_all_processes(folder, strategy):
     run = folder / f"broken-{strategy}"
     words = ["model.diffusion.learning_rate=1e30", "checkpoint_every_n_steps=1"]
@@ -54,7 +55,7 @@ def test_a_run_that_breaks_ends_on_all_processes(folder, strategy):
             assert not name.startswith("network.") or tensor.isfinite().all(), name
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", one_of_each_kind(["ddp", "fsdp2"], "fsdp2"))
 def test_the_last_and_the_best_few_are_kept(folder, strategy):
     """Of shares nothing is left that no name stands for; a run on one process goes on counting."""
     run = folder / f"kept-{strategy}"
@@ -79,7 +80,7 @@ def test_the_last_and_the_best_few_are_kept(folder, strategy):
 MEANWHILE = ["checkpoint_async=true", "checkpoint_every_n_steps=1", "checkpoint_keep_last=9"]
 
 
-@pytest.mark.parametrize("strategy", ["single", "ddp", "fsdp2", "deepspeed_zero2"])
+@pytest.mark.parametrize("strategy", one_of_each_kind(STRATEGIES, "single"))
 def test_what_is_saved_meanwhile_is_what_is_saved_at_once(folder, strategy):
     """And what a kill leaves is whole, and gone on from."""
     runs = {name: folder / f"{name}-{strategy}" for name in ("at-once", "meanwhile", "killed")}
@@ -129,7 +130,7 @@ def plain(folder):
     return folder / "plain"
 
 
-@pytest.mark.parametrize("strategy", ["single", "fsdp2", "deepspeed_zero3"])
+@pytest.mark.parametrize("strategy", one_of_each_kind(["single", "fsdp2", "deepspeed_zero3"], "single"))
 def test_activations_computed_again_train_the_same(folder, plain, strategy):
     """Under one name for each weight; gone on from without the option."""
     run = folder / f"recomputed-{strategy}"
@@ -146,6 +147,7 @@ def test_activations_computed_again_train_the_same(folder, plain, strategy):
     assert len(losses(run)) == 12
 
 
+@pytest.mark.full
 def test_an_autoencoder_and_a_classifier_take_it_too(folder):
     light = ["activation_checkpointing=true", "trainer.max_epochs=1"]
     ways = {
@@ -178,6 +180,7 @@ def plain_dit(folder):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+@pytest.mark.full  # tests/lightning_modules/test_blocks.py compiles within CI
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_compiled_blocks_train_the_same(folder, plain_dit, strategy):
     """With activations computed again; gone on from without either."""

@@ -8,10 +8,10 @@ import subprocess
 import time
 
 import pytest
-from tiny_runs import DDPM_TRAIN, TORCHRUN, TRAINER, VAE_TRAIN, column, run_process, start_process
+from tiny_runs import DDPM_TRAIN, TORCHRUN, column, make_run, one_of_each_kind, start_process
 
 pytestmark = pytest.mark.slow
-TINY = [*DDPM_TRAIN, "autoencoder.pretrained=vae/checkpoints/last.ckpt", "~callbacks.frechet", "~callbacks.sample_grid",
+TINY = [*DDPM_TRAIN, "~callbacks.frechet", "~callbacks.agreement", "~callbacks.sample_grid",
         "data.epoch_size=96", "checkpoint_every_n_steps=2"]  # fmt: skip
 LONG = ["data.epoch_size=32000"]
 ADDRESSES = ("10.231.77.1", "10.231.77.2")
@@ -66,22 +66,23 @@ def kill(node: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Holds an autoencoder, and the runs of one node on one process and on two."""
-    folder = tmp_path_factory.mktemp("nodes")
-    assert run_process(*VAE_TRAIN, *TRAINER, "trainer.max_epochs=1", "output_dir=vae", cwd=folder).code == 0
+    return tmp_path_factory.mktemp("nodes")
+
+
+@pytest.fixture(scope="module")
+def on_one_node(folder, autoencoder):
+    """The runs of one node on one process and on two."""
     for name, words in {"one": ["data.batch_size=16"], "two": ["trainer.devices=2", "strategy=ddp"]}.items():
-        result = run_process(*TINY, *words, f"output_dir={name}", cwd=folder)
-        assert result.code == 0, result.err
-    return folder
+        make_run(folder, *TINY, autoencoder, *words, output_dir=name)
 
 
 def losses(folder):
     return [float(value) for _, value in column(folder, "train/loss")]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_nodes_train_as_one(folder, nodes, strategy):
-    words = [*TINY, f"strategy={strategy}", f"output_dir={strategy}"]
+@pytest.mark.parametrize("strategy", one_of_each_kind(["ddp", "fsdp2"], "fsdp2"))
+def test_two_nodes_train_as_one(folder, on_one_node, autoencoder, nodes, strategy):
+    words = [*TINY, autoencoder, f"strategy={strategy}", f"output_dir={strategy}"]
     both = [start(nodes, number, words, folder) for number in (0, 1)]
     told = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
@@ -93,10 +94,10 @@ def test_two_nodes_train_as_one(folder, nodes, strategy):
         assert losses(folder / strategy) == pytest.approx(losses(folder / other), abs=1e-4), other
 
 
-@pytest.mark.parametrize("how", ["killed", "cut off"])
-def test_where_a_node_is_lost_the_other_ends_within_a_minute(folder, nodes, how):
+@pytest.mark.parametrize("how", one_of_each_kind(["killed", "cut off"], "cut off"))
+def test_where_a_node_is_lost_the_other_ends_within_a_minute(folder, autoencoder, nodes, how):
     run = folder / how.replace(" ", "_")
-    words = [*TINY, *LONG, "strategy=ddp", f"output_dir={run.name}"]
+    words = [*TINY, autoencoder, *LONG, "strategy=ddp", f"output_dir={run.name}"]
     both = [start(nodes, number, words, folder) for number in (0, 1)]
     try:
         deadline = time.monotonic() + 200

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import DDPM_TRAIN, VAE_TRAIN, alive, column, run_process, start_process
+from tiny_runs import DDPM_TRAIN, alive, column, make_run, one_of_each_kind, run_process, start_process
 
 pytestmark = pytest.mark.slow
 TWO = ["trainer.devices=2", "strategy=ddp"]
@@ -23,15 +23,11 @@ PATH = {"PYTHONPATH": str(Path(__file__).parent)}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Holds an autoencoder, and the runs of one and of two processes on it."""
+def folder(tmp_path_factory, autoencoder):
+    """The runs of one and of two processes."""
     folder = tmp_path_factory.mktemp("processes")
-    words = ["trainer.max_epochs=1", "output_dir=vae"]
-    result = run_process(*VAE_TRAIN, *words, cwd=folder)
-    assert result.code == 0, result.err
-    words = [*DDPM_TRAIN, *STILL, "autoencoder.pretrained=vae/checkpoints/last.ckpt"]
-    one = run_process(*words, "output_dir=one", cwd=folder)
-    assert one.code == 0, one.err
+    words = [*DDPM_TRAIN, *STILL, autoencoder]
+    make_run(folder, *words, output_dir="one")
     spy = ["+callbacks.spy._target_=rank_spy.RankSpy", f"+callbacks.spy.folder={folder}"]
     two = run_process(*words, *TWO, *spy, "output_dir=two", cwd=folder, **PATH)
     assert two.code == 0, two.err
@@ -40,7 +36,7 @@ def folder(tmp_path_factory):
 
 
 def test_one_folder_and_one_of_everything(folder):
-    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["cache", "one", "two", "vae"]
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["cache", "one", "two"]
     steps = [step for step, _ in column(folder / "two", "train/loss")]
     assert steps == sorted(set(steps)) and len(steps) == 34 // 16
     record = json.loads((folder / "two/record.json").read_text())
@@ -81,10 +77,20 @@ def test_two_processes_train_the_autoencoder_first(here):
     assert (run / "autoencoder/checkpoints/last.ckpt").is_file() and column(run, "val/loss")
 
 
-@pytest.mark.parametrize(("number", "to_both"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
-def test_a_signal_to_two_processes_is_resumed(here, number, to_both):
+@pytest.mark.parametrize(
+    ("number", "to_both"), one_of_each_kind([(signal.SIGINT, True), (signal.SIGTERM, False)], (signal.SIGTERM, False))
+)
+def test_a_signal_to_two_processes_is_resumed(here, autoencoder, number, to_both):
     """As a terminal sends Ctrl-C, to both; or to the second alone."""
-    words = [*DDPM_TRAIN, *TWO, "data.epoch_size=320", "~callbacks.frechet", "~callbacks.sample_grid"]
+    words = [
+        *DDPM_TRAIN,
+        autoencoder,
+        *TWO,
+        "data.epoch_size=320",
+        "~callbacks.frechet",
+        "~callbacks.agreement",
+        "~callbacks.sample_grid",
+    ]
     process = start_process(*words, cwd=here)
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:

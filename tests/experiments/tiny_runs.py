@@ -5,9 +5,12 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 # The least that still has every part: two latent levels, attention, conditioning, EMA, Fréchet distance, grid.
 DATA = ["data.num_images=40", "data.image_size=16", "data.batch_size=8", "data.epoch_size=null", "data.cache_workers=1"]
@@ -20,12 +23,23 @@ AUTOENCODER = [
 ]
 UNET = ["model.denoiser.channels=[16,16]", "model.denoiser.attention_levels=[1]", "model.denoiser.norm_groups=4",
         "model.denoiser.head_dim=8"]  # fmt: skip
-DIFFUSION = ["model.conditioning.dim=16", "model.diffusion.num_steps=2", "model.diffusion.warmup_steps=2"]
+DIFFUSION = [
+    "model.conditioning.dim=16",
+    "model.guide.channels=[8,8]",
+    "model.diffusion.num_steps=2",
+    "model.diffusion.warmup_steps=2",
+]
 CALLBACKS = [
+    "callbacks.frechet.every_n_epochs=1",
+    "callbacks.agreement.every_n_epochs=1",
     "callbacks.frechet.num_images=6",
     "callbacks.frechet.batch_size=4",
     "callbacks.frechet.num_real=8",
     "callbacks.frechet.extractor.image_size=32",
+    "callbacks.agreement.num_images=6",
+    "callbacks.agreement.batch_size=4",
+    "callbacks.agreement.num_real=12",
+    "callbacks.agreement.extractor.image_size=32",
     "callbacks.sample_grid.num_columns=2",
 ]
 TRAINER = ["trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
@@ -40,6 +54,15 @@ class Result:
     code: int
     out: str
     err: str
+
+
+def one_of_each_kind(cases: Iterable[Any], *kinds: Any) -> list[Any]:
+    """Parameters of a test: those that are not among `kinds` are left to the full matrix (`pytest -m full`)."""
+    cases = list(cases)
+    assert set(kinds) <= set(cases)
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*value, marks=[] if case in kinds else pytest.mark.full)
+            for case, value in zip(cases, values, strict=True)]  # fmt: skip
 
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
@@ -68,6 +91,13 @@ def run_process(
     process = start_process(*words, cwd=cwd, by=by, **environment)
     out, err = process.communicate(timeout=seconds)
     return Result(process.returncode, out, err)
+
+
+def make_run(folder: Path, *words: str, output_dir: str = "out") -> Path:
+    """Run it to its end in `folder / output_dir`, which is returned; a failure fails the test."""
+    result = run_process(*words, f"output_dir={output_dir}", cwd=folder)
+    assert result.code == 0, result.err
+    return folder / output_dir
 
 
 def alive(folder: Path) -> list[int]:

@@ -9,12 +9,16 @@ from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.conditioning import LabelConditioning
 from lightning_modules.diffusion.objective import Objective
 from lightning_modules.diffusion.schedule import Schedule
+from lightning_modules.label_maps import LabelMaps
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.networks.discriminator import PatchDiscriminator
 from lightning_modules.networks.dit import DiT
 from lightning_modules.networks.kl import kl_autoencoder
+from lightning_modules.networks.latent_classifier import LatentClassifier
 from lightning_modules.networks.unet import UNet
 
+MEANS = torch.tensor([[1.5, 0.5], [-1.0, 1.0]])
+STD = 0.4
 NUM_LEVELS = {"dr_grade": 5, "is_gc": 2, "eye_side": 2}
 
 
@@ -72,20 +76,39 @@ def make_autoencoder(discriminator=False, seed=0, **arguments):
     return Autoencoder(network, discriminator=judge, **arguments)
 
 
-def make_denoiser(name, cond_dim=8):
+def make_denoiser(name, cond_dim=8, **settings):
     if name == "dit":
-        return DiT(2, 8, cond_dim, hidden=16, depth=2, heads=2)
-    return UNet(2, 8, cond_dim, channels=(8, 16), layers_per_block=1, attention_levels=(1,), head_dim=8, norm_groups=4)
+        return DiT(2, 8, cond_dim, hidden=16, depth=2, heads=2, **settings)
+    sizes = {"channels": (8, 16), "layers_per_block": 1, "attention_levels": (1,), "head_dim": 8, "norm_groups": 4}
+    return UNet(2, 8, cond_dim, **sizes, **settings)
 
 
-def make_diffusion(denoiser="dit", prediction="v", seed=0, factor_dropout=0.2, weighting="uniform", **arguments):
+def make_diffusion(
+    denoiser="dit",
+    prediction="v",
+    seed=0,
+    factor_dropout=0.2,
+    weighting="uniform",
+    maps=False,
+    guide=False,
+    **arguments,
+):
+    """With `maps` its label maps are fitted to the batches."""
     autoencoder = make_autoencoder()
     autoencoder.measure_latents(make_batches())
     torch.manual_seed(seed)
     conditioning = LabelConditioning(NUM_LEVELS, 8, factor_dropout=factor_dropout)
     objective = Objective(Schedule(), prediction, weighting)
     settings = {"learning_rate": 1e-3, "num_steps": 4} | arguments
-    return LatentDiffusion(autoencoder, make_denoiser(denoiser), conditioning, objective, **settings)
+    network = make_denoiser(denoiser, map_channels=2) if maps else make_denoiser(denoiser)
+    if maps:
+        settings["label_maps"] = LabelMaps(NUM_LEVELS, (2, 8, 8), ridge=1.0)
+    if guide:
+        settings["guide"] = LatentClassifier(2, list(NUM_LEVELS.values()), channels=[8, 16])
+    module = LatentDiffusion(autoencoder, network, conditioning, objective, **settings)
+    if maps:
+        module.fit_label_maps(make_batches())
+    return module
 
 
 def fit(module, batches=None, max_steps=6, ckpt_path=None, checkpoints=None, validate=False, **arguments):
@@ -109,6 +132,21 @@ def fit(module, batches=None, max_steps=6, ckpt_path=None, checkpoints=None, val
     return trainer, recorder.steps
 
 
+def mixture_denoiser(objective):
+    """Network that knows: E[x_0 | x_t] of 0.5 N(m_0, STD^2) + 0.5 N(m_1, STD^2), in the objective's prediction."""
+
+    def denoise(x_t, t, cond):
+        x = x_t.double().flatten(1)
+        a = objective.schedule.alpha_bar[t.long()].sqrt()[:, None]
+        variance = a**2 * STD**2 + 1 - a**2
+        gaps = x[:, None] - a[:, None] * MEANS.double()  # [B, 2, 2]
+        share = torch.softmax(-gaps.square().sum(-1) / (2 * variance), dim=1)[..., None]
+        x_0 = (share * (MEANS.double() + a[:, None] * STD**2 / variance[:, None] * gaps)).sum(1)
+        return objective.from_x0(x_t.double(), t.long(), x_0.view_as(x_t)).float()
+
+    return denoise
+
+
 class Build:
     """The makers above, as one fixture."""
 
@@ -118,6 +156,7 @@ class Build:
     denoiser = staticmethod(make_denoiser)
     diffusion = staticmethod(make_diffusion)
     fit = staticmethod(fit)
+    mixture_denoiser, means, std = staticmethod(mixture_denoiser), MEANS, STD
 
 
 @pytest.fixture(scope="session")

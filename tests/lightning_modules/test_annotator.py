@@ -112,8 +112,9 @@ def test_what_cannot_annotate_is_refused(images):
     with pytest.raises(ValueError, match="3 levels of dr_grade, another tells 5"):
         Annotator([member("dr_grade"), member("dr_grade", levels={"dr_grade": 3})], NAMES)
     bare = member("is_gc")
-    bare.config = None
-    with pytest.raises(ValueError, match="at which size it was trained"):
-        Annotator([bare], NAMES)
+    for config in (None, {}, {"data": None}, *({"data": {"image_size": size}} for size in (None, -5, 0, "x", True))):
+        bare.config = config
+        with pytest.raises(ValueError, match="annotator 0 does not say at which size it was trained"):
+            Annotator([bare], NAMES)
     with pytest.raises(ValueError, match="must be in \\[0, 1\\]"):
         Annotator([member("is_gc")], NAMES).annotate(images * 255)

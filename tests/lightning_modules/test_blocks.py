@@ -24,7 +24,7 @@ def denoise(network):
 
 def autoencode(module):
     torch.manual_seed(1)
-    return module._losses(torch.rand(2, 3, 16, 16), torch.Generator())[0]["loss"]
+    return module.losses(torch.rand(2, 3, 16, 16), torch.Generator())[0]["loss"]
 
 
 def see(network):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 
 import pytest
 import torch
@@ -166,3 +167,34 @@ def test_nothing_but_tensors_and_plain_containers_is_unpickled(tmp_path):
     with pytest.raises(ValueError, match="checkpoint.pt' is no whole checkpoint of tensors and plain containers"):
         load_state(path)
     assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [3, None, ("a",), "", "..", "/etc/hostname", "../x.safetensors", "a/x.safetensors", "x" * 300, "checkpoint.pt",
+     "x\0.safetensors", f"{'x' * 300}.safetensors"],
+)  # fmt: skip
+def test_a_file_of_shares_has_the_name_of_one(tmp_path, name):
+    torch.save({"rest": {"state_dict": {}}, "sizes": {name: 3}}, tmp_path / REST)
+    with pytest.raises(ValueError, match=r"its checkpoint.pt names the file .*, and must name files of the folder"):
+        load_progress(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["shares", "rest"])
+def test_what_the_disk_refuses_is_raised_as_what_it_was_and_the_checkpoint_before_stays(tmp_path, what):
+    """And not as torch.distributed's CheckpointException, which is no Exception, or without the system's words."""
+    path = tmp_path / "last.ckpt"
+    before = save(make(1), path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoint = make(2) | ({"loops": {"text": "x" * 50_000}} if what == "rest" else {})
+    checkpoint["state_dict"]["large"] = torch.zeros(20_000 if what == "shares" else 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(Exception) as caught:
+            save(checkpoint, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    chain = f"{caught.value} {caught.value.__context__}"
+    assert "File too large" in chain and "ranks:" not in str(caught.value)
+    assert path.resolve() == before.resolve()
+    assert load_state(path)["global_step"] == 1

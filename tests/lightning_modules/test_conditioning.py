@@ -21,6 +21,26 @@ def test_embedding_is_the_sum_of_one_row_a_finding():
     torch.testing.assert_close(conditioning(torch.tensor([[3, -1, 0]]))[0], expected)
 
 
+def test_a_grade_is_the_sum_of_the_steps_up_to_it():
+    conditioning, rows = make(ordinal=["dr_grade"]), make(ordinal=["dr_grade"]).embedding.weight
+    expected = [rows[0], rows[1], rows[1] + rows[2], rows[1:4].sum(0), rows[1:5].sum(0), rows[1:6].sum(0)]
+    torch.testing.assert_close(conditioning.table()[:6], torch.stack(expected))
+    torch.testing.assert_close(conditioning.table()[6:], rows[6:])
+    torch.testing.assert_close(
+        conditioning(torch.tensor([[3, -1, 0]]))[0], conditioning.mlp(expected[4] + rows[6] + rows[10])
+    )
+    conditioning(torch.tensor([[2, -1, -1]])).sum().backward()
+    touched = conditioning.embedding.weight.grad.abs().sum(1) > 0
+    assert touched[:6].tolist() == [False, True, True, True, False, False]
+    with pytest.raises(ValueError, match="ordinal='dr'.*dr_grade"):
+        make(ordinal=["dr"])
+
+
+def test_without_grades_nothing_changes():
+    assert torch.equal(make().embedding.weight[6:], make(ordinal=["dr_grade"]).embedding.weight[6:])
+    assert make().table() is make().embedding.weight or torch.equal(make().table(), make().embedding.weight)
+
+
 def test_unknown_is_no_negative():
     conditioning = make().eval()
     torch.nn.init.normal_(conditioning.embedding.weight)

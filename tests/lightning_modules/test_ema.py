@@ -60,6 +60,17 @@ def test_state_is_restored_with_the_warm_up():
     assert set(ema.state_dict()) == {"num_updates", "network.weight", "network.frozen", "network.count"}
 
 
+def test_a_restart_forgets_its_start_as_soon_as_a_new_average():
+    network, fresh = Network(), Network()
+    ema, other = AveragedNetwork(network, decay=0.9999), AveragedNetwork(fresh, decay=0.9999)
+    follow(ema, network, [1.0] * 2000)
+    assert ema.decay_at(int(ema.num_updates)) > 0.99
+    ema.restart()
+    follow(ema, network, [3.0] * 50)
+    follow(other, fresh, [1.0, *[3.0] * 49])
+    assert abs(float(ema.network.weight[0]) - 3) < 1e-3 and ema.num_updates == 50
+
+
 def test_decay_out_of_range():
     with pytest.raises(ValueError, match="ema_decay=1.0"):
         AveragedNetwork(Network(), 1.0)

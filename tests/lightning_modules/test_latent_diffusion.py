@@ -26,10 +26,11 @@ def cached(batches, module):
     return batches
 
 
+@pytest.mark.parametrize("maps", [False, True])
 @pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
 @pytest.mark.parametrize("denoiser", ["unet", "dit"])
-def test_fits_and_only_the_denoiser_and_conditioning_move(build, denoiser, prediction):
-    module = build.diffusion(denoiser, prediction, weighting="min_snr")
+def test_fits_and_only_the_denoiser_and_conditioning_move(build, denoiser, prediction, maps):
+    module = build.diffusion(denoiser, prediction, weighting="min_snr", maps=maps)
     frozen = {name: t.clone() for name, t in module.autoencoder.state_dict().items()}
     before = {name: t.clone() for name, t in module.network.named_parameters()}
     trainer, steps = build.fit(module, max_steps=3, validate=True, val_check_interval=2, limit_val_batches=1)
@@ -59,6 +60,34 @@ def test_learns_two_latents_by_heart_and_paints_the_one_it_is_asked_for(build):
     assert distance.diagonal().max() < 0.2 * (wanted[0] - wanted[1]).square().mean()
 
 
+def test_label_maps_are_in_the_checkpoint_and_make_labels_followed_at_once(build):
+    """Before any training the denoiser is given another input for another label, and the same for none."""
+    module = build.diffusion("unet", maps=True)
+    unknown, known = torch.full((2, 3), -1), torch.tensor([[0, 0, 0], [4, 1, 1]])
+    of_nothing, of_labels = (module.network.condition(labels)[:, 8:] for labels in (unknown, known))
+    assert torch.equal(of_nothing[0], of_nothing[1]) and not torch.allclose(of_labels[0], of_labels[1])
+    posterior = [module._posterior(batch)[0] for batch in build.batches().batches]
+    mean = module.autoencoder.standardise(torch.cat(posterior)).mean(0)
+    torch.testing.assert_close(of_nothing[0], mean.flatten(), atol=1e-5, rtol=1e-4)
+    other = build.diffusion("unet", seed=1, maps=True)
+    other.network.label_maps.table.zero_()
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other.ema.network.label_maps.table, module.network.label_maps.table)
+    assert torch.equal(module.sample(known, [1, 2]), other.sample(known, [1, 2]))
+
+
+def test_label_maps_that_were_never_fitted_are_refused(build):
+    module = build.diffusion("unet", maps=True)
+    module.network.label_maps.num_fitted.zero_()
+    with pytest.raises(ValueError, match="never fitted"):
+        build.fit(module)
+    with pytest.raises(ValueError, match="map_channels=0, and the label maps 2"):
+        type(module)(
+            module.autoencoder, build.denoiser("unet"), module.network.conditioning, module.objective,
+            module.network.label_maps,
+        )  # fmt: skip
+
+
 def test_cached_latents_train_like_images(build):
     images, latents = build.diffusion(), build.diffusion()
     _, image_steps = build.fit(images, max_steps=3)
@@ -66,11 +95,11 @@ def test_cached_latents_train_like_images(build):
     assert image_steps == latent_steps
 
 
-@pytest.mark.parametrize("denoiser", ["unet", "dit"])
-def test_a_killed_run_resumes_bit_for_bit(build, tmp_path, denoiser):
-    whole = build.diffusion(denoiser, warmup_steps=4)
+@pytest.mark.parametrize("denoiser, maps", [("unet", False), ("dit", False), ("unet", True), ("dit", True)])
+def test_a_killed_run_resumes_bit_for_bit(build, tmp_path, denoiser, maps):
+    whole = build.diffusion(denoiser, warmup_steps=4, maps=maps)
     build_fit = build.fit(whole, checkpoints=tmp_path)
-    resumed = build.diffusion(denoiser, warmup_steps=4, seed=0)
+    resumed = build.diffusion(denoiser, warmup_steps=4, seed=0, maps=maps)
     trainer, steps = build.fit(resumed, ckpt_path=tmp_path / "step=3.ckpt")
     assert len(build_fit[1]) == 6 and build_fit[1][3:] == steps
     assert same_state(whole, resumed) and resumed.ema.num_updates == 6
@@ -243,7 +272,7 @@ def test_a_checkpoint_holds_plain_things_and_suffices(build, tmp_path):
     }
     fresh = build.diffusion(seed=5)
     fresh.autoencoder.latent_scale.fill_(9.0)
-    ckpt.load_weights(fresh, loaded)
+    ckpt.load_weights(fresh, loaded, "x.ckpt")
     assert same_state(module, fresh)
     assert torch.equal(fresh.sample(LABELS, [1, 2, 3]), module.sample(LABELS, [1, 2, 3]))
 

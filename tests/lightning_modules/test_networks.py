@@ -1,13 +1,16 @@
 """Denoiser contract, discriminator, autoencoder network and where its weights come from."""
 
+import shutil
+
 import diffusers
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lightning_modules.losses.adversarial import discriminator_hinge, generator_hinge
 from lightning_modules.networks.discriminator import PatchDiscriminator
 from lightning_modules.networks.dit import DiT, sincos_positions
-from lightning_modules.networks.kl import kl_autoencoder, pretrained
+from lightning_modules.networks.kl import NETWORK_KEY, kl_autoencoder, pretrained
 from lightning_modules.networks.unet import UNet
 
 
@@ -113,3 +116,95 @@ def test_pretrained_that_cannot_be_had_says_where_to_put_it(tmp_path, monkeypatc
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="not a checkpoint of an autoencoder"):
         pretrained(str(tmp_path / "other.ckpt"))
+
+
+SMALL_KL = {
+    "block_out_channels": (8, 8),
+    "norm_num_groups": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+}
+
+
+@pytest.fixture(scope="module")
+def kl_folder(tmp_path_factory):
+    """An autoencoder in the layout of diffusers."""
+    folder = tmp_path_factory.mktemp("kl")
+    diffusers.AutoencoderKL(**SMALL_KL).save_pretrained(folder)
+    return folder
+
+
+def _spoilt(folder, target, change):
+    """A copy of a folder of diffusers with other weights."""
+    shutil.copytree(folder, target)
+    file = target / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    save_file(change(state), file, metadata={"format": "pt"})
+    return str(target)
+
+
+def test_a_folder_of_another_class_is_refused_by_its_name(tmp_path):
+    diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, num_encoder_blocks=(1,) * 4,
+        num_decoder_blocks=(1,) * 4,
+    ).save_pretrained(tmp_path / "AutoencoderTiny")  # fmt: skip
+    diffusers.VQModel(block_out_channels=(8,), norm_num_groups=4, num_vq_embeddings=16).save_pretrained(
+        tmp_path / "VQModel"
+    )
+    for name in ("AutoencoderTiny", "VQModel"):
+        with pytest.raises(
+            ValueError, match=rf"(?s){name}.*config.json describes a {name}, and AutoencoderKL.*Remedy: "
+        ):
+            pretrained(str(tmp_path / name))
+
+
+def test_a_folder_whose_weights_do_not_fill_the_network(kl_folder, tmp_path):
+    assert pretrained(str(kl_folder)).config.latent_channels == 4
+    holes = _spoilt(
+        kl_folder, tmp_path / "holes",
+        lambda state: {name: tensor for name, tensor in state.items() if "up_blocks" not in name},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"(?s)holes.*at random there: decoder.up_blocks.*in all.*Remedy: "):
+        pretrained(holes)
+    none = _spoilt(kl_folder, tmp_path / "none", lambda state: {"other": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"(?s)none.*at random there: .*Remedy: "):
+        pretrained(none)
+    wide = _spoilt(
+        kl_folder, tmp_path / "wide", lambda state: state | {"encoder.conv_in.weight": torch.zeros(9, 3, 3, 3)}
+    )
+    with pytest.raises(ValueError, match=r"(?s)wide.*Remedy: "):
+        pretrained(wide)
+    nan = _spoilt(
+        kl_folder, tmp_path / "nan", lambda state: state | {"encoder.conv_in.bias": torch.full((8,), torch.nan)}
+    )
+    with pytest.raises(ValueError, match=r"(?s)nan.*weights are NaN or infinite: encoder.conv_in.bias"):
+        pretrained(nan)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1, 2]", "null", '"text"', "{}", '{"_class_name": 3}', '{"in_channels": "x"}']
+)
+def test_a_folder_with_a_damaged_config(kl_folder, tmp_path, content):
+    shutil.copytree(kl_folder, tmp_path / "vae")
+    (tmp_path / "vae/config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"(?s)vae.*Remedy: "):
+        pretrained(str(tmp_path / "vae"))
+
+
+def test_a_folder_with_damaged_weights(kl_folder, tmp_path):
+    shutil.copytree(kl_folder, tmp_path / "vae")
+    file = tmp_path / "vae/diffusion_pytorch_model.safetensors"
+    whole = file.read_bytes()
+    for content in (b"", whole[:-100], bytes([255]) + whole[1:], b"text"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"(?s)vae.*Remedy: "):
+            pretrained(str(tmp_path / "vae"))
+
+
+@pytest.mark.parametrize(
+    "config", [[], "text", 3, {"no_such": 1}, {"block_out_channels": "x"}, {1: 2}, {"down_block_types": ["Evil"]}]
+)
+def test_a_checkpoint_with_a_foreign_autoencoder(tmp_path, config):
+    torch.save({"state_dict": {}, NETWORK_KEY: config}, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match=rf"(?s)x\.ckpt.*{NETWORK_KEY}.*Remedy: "):
+        pretrained(str(tmp_path / "x.ckpt"))

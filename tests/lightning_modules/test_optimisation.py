@@ -16,9 +16,23 @@ def test_course_of_the_rate():
     assert lr_factor(12, "cosine", 4, 12) == lr_factor(99, "cosine", 4, 12) == 0.0
 
 
+def test_vectors_and_embeddings_are_not_drawn_towards_zero():
+    network = torch.nn.Sequential(torch.nn.Embedding(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2))
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    optimizer = adamw([(network, 0.5)], 1e-1, (0.9, 0.99), decay_vectors=False)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    moved = [not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)]
+    assert moved == [False, False, False, True, False], "the matrix of the linear layer alone"
+    torch.testing.assert_close(network[2].weight, before[3] * (1 - 0.1 * 0.5))
+    assert len(adamw([(network, 0.5)], 1e-1, (0.9, 0.99)).param_groups) == 1
+    assert len(adamw([(network, 0.0)], 1e-1, (0.9, 0.99), decay_vectors=False).param_groups) == 1
+
+
 def test_errors():
     frozen, free = torch.nn.Parameter(torch.zeros(1), requires_grad=False), torch.nn.Parameter(torch.zeros(1))
-    optimizer = adamw([frozen, free], 1e-3, (0.9, 0.99), 0.0)
+    optimizer = adamw([(torch.nn.ParameterList([frozen, free]), 0.0)], 1e-3, (0.9, 0.99))
     assert optimizer.param_groups[0]["params"] == [free]
     with pytest.raises(ValueError, match="lr_schedule='linear'.*constant, cosine"):
         lr_scheduler(optimizer, "linear", 0, 10)

@@ -66,13 +66,34 @@ def test_min_snr_weighs_the_same_error_of_x0_the_same(prediction):
     torch.testing.assert_close(objective.loss(output, x_0, eps, t), expected.float(), rtol=1e-2, atol=1e-5)
 
 
+def test_the_floor_weighs_the_noisy_end():
+    schedule, t = Schedule(zero_terminal_snr=True), torch.tensor([0, 500, 999])
+    snr = schedule.snr(t)
+    without = Objective(schedule, "v", weighting="min_snr")
+    assert without.weight(t)[2] < 1e-6
+    with pytest.raises(ValueError, match="min_snr_floor"):
+        without.check_trainable()
+    with_floor = Objective(schedule, "v", weighting="min_snr", min_snr_floor=1.0)
+    with_floor.check_trainable()
+    torch.testing.assert_close(with_floor.weight(t), torch.maximum(snr.clamp(max=5), snr.new_tensor(1)) / (snr + 1))
+    assert with_floor.weight(t)[2] == pytest.approx(1, abs=1e-6)
+    with pytest.raises(ValueError, match="min_snr_floor=6"):
+        Objective(schedule, "v", weighting="min_snr", min_snr_floor=6)
+
+
 def test_timestep_laws():
     g = torch.Generator().manual_seed(0)
     uniform = Objective(Schedule()).draw_timesteps(20_000, g)
     assert uniform.min() == 0 and uniform.max() == 999 and abs(uniform.double().mean() - 499.5) < 10
-    normal = Objective(Schedule(), timestep_law="logit_normal", logit_mean=-1.0).draw_timesteps(20_000, g)
-    median = 1000 * torch.sigmoid(torch.tensor(-1.0))
-    assert abs(normal.double().median() - median) < 15
+    schedule = Schedule()
+    normal = Objective(schedule, timestep_law="logit_normal", logit_mean=-1.0).draw_timesteps(20_000, g)
+    noise_over_signal = -schedule.snr(normal).log() / 2  # log of u / (1 - u): the normal that was drawn
+    assert abs(noise_over_signal.mean() + 1) < 0.03 and abs(noise_over_signal.std() - 1) < 0.03
+    spread = Objective(schedule, timestep_law="stratified")
+    batches = torch.stack([spread.draw_timesteps(16, g) for _ in range(500)])
+    gaps = batches.sort(1).values.diff(dim=1)
+    assert gaps.min() >= 62 and gaps.max() <= 63, "a batch lies evenly over the 1000"
+    assert abs(batches[:, 0].double().mean() - 499.5) < 40 and abs(batches[:, 0].double().std() - 288.7) < 20
     fractions = torch.tensor([0.0, 0.2506, 1.0])
     assert Objective(Schedule()).timesteps_at(fractions).tolist() == [0, 250, 999]
 

@@ -24,26 +24,35 @@ class LabelEmbedder(ModelMixin, ConfigMixin):
         findings: {"name": …, "title": for people, "levels": names of level 0, 1, …} of each label column, in order.
         dim: width of the embeddings.
         projection_dim: D; None is `dim`, without a projection.
+        map_size: values of a map of the latents that the findings alone foretell, which lies behind the vector and is
+            the denoiser's further input; 0 for none.
     """
 
     @register_to_config
-    def __init__(self, findings: list[dict[str, Any]], dim: int, projection_dim: int | None = None):
+    def __init__(self, findings: list[dict[str, Any]], dim: int, projection_dim: int | None = None, map_size: int = 0):
         super().__init__()
-        self.embedding = nn.Embedding(sum(len(finding["levels"]) + 1 for finding in findings), dim)
+        num_rows = sum(len(finding["levels"]) + 1 for finding in findings)
+        self.embedding = nn.Embedding(num_rows, dim)
+        self.map_table = nn.EmbeddingBag(num_rows, map_size, mode="sum") if map_size else None
+        self.map_mean = nn.Parameter(torch.zeros(map_size)) if map_size else None
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.projection = nn.Linear(dim, projection_dim) if projection_dim else nn.Identity()
 
     def forward(self, *labels: Tensor) -> Tensor:
-        """Each int64 [B, F], -1 for unknown -> the vectors of all of them, one after the other, [n B, D]."""
-        return self.projection(torch.cat([self.mlp(self._embedded(one)) for one in labels]))
+        """Each int64 [B, F], -1 for unknown -> the vectors of all of them, one after the other, [n B, D + map_size]."""
+        found = self.projection(torch.cat([self.mlp(self.embedding(self._rows(one)).sum(1)) for one in labels]))
+        if self.map_table is None:
+            return found
+        maps = self.map_mean + self.map_table(torch.cat([self._rows(one) for one in labels]))
+        return torch.cat([found, maps.to(found.dtype)], dim=1)
 
-    def _embedded(self, labels: Tensor) -> Tensor:
-        """Labels -> [B, dim]."""
+    def _rows(self, labels: Tensor) -> Tensor:
+        """Labels -> their rows of the tables, [B, F]."""
         rows, first = labels + 1, 0  # row 0 of a finding's table stands for unknown, row 1 + level for a level
         for column, finding in enumerate(self.config.findings):
             rows[:, column] += first
             first += len(finding["levels"]) + 1
-        return self.embedding(rows).sum(1)
+        return rows
 
     @property
     def names(self) -> list[str]:

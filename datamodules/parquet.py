@@ -1,0 +1,33 @@
+"""Reading Parquet files that may be empty, cut short or altered: one place, which names the file and the remedy."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Found = TypeVar("Found")
+
+
+def read_parquet(
+    path: str | Path, read: Callable[[pq.ParquetFile], Found], wrong: type[ValueError], remedy: str
+) -> Found:
+    """What `read` finds in a Parquet file.
+
+    Args:
+        wrong: the error to raise for a file that is no whole Parquet file.
+        remedy: what to do about it, the end of a sentence.
+
+    Raises:
+        wrong: the file is empty, cut, altered, or of another format.
+        OSError: the file is not there or out of reach, which is no fault of its own.
+    """
+    try:
+        with pq.ParquetFile(path) as parquet:
+            return read(parquet)
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise wrong(f"{str(path)!r} is no whole Parquet file ({said}). Remedy: {remedy}.") from error

@@ -1,0 +1,1 @@
+"""The cases of `+exp=benchmark`, a file each."""

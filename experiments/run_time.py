@@ -1,0 +1,204 @@
+"""How long a training of a generator is going to take, by a few steps that are timed; said before anything heavy."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from callbacks.agreement import LabelAgreement
+from callbacks.fid import FrechetDistance
+from datamodules.cache import LEAST_PER_WORKER
+from datamodules.cache_files import CacheError
+from datamodules.fundus import FundusDataModule
+from datamodules.images import ImageError, NotAFundusError
+from datamodules.mixed import SYNTHETIC
+from datamodules.squares import Squares
+from datamodules.streaming import ShardDataModule
+from experiments.assembly import build_autoencoder
+from experiments.trainers import trial_trainer
+from experiments.vae_train import existing_autoencoder
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.blocks import prepare_blocks
+from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.ranks import Part
+
+NUM_TIMED, NUM_READ, NUM_SAMPLED = 3, 8, 16
+
+Measuring = FrechetDistance | LabelAgreement
+Context = Callable[[], AbstractContextManager]
+
+
+def expectation(
+    cfg: DictConfig,
+    module: LatentDiffusion,
+    callbacks: Sequence[Any],
+    datamodule: FundusDataModule,
+    summary: Mapping[str, Any],
+) -> str:
+    """What is expected, in a line; that it is not known where a step cannot be tried on one device alone.
+
+    Args:
+        module: not trained yet, on the CPU, where it is again afterwards; it is let go of.
+        datamodule: not read yet; `summary` is what its `preview` says.
+    """
+    trainer = trial_trainer(cfg)
+    if hasattr(trainer.strategy, "shard") or "DeepSpeed" in type(trainer.strategy).__name__:
+        return "expected:     not known, since weights are spread over the processes"
+    context, device = trainer.precision_plugin.forward_context, trainer.strategy.root_device
+    try:
+        seconds = expected_seconds(cfg, module.to(device), callbacks, datamodule, summary, trainer.world_size, context)
+    except torch.OutOfMemoryError:
+        return "expected:     not known, since a step did not fit into memory beside what is there before training"
+    finally:
+        for part in (module, *(callback.extractor for callback in callbacks if isinstance(callback, Measuring))):
+            part.cpu()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+    parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+    minutes = sum(seconds.values()) / 60
+    return (
+        f"expected:     about {minutes:.{0 if minutes > 2 else 1}f} minutes with nothing else on the machine ({parts})"
+    )
+
+
+def expected_seconds(
+    cfg: DictConfig,
+    module: LatentDiffusion,
+    callbacks: Sequence[Any],
+    datamodule: FundusDataModule,
+    summary: Mapping[str, Any],
+    world_size: int,
+    context: Context,
+) -> dict[str, float]:
+    """Seconds of each part of a run: reading, autoencoder, denoiser, evaluation; processes do not wait for another."""
+    numbers = {name: split["num_images"] for name, split in summary["splits"].items() if name != SYNTHETIC}
+    found = {"reading": reading_seconds(datamodule, sum(numbers.values()))}
+    if not existing_autoencoder(cfg):
+        batch_size, name = cfg.autoencoder.batch_size, "autoencoder"
+        if any((Path(cfg.cache_dir) / "autoencoders").glob("*.ckpt")):
+            name += " (unless it is in the cache)"
+        autoencoder = build_autoencoder(cfg).to(module.device)
+        prepare_blocks(autoencoder.network, cfg.activation_checkpointing, False)
+        steps = steps_of_an_epoch(cfg, numbers["train"], batch_size * world_size) * cfg.autoencoder.max_epochs
+        found[name] = steps * timed(autoencoder_step(autoencoder, batch_size, cfg.data.image_size, context))
+    prepare_blocks(module.network.denoiser, cfg.activation_checkpointing, False)
+    an_epoch = steps_of_an_epoch(cfg, numbers["train"], cfg.data.batch_size * world_size)
+    epochs = num_epochs(cfg.trainer, an_epoch)
+    found["denoiser"] = epochs * an_epoch * timed(denoiser_step(module, cfg.data.batch_size, context))
+    measuring = [callback for callback in callbacks if isinstance(callback, Measuring)]
+    found["evaluation"] = sum(evaluation_seconds(module, callback, epochs) for callback in measuring) / world_size
+    if measuring:  # the features of real images, which all of them share
+        num_real = max(callback.num_real or numbers["train"] for callback in measuring)
+        found["evaluation"] += looking_seconds(module, measuring[0], cfg.data.image_size) * num_real / world_size
+    return found
+
+
+def steps_of_an_epoch(cfg: DictConfig, num_images: int, batch_size: int) -> int:
+    """Batches of a training epoch; `batch_size` is of all processes."""
+    steps, limit = (cfg.data.epoch_size or num_images) // batch_size, cfg.trainer.get("limit_train_batches", 1.0)
+    return steps if limit is None else int(steps * limit) if isinstance(limit, float) else min(steps, limit)
+
+
+def num_epochs(trainer: DictConfig, steps: int) -> float:
+    """Epochs, not always whole, of so many batches: `max_epochs`, or as many as `max_steps` of the optimiser take."""
+    limits = [] if trainer.max_epochs is None or trainer.max_epochs < 0 else [trainer.max_epochs]
+    if trainer.max_steps is not None and trainer.max_steps >= 0 and steps:
+        limits.append(trainer.max_steps * (trainer.accumulate_grad_batches or 1) / steps)
+    return min(limits, default=0)
+
+
+def reading_seconds(datamodule: FundusDataModule, num_images: int) -> float:
+    """Of the photographs, by a few of them; 0 where they are in the cache, or are streamed."""
+    if isinstance(datamodule, ShardDataModule):
+        return 0.0
+    index, size = datamodule.source.index(), datamodule.image_size
+    try:
+        Squares.open(datamodule.source, index, size, datamodule.cache_dir)
+        return 0.0
+    except CacheError:
+        pass
+    paths = [index.paths[place] for place in range(0, len(index), max(1, len(index) // NUM_READ))]
+    start = time.perf_counter()
+    for number, path in enumerate(paths):
+        start = time.perf_counter() if number == 1 else start  # the first is slower than others
+        try:
+            datamodule.source.read(path, size)
+        except (ImageError, NotAFundusError, OSError):  # which the reading itself will tell
+            continue
+    workers = min(datamodule.cache_workers or cpu_count() or 1, max(1, num_images // LEAST_PER_WORKER))
+    return (time.perf_counter() - start) / max(1, len(paths) - 1) * num_images / workers
+
+
+def autoencoder_step(module: Autoencoder, batch_size: int, image_size: int, context: Context) -> Callable[[], None]:
+    """Forward and backward through an autoencoder and its losses; a discriminator's are left out."""
+    x = 2 * torch.rand(batch_size, 3, image_size, image_size, device=module.device) - 1
+    generator = torch.Generator(module.device)
+
+    def step() -> None:
+        with context():
+            loss = module.losses(x, generator)[0]["loss"]
+        loss.backward()
+        module.zero_grad()
+
+    return step
+
+
+def denoiser_step(module: LatentDiffusion, batch_size: int, context: Context) -> Callable[[], None]:
+    """Forward and backward through the denoiser and the guide."""
+    mean = torch.randn(batch_size, *module.latent_shape, device=module.device)
+    labels = module.network.conditioning.unknown(batch_size).clamp(min=0)
+    generator = torch.Generator(module.device)
+
+    def step() -> None:
+        draws = module.training_draws(batch_size, generator, Part())
+        with context():
+            loss = sum(module.losses((mean, torch.ones_like(mean)), labels, labels, draws).values())
+        loss.backward()
+        module.zero_grad()
+
+    return step
+
+
+def evaluation_seconds(module: LatentDiffusion, callback: Measuring, epochs: float) -> float:
+    """Of all that a callback is going to sample and look at."""
+    labels = module.network.conditioning.unknown(NUM_SAMPLED).clamp(min=0)
+
+    def look(num_steps: int) -> None:
+        images = module.sample(labels, range(NUM_SAMPLED), num_steps, callback.guidance)
+        callback.extractor.to(module.device)(images)
+
+    one, two = timed(lambda: look(1)), timed(lambda: look(2))
+    num_steps = callback.num_steps or module.sampling["num_steps"]
+    an_image = (one + (num_steps - 1) * max(two - one, 0.0)) / NUM_SAMPLED
+    times = -(-epochs // callback.every_n_epochs) + bool(getattr(callback, "evaluate_at_start", False))
+    return times * callback.num_images * an_image
+
+
+def looking_seconds(module: LatentDiffusion, callback: Measuring, image_size: int) -> float:
+    """Of the features of one image."""
+    images = torch.rand(NUM_SAMPLED, 3, image_size, image_size, device=module.device)
+    return timed(lambda: callback.extractor.to(module.device)(images)) / NUM_SAMPLED
+
+
+def timed(step: Callable[[], None]) -> float:
+    """Seconds of a step, the median of some, after one to warm up."""
+    seconds = []
+    for _ in range(1 + NUM_TIMED):
+        start = now()
+        step()
+        seconds.append(now() - start)
+    return statistics.median(seconds[1:])
+
+
+def now() -> float:
+    """Seconds, once the device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

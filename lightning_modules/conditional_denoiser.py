@@ -1,0 +1,59 @@
+"""All that a denoiser is trained and averaged with: its conditioning, the label maps, and the guide.
+
+Legend: B batch, F findings, D width of a conditioning vector, C, h, w latent channels and cells.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.conditioning import LabelConditioning
+from lightning_modules.diffusion.sampling import Gradient
+from lightning_modules.label_maps import LabelMaps
+from lightning_modules.networks.latent_classifier import LatentClassifier
+
+
+class ConditionalDenoiser(nn.Module):
+    """The denoiser, and what it was trained with: what is learnt, and what is averaged."""
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        conditioning: LabelConditioning,
+        label_maps: LabelMaps | None = None,
+        guide: LatentClassifier | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ):
+        super().__init__()
+        self.denoiser, self.conditioning, self.label_maps, self.guide = denoiser, conditioning, label_maps, guide
+        self.memory_format = memory_format
+        self.to(memory_format=memory_format)
+
+    def condition(self, labels: Tensor) -> Tensor:
+        """Labels int64 [B, F] -> [B, D], behind which the label maps lie flat, [B, D + C h w], where there are any."""
+        cond = self.conditioning(labels)
+        return cond if self.label_maps is None else torch.cat([cond, self.label_maps(labels).flatten(1)], dim=1)
+
+    def denoise(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """x_t [B, C, h, w], t float [B], cond of `condition` -> prediction [B, C, h, w]."""
+        if self.label_maps is not None:
+            cond, maps = cond.tensor_split([self.conditioning.dim], dim=1)
+            x_t = torch.cat([x_t, maps.view_as(x_t)], dim=1)
+        return self.denoiser(x_t.contiguous(memory_format=self.memory_format), t, cond)
+
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """x_t [B, C, h, w], t int64 or float [B], labels int64 [B, F] -> prediction [B, C, h, w]."""
+        return self.denoise(x_t, t.float(), self.condition(labels))
+
+    def guide_loss(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the guide over the labels that are known, on average over all."""
+        return -self.guide.log_likelihood(x_t, t.float(), labels).sum() / labels.numel()
+
+    def guidance_gradient(self, labels: Tensor, weights: Mapping[str, float] | None = None) -> Gradient:
+        """By x_t, of the log-probability that the guide gives to labels [B, F], by weights of the findings; None: 1.
+
+        Findings that are not named have a weight of 0.
+        """
+        numbers = None if weights is None else [float(weights.get(name, 0.0)) for name in self.conditioning.names]
+        return lambda x_t, t: self.guide.gradient(x_t, t, labels, numbers)

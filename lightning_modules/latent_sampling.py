@@ -1,0 +1,152 @@
+"""How a latent diffusion model makes images: its settings, checked, and the way from labels and seeds to pixels."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.conditional_denoiser import ConditionalDenoiser
+from lightning_modules.diffusion.objective import Objective
+from lightning_modules.diffusion.sampling import (
+    ClassifierGuidance,
+    build_scheduler,
+    check_interval,
+    check_sampling,
+    default_spacing,
+    draw_noise,
+    sample,
+)
+from lightning_modules.ema import AveragedNetwork
+from lightning_modules.names import check_name
+from lightning_modules.randomness import image_generators
+
+SAMPLING_PRECISIONS = ("32", "bf16")
+CLASSIFIER_SCALE = 4.0  # at which labels are followed far better, and no image looks overdone
+
+
+def weights_of(findings: Sequence[str] | Mapping[str, float] | None) -> dict[str, float]:
+    """`classifier_findings` as weights by name; names alone have 1.
+
+    Raises:
+        ValueError: a text, which is neither.
+    """
+    if isinstance(findings, str):
+        raise ValueError(f"classifier_findings={findings}: a list is needed, [{findings}], or weights by name.")
+    if isinstance(findings, Mapping):
+        return dict(findings)
+    return dict.fromkeys(findings or (), 1.0)
+
+
+def plain_findings(findings: Any) -> list[str] | dict[str, float] | None:
+    """The same in plain containers, as they go into checkpoints and recipes."""
+    if findings is None:
+        return None
+    return weights_of(findings) if isinstance(findings, Mapping) else list(findings)
+
+
+class LatentSampling:
+    """Mixin of LatentDiffusion: `sampling` are the settings by which `sample` samples unless told otherwise."""
+
+    autoencoder: Autoencoder
+    network: ConditionalDenoiser
+    ema: AveragedNetwork
+    objective: Objective
+    device: torch.device
+    sampling: dict[str, Any]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, h, w of the latents that the denoiser was built for."""
+        denoiser = self.network.denoiser
+        return denoiser.latent_channels, denoiser.latent_size, denoiser.latent_size
+
+    def sample_by(self, **settings: Any) -> None:
+        """Change how `sample` samples unless told otherwise: any of the keys of `sampling`.
+
+        With another scheduler the spacing is that scheduler's default, unless it is given too.
+
+        Raises:
+            ValueError: unknown names, or a sampling that means nothing.
+        """
+        if settings.get("scheduler", self.sampling["scheduler"]) != self.sampling["scheduler"]:
+            settings = {"spacing": default_spacing(settings["scheduler"]), **settings}
+        sampling = {**self.sampling, **settings}
+        for name in settings:
+            check_name("sampling", name, self.sampling)
+        self._check_sampling(sampling)
+        self.sampling = sampling
+
+    def _scale(self, classifier_scale: float | None) -> float:
+        if classifier_scale is None:
+            return CLASSIFIER_SCALE if self.network.guide is not None else 0.0
+        return classifier_scale
+
+    def _check_sampling(self, sampling: Mapping[str, Any]) -> None:
+        check_name("sampling_precision", sampling["precision"], SAMPLING_PRECISIONS)
+        names = ("scheduler", "num_steps", "spacing", "guidance", "guidance_interval")
+        check_sampling(*(sampling[name] for name in names), self.objective.schedule.num_timesteps)
+        scale = sampling["classifier_scale"]
+        check_interval("classifier_interval", sampling["classifier_interval"])
+        for name, weight in weights_of(sampling["classifier_findings"]).items():
+            check_name("classifier_findings", name, self.network.conditioning.names)
+            if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight < math.inf:
+                raise ValueError(f"classifier_findings.{name}={weight} must be a weight, 0 or more.")
+        rescale = sampling["guidance_rescale"]
+        if not isinstance(rescale, int | float) or isinstance(rescale, bool) or not 0 <= rescale <= 1:
+            raise ValueError(f"guidance_rescale={rescale} must be a number from 0 (none) to 1.")
+        if scale < 0 or (scale and self.network.guide is None):
+            raise ValueError(
+                f"classifier_scale={scale:g} must be 0, or more where the model has a guide: it was trained "
+                f"{'without' if self.network.guide is None else 'with'} model.guide."
+            )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        labels: Tensor,
+        seeds: Sequence[int] | Tensor,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+    ) -> Tensor:
+        """Images float32 [B, 3, H, W] in [0, 1] from the averaged weights; image i follows from labels i and seed i.
+
+        Args:
+            labels: int64 [B, F], -1 for unknown.
+            seeds: one an image, each in [0, 2**32).
+            num_steps: None takes that of `sampling`.
+            guidance: weight of classifier-free guidance, and then without the guide; None takes both of `sampling`.
+
+        Raises:
+            ValueError: labels out of range, another number of seeds than of labels, a sampling that means nothing.
+        """
+        network, settings = self.ema.network, self.sampling
+        network.conditioning.check(labels)
+        generators = image_generators(seeds)
+        if len(generators) != len(labels):
+            raise ValueError(f"{len(generators)} seeds for {len(labels)} rows of labels: give one an image.")
+        noise, labels = draw_noise(self.latent_shape, generators, self.device), labels.to(self.device)
+        guide = None
+        if settings["classifier_scale"] and guidance is None:
+            wanted = settings["classifier_findings"]
+            gradient = network.guidance_gradient(labels, None if wanted is None else weights_of(wanted))
+            guide = ClassifierGuidance(gradient, settings["classifier_scale"], settings["classifier_interval"])
+        steps = settings["num_steps"] if num_steps is None else num_steps
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings["precision"] == "bf16"):
+            x_0 = sample(
+                network.denoise,
+                noise,
+                network.condition(labels),
+                network.condition(network.conditioning.unknown(len(labels))),
+                build_scheduler(settings["scheduler"], self.objective, steps),
+                steps,
+                settings["guidance"] if guidance is None else guidance,
+                settings["guidance_interval"],
+                generators,
+                settings["spacing"],
+                guide,
+                settings["guidance_rescale"],
+            )
+            return self.autoencoder.decode(self.autoencoder.unstandardise(x_0))
