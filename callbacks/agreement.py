@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.csv_table import CsvTable
+from callbacks.due import is_due
 from callbacks.feature_sets import collect, progress, random_order, real_features
 from callbacks.features import FeatureExtractor
 from callbacks.isolation import demand, isolated, to_uint8
@@ -100,8 +101,7 @@ class LabelAgreement(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure and log, in the epochs that are due."""
-        done = trainer.current_epoch + 1
-        due = done % self.every_n_epochs == 0 or done == trainer.max_epochs or trainer.state.fn != "fit"
+        due = trainer.state.fn != "fit" or is_due(trainer, self.every_n_epochs)
         if trainer.sanity_checking or not due:
             return
         start = time.monotonic()

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from callbacks.csv_table import CsvTable, Row
+from callbacks.due import BestCheckpoint, is_due
 from callbacks.feature_sets import FeatureSet, collect, progress, real_features
 from callbacks.features import FeatureExtractor
 from callbacks.isolation import demand, isolated, to_uint8
@@ -133,7 +134,8 @@ class FrechetDistance(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure and log, in the epochs that are due."""
-        if trainer.sanity_checking or not self._is_due(trainer):
+        due = trainer.state.fn != "fit" or is_due(trainer, self.every_n_epochs)
+        if trainer.sanity_checking or not due:
             return
         figures = self._measure(trainer, pl_module, epoch=trainer.current_epoch)
         # Every rank holds the same figures; their maximum is exact, where a mean would round.
@@ -227,12 +229,6 @@ class FrechetDistance(Callback):
         rounds = [torch.randperm(len(labels), generator=generator) for _ in range(-(-self.num_images // len(labels)))]
         return labels[torch.cat(rounds)[: self.num_images]]
 
-    def _is_due(self, trainer: Trainer) -> bool:
-        if trainer.state.fn != "fit":
-            return True
-        done = trainer.current_epoch + 1
-        return done % self.every_n_epochs == 0 or done == trainer.max_epochs
-
     def _check_schedule(self, trainer: Trainer) -> None:
         every_validation = trainer.check_val_every_n_epoch or 1
         every = math.lcm(self.every_n_epochs, every_validation)
@@ -243,7 +239,12 @@ class FrechetDistance(Callback):
             )
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.monitor in (self.tag, self.kernel_tag):
-                saved = math.lcm(callback.every_n_epochs or every, every_validation)
+                saves = (
+                    callback.measured_every_n_epochs
+                    if isinstance(callback, BestCheckpoint)
+                    else callback.every_n_epochs
+                )
+                saved = math.lcm(saves or every, every_validation)
                 if saved % every:
                     raise ValueError(
                         f"ModelCheckpoint monitors {callback.monitor} every {saved} epochs, but it is measured every "
@@ -253,3 +254,7 @@ class FrechetDistance(Callback):
 
 def _is_up_to(step: int, row: Row) -> bool:
     return row["global_step"] != "" and int(row["global_step"]) <= step
+
+
+def _saves_every(callback: ModelCheckpoint) -> int | None:
+    return callback.measured_every_n_epochs if isinstance(callback, BestCheckpoint) else callback.every_n_epochs

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from callbacks.atomic import write_atomically
+from callbacks.due import BestCheckpoint
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.weights_file import is_plain
 from callbacks.whole_files import finish_writing
@@ -74,7 +75,7 @@ class KeepingTrainer(L.Trainer):
             old.unlink()
 
 
-class BestCheckpoints(ModelCheckpoint):
+class BestCheckpoints(BestCheckpoint):
     """The `save_top_k` best epochs as `best-0007-0.1234.ckpt`: epoch, counted from 0, and value of `monitor`."""
 
     def __init__(self, monitor: str, **settings: Any) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.due import is_due
+
 MEASURED_KEY = "synfundus_measured"  # of a checkpoint: {"monitor": log key, "value": float}
 
 
@@ -16,7 +18,7 @@ class Measured(Callback):
 
     Args:
         monitor: a log key of the validation.
-        every_n_epochs: epochs between two values; those of epochs in between would be of an earlier one.
+        every_n_epochs: epochs between two values, the last epoch apart; those in between would be of an earlier one.
     """
 
     def __init__(self, monitor: str, every_n_epochs: int = 1) -> None:
@@ -25,7 +27,7 @@ class Measured(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the value, before those callbacks that save, which a Trainer lists last."""
-        if trainer.sanity_checking or (trainer.current_epoch + 1) % self.every_n_epochs:
+        if trainer.sanity_checking or not is_due(trainer, self.every_n_epochs):
             return
         self._step = trainer.global_step
         self._value = float(trainer.callback_metrics.get(self.monitor, math.nan))

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from callbacks.due import is_due
 from callbacks.image_sheet import compose, publish
 from callbacks.isolation import demand, isolated, to_uint8
 from callbacks.ranks import Ranks
@@ -69,8 +70,7 @@ class Reconstructions(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure and log on every rank, write on rank 0."""
-        done = trainer.current_epoch + 1
-        if trainer.sanity_checking or (done % self.every_n_epochs and done != trainer.max_epochs):
+        if trainer.sanity_checking or not is_due(trainer, self.every_n_epochs):
             return
         images = trainer.datamodule.images(self.split)
         if len(images) == 0:

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.due import is_due
 from callbacks.image_sheet import compose, publish
 from callbacks.isolation import demand, isolated, to_uint8
 
@@ -81,8 +82,7 @@ class SampleGrid(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sample on every rank, write on rank 0."""
-        done = trainer.current_epoch + 1
-        if trainer.sanity_checking or (done % self.every_n_epochs and done != trainer.max_epochs):
+        if trainer.sanity_checking or not is_due(trainer, self.every_n_epochs):
             return
         images = self.images(pl_module)
         if trainer.is_global_zero:

@@ -12,11 +12,11 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig
 
+from callbacks.due import BestCheckpoint
 from callbacks.finite_loss import FiniteLoss
 from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer, MovedFolder
 from callbacks.learning_rate import LearningRate
@@ -73,7 +73,7 @@ def build_trainer(
     checkpoints = output_dir / "checkpoints"
     every = {"dirpath": str(checkpoints), "enable_version_counter": False}
     best_every = math.lcm(monitored_every_n_epochs, cfg.trainer.check_val_every_n_epoch or 1)
-    best = {"monitor": monitor, "mode": mode, "every_n_epochs": best_every, **every}
+    best = {"monitor": monitor, "mode": mode, "measured_every_n_epochs": best_every, **every}
     standing = [
         RunRecord(folder, plain(cfg), ends_with_training=ends_with_training,
                   environment=environment_of(cfg)),
@@ -82,7 +82,7 @@ def build_trainer(
         LearningRate(),
         Measured(monitor, best_every),
         MovedFolder(load_progress),
-        ModelCheckpoint(filename="best", **best),
+        BestCheckpoint(filename="best", **best),
         *([BestCheckpoints(save_top_k=cfg.checkpoint_keep_best, **best)] if cfg.checkpoint_keep_best > 1 else ()),
         StepCheckpoint(filename="last", every_n_train_steps=cfg.checkpoint_every_n_steps, **every),
         GracefulShutdown(folder),

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_fit import ResumableModule, TinyData, read_saved
 
+from callbacks.due import BestCheckpoint
 from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer, MovedFolder
 from callbacks.measured import MEASURED_KEY, Measured
 from callbacks.metrics_csv import MetricsCSV, resume_step
@@ -44,15 +46,16 @@ def run(
     """Six batches an epoch, a checkpoint every two steps."""
     torch.manual_seed(0)
     every = {"dirpath": folder, "enable_version_counter": False}
-    callbacks = [ModelCheckpoint(filename="best", monitor="val/loss", mode=mode, **every)]
+    best = {"monitor": "val/loss", "mode": mode, "measured_every_n_epochs": measured_every, **every}
+    callbacks = [BestCheckpoint(filename="best", **best)]
     callbacks += [Measured("val/loss", measured_every), MovedFolder(read_progress)]
-    callbacks += [BestCheckpoints("val/loss", mode=mode, save_top_k=keep_best, **every)] if keep_best > 1 else []
+    callbacks += [BestCheckpoints(save_top_k=keep_best, **best)] if keep_best > 1 else []
     callbacks += [StepCheckpoint(filename="last", every_n_train_steps=2, **every)]
     callbacks += [Kill(kill)] if kill else []
     trainer = KeepingTrainer(
-        keep_last, read_progress, accelerator="cpu", devices=1, logger=logger, callbacks=callbacks, max_epochs=6,
+        keep_last, read_progress, accelerator="cpu", devices=1, logger=logger, callbacks=callbacks,
         num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
-        plugins=[WholeFiles(read_saved)], **settings,
+        plugins=[WholeFiles(read_saved)], **({"max_epochs": 6} | settings),
     )  # fmt: skip
     checkpoint = folder / ("last.ckpt" if resume is True else resume) if resume else None
     trainer.fit(Scripted(), datamodule=TinyData(), ckpt_path=checkpoint)
@@ -144,10 +147,33 @@ def test_a_checkpoint_holds_the_figure_of_its_own_step(tmp_path):
     assert told(tmp_path / within) is None, "nothing was measured within an epoch"
 
 
-def test_a_figure_of_an_earlier_epoch_is_not_told(tmp_path):
-    run(tmp_path, measured_every=4)
-    assert told(tmp_path / "best.ckpt") == {"monitor": "val/loss", "value": 1.0}, "of the fourth epoch"
-    assert told(tmp_path / "last.ckpt") is None
+@pytest.mark.parametrize(("epoch", "told"), [(2, False), (3, True), (4, False), (5, True)])
+def test_a_figure_of_an_earlier_epoch_is_not_told(epoch, told):
+    measured, checkpoint = Measured("val/loss", every_n_epochs=4), {}
+    trainer = SimpleNamespace(current_epoch=epoch, max_epochs=6, max_steps=-1, global_step=6 * (epoch + 1),
+                              sanity_checking=False, callback_metrics={"val/loss": 1.0})  # fmt: skip
+    measured.on_validation_end(trainer, None)
+    measured.on_save_checkpoint(trainer, None, checkpoint)
+    assert checkpoint == ({MEASURED_KEY: {"monitor": "val/loss", "value": 1.0}} if told else {})
+
+
+@pytest.mark.parametrize(
+    ("measured_every", "length", "best"),
+    [(4, {"max_epochs": 1}, 0), (4, {"max_epochs": 2}, 1), (4, {"max_epochs": 6}, 3), (5, {"max_epochs": 3}, 2),
+     (4, {"max_steps": 12}, 1), (3, {"max_epochs": 5}, 4), (2, {"max_epochs": 5, "check_val_every_n_epoch": 2}, 3)],
+)  # fmt: skip
+def test_the_last_epoch_is_looked_at_whatever_its_number(tmp_path, measured_every, length, best):
+    run(tmp_path, measured_every=measured_every, keep_best=9, keep_last=9, **length)
+    assert told(tmp_path / "best.ckpt") == {"monitor": "val/loss", "value": VALUES[best]}
+    assert read_saved(tmp_path / "best.ckpt")["global_step"] == 6 * (best + 1)
+    assert f"best-{best:04d}-{VALUES[best]:g}.ckpt" in names(tmp_path, "best-*")
+
+
+def test_the_best_of_a_run_begun_with_lightnings_own_callback_is_known(tmp_path):
+    """Before, best.ckpt was kept by a ModelCheckpoint: what it says of itself is under that name."""
+    ours, theirs = BestCheckpoint("val/loss", 3), ModelCheckpoint(monitor="val/loss", every_n_epochs=1)
+    assert ours.state_key == theirs.state_key
+    assert BestCheckpoints("val/loss").state_key.startswith("BestCheckpoints{")
 
 
 def test_fewer_best_than_before_keep_the_best_of_them(tmp_path):

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tiny_fit import ResumableModule, TinyData, read_saved
 
+from callbacks.due import BestCheckpoint
 from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer, MovedFolder
 from callbacks.learning_rate import LearningRate
 from callbacks.measured import Measured
@@ -42,7 +42,7 @@ def test_nothing_grows_with_the_epochs(tmp_path):
     every = {"dirpath": tmp_path / "checkpoints", "enable_version_counter": False}
     count = Count()
     parts = [RunRecord(str(tmp_path), {"seed": 0}), LearningRate(), Measured("val/loss"), MovedFolder(read_saved),
-             ModelCheckpoint(filename="best", monitor="val/loss", **every),
+             BestCheckpoint(filename="best", monitor="val/loss", **every),
              BestCheckpoints("val/loss", save_top_k=2, **every),
              StepCheckpoint(filename="last", every_n_train_steps=1, **every),
              GracefulShutdown(str(tmp_path)), count]  # fmt: skip

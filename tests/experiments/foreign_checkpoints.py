@@ -11,6 +11,7 @@ from checkpoints import autoencoder, classifier, generator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.migration.utils import migrate_checkpoint
 
+from callbacks.due import BestCheckpoint
 from callbacks.kept_checkpoints import BestCheckpoints, MovedFolder
 from datamodules.findings import NAMES
 from datamodules.plan.laws import BalancedLaw, TrainingLaw
@@ -63,7 +64,7 @@ def read(kind: str, path: Path) -> None:
 def keepers(folder: Path) -> list[ModelCheckpoint]:
     """What keeps the checkpoints of a run."""
     each = {"dirpath": folder, "monitor": "val/loss"}
-    return [ModelCheckpoint(**each), BestCheckpoints(**each, save_top_k=2)]
+    return [BestCheckpoint(**each), BestCheckpoints(**each, save_top_k=2)]
 
 
 def training(folder: Path) -> dict[str, Any]:
