@@ -1,4 +1,4 @@
-"""Fréchet and kernel distance of generated to real images, measured by all ranks without changing the training."""
+"""Distances of generated to real images, and how many of these they cover, measured without changing the training."""
 
 import math
 import time
@@ -17,6 +17,7 @@ from callbacks.due import BestCheckpoint, is_due
 from callbacks.feature_sets import FeatureSet, collect, progress, real_features
 from callbacks.features import FeatureExtractor
 from callbacks.isolation import demand, isolated, to_uint8
+from callbacks.metrics.coverage import NEAREST, coverage
 from callbacks.metrics.kernel import kernel_distance
 from callbacks.ranks import Ranks
 
@@ -49,6 +50,9 @@ class Reals(Protocol):
 class FrechetDistance(Callback):
     """Log `val/fd_<extractor>` (`val/fid` for the network that defines it) and `val/kd_<extractor>` after validation.
 
+    `val/coverage_<extractor>` beside them is `metrics.coverage.coverage`, the share of real images that have a
+    generated one near; it needs more than five real images.
+
     Image i has seed `seed + i` and the labels of a real image, taken from the split in a random order fixed by `seed`,
     each as often as the next; it is made on rank i % R and rounded to 8 bits as a saved file is. The figure, with every
     setting that it depends on, goes to the loggers, to `<output_dir>/frechet.csv` and to the attribute `record`; with
@@ -67,7 +71,8 @@ class FrechetDistance(Callback):
         num_real: real images, None = all of the split.
         seed: seed of image 0 and of the order of labels.
         evaluate_at_start: measure the untrained module too, as epoch -1.
-        num_kernel_images: images of each side that the kernel distance looks at where there are too many for all.
+        num_kernel_images: images of each side that the kernel distance and the coverage look at where there are too
+            many for all.
 
     Raises:
         ValueError: a count below its least value; a module or datamodule that lacks what is needed; a ModelCheckpoint
@@ -110,6 +115,7 @@ class FrechetDistance(Callback):
         self.num_kernel_images = num_kernel_images
         self.tag = "val/fid" if extractor.is_fid else f"val/fd_{extractor.name}"
         self.kernel_tag = "val/kid" if extractor.is_fid else f"val/kd_{extractor.name}"
+        self.coverage_tag = f"val/coverage_{extractor.name}"
         self.record: dict[str, Any] = {}
         self._table = CsvTable(Path(output_dir) / "frechet.csv", {"figure": str, "epoch": int, "global_step": int})
         self._real: FeatureSet | None = None
@@ -142,7 +148,7 @@ class FrechetDistance(Callback):
         pl_module.log_dict(figures, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        """Return the two distances under their log keys, the same on every rank; sampling takes nearly all the time."""
+        """Return the figures under their log keys, the same on every rank; sampling takes nearly all the time."""
         ranks = Ranks.of(trainer)
         quiet = not trainer.is_global_zero or trainer.progress_bar_callback is None
         self.extractor.to(pl_module.device)
@@ -151,11 +157,11 @@ class FrechetDistance(Callback):
             generated = self._generated_features(trainer, pl_module, ranks, quiet)
         figures = None
         if trainer.is_global_zero:
+            rows, real = generated.rows[: self.num_kernel_images], self._real.rows[: self.num_kernel_images]
             distance = generated.gaussian.distance(self._real.gaussian)
-            kernel = kernel_distance(
-                generated.rows[: self.num_kernel_images], self._real.rows[: self.num_kernel_images]
-            )
-            figures = {self.tag: distance, self.kernel_tag: kernel}
+            figures = {self.tag: distance, self.kernel_tag: kernel_distance(rows, real)}
+            if len(real) > NEAREST:
+                figures[self.coverage_tag] = coverage(real, rows)
         return trainer.strategy.broadcast(figures)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> dict[str, float]:
@@ -168,6 +174,7 @@ class FrechetDistance(Callback):
             "figure": self.tag,
             "fd": figures[self.tag],
             "kd": figures[self.kernel_tag],
+            "coverage": figures.get(self.coverage_tag),
             "num_images": self.num_images,
             "num_real": self._real.num_images,
             "num_steps": defaults.get("num_steps") if self.num_steps is None else self.num_steps,

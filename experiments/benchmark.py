@@ -2,12 +2,19 @@
 
 from omegaconf import DictConfig
 
+from experiments.benchmarks.guidance import compare_guidance
 from experiments.benchmarks.latents import compare_latents
 from experiments.benchmarks.recipe import compare_recipes
 from experiments.benchmarks.sampling import compare_sampling
 from experiments.benchmarks.step import compare_step
 
-CASES = {"step": compare_step, "latents": compare_latents, "sampling": compare_sampling, "recipe": compare_recipes}
+CASES = {
+    "step": compare_step,
+    "latents": compare_latents,
+    "sampling": compare_sampling,
+    "guidance": compare_guidance,
+    "recipe": compare_recipes,
+}
 
 
 def benchmark(cfg: DictConfig, checkpoint: str) -> dict[str, float]:

@@ -6,29 +6,21 @@ batches of `data.batch_size`, by turns; the Fréchet distance is that of the ima
 so another figure than that of a training run, which leaves guidance out.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from callbacks.agreement import LabelAgreement
-from callbacks.fid import FrechetDistance
-from callbacks.metrics.probe import mean_of
 from callbacks.run_record import RunRecord
-from datamodules.findings import FINDINGS
-from experiments.assembly import load_generator, plain
-from experiments.benchmarks.common import FILE, check_one_process, circumstances, spread, write_figures
+from experiments.assembly import plain
+from experiments.benchmarks.common import FILE, circumstances, spread, write_figures
+from experiments.benchmarks.generators import Measures, generator_of, said, trainer_with_data
 from experiments.report import heading, say
 from experiments.run_time import now
-from experiments.synthesis.recipe import image_size_of
-from experiments.trainers import trial_trainer
-from experiments.training import prepare_data, recorded
-from lightning_modules.checkpoint import best_of_run
+from experiments.training import recorded
 from lightning_modules.latent_diffusion import LatentDiffusion
 
 GUIDANCE = 1.5  # of the reference, where the generator itself has none
@@ -40,25 +32,14 @@ def compare_sampling(cfg: DictConfig) -> dict[str, float]:
     Raises:
         ValueError: no generator, data of another size than it makes, or a reference that means nothing.
     """
-    check_one_process(cfg)
-    if not cfg.ckpt:
-        raise ValueError("ckpt is not given: name the checkpoint of a generator, ckpt=<run>/checkpoints/last.ckpt.")
-    generator, output_dir = load_generator(best_of_run(cfg.ckpt)), Path(cfg.output_dir)
-    if image_size_of(generator) != cfg.data.image_size:
-        raise ValueError(
-            f"data.image_size={cfg.data.image_size}, and ckpt={cfg.ckpt} makes images of {image_size_of(generator)} "
-            f"pixels. Remedy: data.image_size={image_size_of(generator)}, and the data that it learnt from."
-        )
+    generator, output_dir = generator_of(cfg), Path(cfg.output_dir)
     ways = {
         "ours": dict(generator.sampling),
         "reference": reference(generator.sampling, plain(cfg)["job"]["reference"]),
     }
     for settings in ways.values():
         generator.sample_by(**settings)  # what means nothing is said now
-    trainer = trial_trainer(cfg)
-    generator.to(trainer.strategy.root_device)
-    trainer.datamodule = prepare_data(cfg, output_dir)
-    trainer.datamodule.setup("fit")
+    trainer = trainer_with_data(cfg, generator)
     with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
         figures = compared(cfg, generator, trainer, ways)
         facts = {name: cfg.job[name] for name in ("num_turns", "num_images", "num_real")}
@@ -89,35 +70,17 @@ def compared(
 ) -> dict[str, Any]:
     """Of each way its settings, seconds an image, distance and agreement; and how many times faster ours is."""
     job, batch_size = cfg.job, cfg.data.batch_size
-    shared = {"extractor": instantiate(job.extractor), "num_images": job.num_images, "batch_size": batch_size,
-              "num_real": job.num_real, "output_dir": cfg.output_dir, "cache_dir": cfg.cache_dir,
-              "seed": cfg.seed}  # fmt: skip
-    frechet = FrechetDistance(**shared)
-    findings = [finding.name for finding in FINDINGS]
-    agreement = LabelAgreement(findings=findings, **shared)
+    measures = Measures(cfg, trainer)
     labels = trainer.datamodule.labels("train")[:batch_size]
     say(heading(f"{job.num_turns} pairs of turns of {len(labels)} images, after one to warm up"))
     seconds = timed(generator, ways, labels, job.num_turns)
     found: dict[str, Any] = {}
     for name, settings in ways.items():
         say(f"{name}: distance and agreement of {job.num_images} images")
-        generator.sample_by(**settings)
-        figures = agreement.measure(trainer, generator)
-        found[name] = {
-            "sampling": dict(generator.sampling),
-            "seconds_per_image": spread(seconds[name]),
-            **frechet.measure(trainer, generator),
-            "agreement": defined(mean_of(figures)),
-            "agreements": dict(zip(findings, (defined(figure.value) for figure in figures), strict=True)),
-        }
+        figures = measures.of(generator, settings)
+        found[name] = {"sampling": dict(generator.sampling), "seconds_per_image": spread(seconds[name]), **figures}
     ratios = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["reference"], strict=True)]
-    facts = {"distance": frechet.tag, "extractor": frechet.extractor.name}
-    return {"times_faster": spread(ratios), **found, "agreement_real": defined(mean_of(agreement.ceiling)), **facts}
-
-
-def defined(value: float) -> float | None:
-    """The value; None, which JSON can hold, for NaN."""
-    return None if math.isnan(value) else value
+    return {"times_faster": spread(ratios), **found, **measures.facts()}
 
 
 def timed(
@@ -152,8 +115,3 @@ def table(figures: Mapping[str, Any]) -> str:
         f"  times faster: {faster['median']:.3g} ({faster['min']:.3g} to {faster['max']:.3g})",
         f"  distance: {distance}; agreement of real validation images: {said(figures['agreement_real'])}",
     ])  # fmt: skip
-
-
-def said(value: float | None) -> str:
-    """Three digits, or that there is none: too few images of every level."""
-    return "undefined" if value is None else f"{value:.3f}"

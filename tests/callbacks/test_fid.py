@@ -11,6 +11,7 @@ from tiny_fit import TinyData, TinyModule, fit, tiny_extractor
 
 from callbacks.csv_table import CsvTable
 from callbacks.fid import FrechetDistance
+from callbacks.metrics.coverage import coverage
 from callbacks.metrics.frechet import frechet_distance
 from callbacks.metrics.kernel import kernel_distance
 
@@ -47,6 +48,7 @@ def test_figure_is_that_of_the_images_by_hand(tmp_path, num_images):
     assert float(figures["val/fd_tiny"]) == pytest.approx(frechet_distance(generated, real), rel=1e-5)
     assert callback.record["fd"] == pytest.approx(frechet_distance(generated, real), rel=1e-5)
     assert callback.record["kd"] == pytest.approx(kernel_distance(generated, real), rel=1e-4)
+    assert callback.record["coverage"] == coverage(real, generated) == float(figures["val/coverage_tiny"])
 
 
 def test_a_part_of_the_reals_is_drawn_from_all_of_them(tmp_path):

@@ -1,8 +1,9 @@
-"""The cases step, latents and sampling compare like with like, and say what their figures depend on."""
+"""The cases step, latents, sampling and guidance compare like with like, and say what their figures depend on."""
 
 import json
 
 import pytest
+from PIL import Image
 from test_smoke import SMALL
 from tiny_runs import DATA
 
@@ -42,7 +43,9 @@ def test_summary():
 
 def test_a_case_that_is_none_is_refused(command):
     result = command("+exp=benchmark", "job.case=stpe", "output_dir=out")
-    assert result.code == 1 and "job.case=stpe" in result.err and "step, latents, sampling, recipe" in result.err
+    assert (
+        result.code == 1 and "job.case=stpe" in result.err and "step, latents, sampling, guidance, recipe" in result.err
+    )
 
 
 def test_latents_and_images_take_turns(command, here, monkeypatch):
@@ -99,6 +102,44 @@ def test_sampling_needs_a_generator_and_its_size(command, generator):
     assert result.code == 1 and "ckpt is not given" in result.err
     result = command("+exp=benchmark", "job.case=sampling", f"ckpt={generator}", "output_dir=out")
     assert result.code == 1 and "makes images of 16 pixels. Remedy: data.image_size=16" in result.err
+
+
+def test_guidance_over_its_scale(command, here, generator):
+    words = [
+        *DATA,
+        "data.num_images=80",
+        *TINY_SAMPLING[1:4],
+        "job.scales=[6,0,2]",
+        f"ckpt={generator}",
+        "output_dir=out",
+    ]
+    result = command("+exp=benchmark", "job.case=guidance", "trainer.accelerator=cpu", *words)
+    assert result.code == 0, result.err
+    found = json.loads((here / "out/benchmark.json").read_text(), parse_constant=pytest.fail)
+    assert [point["scale"] for point in found["points"]] == [0, 2, 6]
+    distances = [point[found["distance"]] for point in found["points"]]
+    assert len(set(distances)) == 3 and all(0 <= point[found["coverage"]] <= 1 for point in found["points"])
+    assert found["own"]["classifier_scale"] == 4 and "| 6 |" in (here / "out/benchmark.md").read_text()
+    with Image.open(here / "out/benchmark.png") as drawn:
+        assert drawn.width > drawn.height > 100
+    alone = command("+exp=benchmark", "job.case=guidance", *words[:-1], "job.scales=[2]", "output_dir=alone")
+    assert alone.code == 0, alone.err
+    again = json.loads((here / "alone/benchmark.json").read_text())["points"][0]
+    assert again == found["points"][1], "a scale's figures do not depend on the others"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("job.scales=[]", "job.scales is empty"),
+        ("job.scales=[-1]", "classifier_scale"),
+        ("job.vary=scale", "job.vary='scale'"),
+    ],
+)
+def test_scales_that_mean_nothing_are_refused(command, generator, words, said):
+    size = ("data.image_size=16", "job.extractor.image_size=32")
+    result = command("+exp=benchmark", "job.case=guidance", words, f"ckpt={generator}", "output_dir=out", *size)
+    assert result.code == 1 and said in result.err
 
 
 def test_the_guidance_of_the_reference():

@@ -1,0 +1,100 @@
+"""What the cases that take a generator share: it and its data, and what is measured of its images."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from callbacks.agreement import LabelAgreement
+from callbacks.fid import FrechetDistance
+from callbacks.metrics.bootstrap import Interval
+from callbacks.metrics.probe import mean_of
+from datamodules.findings import FINDINGS
+from experiments.assembly import load_generator
+from experiments.benchmarks.common import check_one_process
+from experiments.synthesis.recipe import image_size_of
+from experiments.trainers import trial_trainer
+from experiments.training import prepare_data
+from lightning_modules.checkpoint import best_of_run
+from lightning_modules.latent_diffusion import LatentDiffusion
+
+
+def generator_of(cfg: DictConfig) -> LatentDiffusion:
+    """The generator of `ckpt`.
+
+    Raises:
+        ValueError: none is named, data of another size than it makes, or several devices.
+    """
+    check_one_process(cfg)
+    if not cfg.ckpt:
+        raise ValueError("ckpt is not given: name the checkpoint of a generator, ckpt=<run>/checkpoints/last.ckpt.")
+    generator = load_generator(best_of_run(cfg.ckpt))
+    if image_size_of(generator) != cfg.data.image_size:
+        raise ValueError(
+            f"data.image_size={cfg.data.image_size}, and ckpt={cfg.ckpt} makes images of {image_size_of(generator)} "
+            f"pixels. Remedy: data.image_size={image_size_of(generator)}, and the data that it learnt from."
+        )
+    return generator
+
+
+def trainer_with_data(cfg: DictConfig, generator: LatentDiffusion) -> L.Trainer:
+    """A Trainer with the data of `cfg`, on whose device the generator is."""
+    trainer = trial_trainer(cfg)
+    generator.to(trainer.strategy.root_device)
+    trainer.datamodule = prepare_data(cfg, Path(cfg.output_dir))
+    trainer.datamodule.setup("fit")
+    return trainer
+
+
+class Measures:
+    """Distance, coverage and agreement of a generator's images, however they are sampled.
+
+    The images of the distance and the coverage have labels as they come in training, those of the agreement labels of
+    which each level comes as often; `job.num_images` of each, with the same seeds every time.
+    """
+
+    def __init__(self, cfg: DictConfig, trainer: L.Trainer) -> None:
+        job, self.trainer = cfg.job, trainer
+        shared = {"extractor": instantiate(job.extractor), "num_images": job.num_images,
+                  "batch_size": cfg.data.batch_size, "num_real": job.num_real, "output_dir": cfg.output_dir,
+                  "cache_dir": cfg.cache_dir, "seed": cfg.seed}  # fmt: skip
+        self.frechet = FrechetDistance(**shared)
+        self.agreement = LabelAgreement(findings=[finding.name for finding in FINDINGS], **shared)
+
+    def of(self, generator: LatentDiffusion, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Figures of images sampled by these settings of `sample_by`, under their log keys; undefined ones are null."""
+        generator.sample_by(**settings)
+        found = self.agreement.measure(self.trainer, generator)
+        return {
+            **self.frechet.measure(self.trainer, generator),
+            "agreement": defined(mean_of(found)),
+            "agreements": self._named(found),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What all of them have in common; once something has been measured."""
+        return {
+            "distance": self.frechet.tag,
+            "coverage": self.frechet.coverage_tag,
+            "extractor": self.frechet.extractor.name,
+            "agreement_real": defined(mean_of(self.agreement.ceiling)),
+            "agreements_real": self._named(self.agreement.ceiling),
+        }
+
+    def _named(self, figures: list[Interval]) -> dict[str, float | None]:
+        values = (defined(figure.value) for figure in figures)
+        return dict(zip(self.agreement.findings, values, strict=True))
+
+
+def defined(value: float) -> float | None:
+    """The value; None, which JSON can hold, for NaN."""
+    return None if math.isnan(value) else value
+
+
+def said(value: float | None) -> str:
+    """Three digits, or that there is none: too few images of every level."""
+    return "undefined" if value is None else f"{value:.3f}"
