@@ -19,7 +19,7 @@ from lightning_modules.latent_statistics import LatentStatistics
 from lightning_modules.names import check_name
 from lightning_modules.networks.folded import downsampling
 from lightning_modules.networks.kl import NETWORK_KEY, network_config
-from lightning_modules.optimisation import adamw, lr_scheduler
+from lightning_modules.optimisation import adamw, can_fuse, lr_scheduler, unfuse
 from lightning_modules.randomness import seed_global_stream, step_generator
 from lightning_modules.ranks import Part, mean_over_ranks
 
@@ -57,6 +57,7 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
             image turned and shrunk alike; 0 for never. Latents are then as smooth as images are, and a denoiser learns
             them sooner. Source: EQ-VAE, Kouzelis et al. 2025 (arXiv 2502.09509), eq. 5. Differs from the paper: one
             transformation a batch, shrunk to half and not to a quarter at most, sides in whole cells.
+        fused_optimizer: update the weights in one pass, where the strategy and the precision can have it.
         gradient_clip: largest norm of the gradient of either optimiser; None does not clip.
         seed: of the posterior's noise and of dropout.
         activation_checkpointing, compile_blocks: train the network's blocks with less memory, or faster, as
@@ -84,6 +85,7 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         decay_vectors: bool = True,
+        fused_optimizer: bool = False,
         warmup_steps: int = 0,
         lr_schedule: str = "constant",
         decay_steps: int | None = None,
@@ -104,6 +106,7 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
         self.learning_rate = learning_rate
         self.disc_learning_rate = learning_rate if disc_learning_rate is None else disc_learning_rate
         self.betas, self.weight_decay, self.decay_vectors = betas, weight_decay, decay_vectors
+        self.fused_optimizer = fused_optimizer
         self.warmup_steps, self.lr_schedule, self.decay_steps = warmup_steps, lr_schedule, decay_steps
         self.gradient_clip, self.seed = gradient_clip, seed
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
@@ -279,6 +282,10 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
         self.log_dict(logged, on_step=True, on_epoch=False, sync_dist=True, batch_size=len(x))
         return losses["loss"] if self.discriminator is None else None
 
+    def on_train_start(self) -> None:
+        """Take up the optimisers of a checkpoint as this strategy can have them."""
+        unfuse(self.trainer)
+
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
@@ -299,7 +306,8 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
             ValueError: a strategy or precision that two optimisers do not work with; a discriminator that never joins.
         """
         parts = [(self.network, self.weight_decay)]
-        optimizer = adamw(parts, self.learning_rate, self.betas, self.decay_vectors)
+        fused = self.fused_optimizer and can_fuse(self.trainer)
+        optimizer = adamw(parts, self.learning_rate, self.betas, self.decay_vectors, fused)
         decay_steps = self.decay_steps
         if decay_steps is None and self.lr_schedule == "cosine":
             decay_steps = self.trainer.estimated_stepping_batches

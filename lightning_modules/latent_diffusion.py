@@ -25,7 +25,7 @@ from lightning_modules.label_maps import LabelMaps, LabelSums
 from lightning_modules.latent_sampling import LatentSampling, plain_findings
 from lightning_modules.networks.kl import NETWORK_KEY, network_config
 from lightning_modules.networks.latent_classifier import LatentClassifier
-from lightning_modules.optimisation import adamw, lr_scheduler
+from lightning_modules.optimisation import adamw, can_fuse, lr_scheduler, unfuse
 from lightning_modules.randomness import image_generators, seed_global_stream, stable_seed, step_generator
 from lightning_modules.ranks import Part
 
@@ -61,6 +61,7 @@ class LatentDiffusion(LatentSampling, L.LightningModule):
             none.
         guide: classifier of noised latents that is trained along with the denoiser, and by whose gradient `sample` is
             guided, with a weight decay of its own, `guide_decay`: it learns few labels by heart. None for none.
+        fused_optimizer: update the weights in one pass, where the strategy and the precision can have it.
         ema_decay: of the averaged weights; see AveragedNetwork.
         decay_steps: end of lr_schedule "cosine"; None takes the Trainer's number of steps.
         scheduler, num_steps, spacing, guidance, guidance_interval: how `sample` samples unless told otherwise;
@@ -92,6 +93,7 @@ class LatentDiffusion(LatentSampling, L.LightningModule):
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         decay_vectors: bool = True,
+        fused_optimizer: bool = False,
         guide_decay: float = 0.05,
         warmup_steps: int = 0,
         lr_schedule: str = "constant",
@@ -124,6 +126,7 @@ class LatentDiffusion(LatentSampling, L.LightningModule):
         self.objective = objective
         self.learning_rate, self.betas = learning_rate, betas
         self.weight_decay, self.decay_vectors, self.guide_decay = weight_decay, decay_vectors, guide_decay
+        self.fused_optimizer = fused_optimizer
         self.warmup_steps, self.lr_schedule, self.decay_steps = warmup_steps, lr_schedule, decay_steps
         self.sampling = {
             "scheduler": scheduler,
@@ -279,7 +282,12 @@ class LatentDiffusion(LatentSampling, L.LightningModule):
         """AdamW over what a network like ours learns, each part with its weight decay."""
         parts = [(nn.ModuleList([network.denoiser, network.conditioning]), self.weight_decay)]
         parts += [] if network.guide is None else [(network.guide, self.guide_decay)]
-        return adamw(parts, self.learning_rate, self.betas, self.decay_vectors)
+        fused = self.fused_optimizer and (self._trainer is None or can_fuse(self._trainer))
+        return adamw(parts, self.learning_rate, self.betas, self.decay_vectors, fused)
+
+    def on_train_start(self) -> None:
+        """Take up the optimiser of a checkpoint as this strategy can have it."""
+        unfuse(self.trainer)
 
     def configure_optimizers(self) -> Any:
         """The optimiser with its schedule; the rate's course counts optimiser steps."""

@@ -1,11 +1,42 @@
-"""The learning rate's course."""
+"""The learning rate's course, and AdamW in one pass."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
-from lightning_modules.optimisation import adamw, lr_factor, lr_scheduler
+from lightning_modules.optimisation import adamw, can_fuse, lr_factor, lr_scheduler, unfuse
+
+
+@pytest.mark.parametrize(
+    ("strategy", "precision", "fuses"),
+    [(SingleDeviceStrategy(torch.device("cpu")), "32-true", True), (DDPStrategy(), "32-true", True),
+     (SingleDeviceStrategy(torch.device("cpu")), "bf16-mixed", False), (ModelParallelStrategy(), "32-true", False),
+     (object.__new__(DeepSpeedStrategy), "32-true", False)],
+)  # fmt: skip
+def test_where_an_optimiser_can_be_fused_and_is_taken_up(strategy, precision, fuses):
+    """A resumed one has the flag of its checkpoint: it is taken back where it cannot be."""
+    fused = adamw([(torch.nn.Linear(2, 2), 0.0)], 1e-3, (0.9, 0.99), fused=True)
+    trainer = SimpleNamespace(strategy=strategy, precision=precision, optimizers=[fused])
+    assert can_fuse(trainer) is fuses
+    unfuse(trainer)
+    assert fused.param_groups[0]["fused"] is (True if fuses else None)
+
+
+def test_fused_steps_are_those_of_a_loop():
+    networks = [torch.nn.Linear(7, 5), torch.nn.Linear(7, 5)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    loop, fused = (adamw([(network, 0.1)], 1e-2, (0.9, 0.99), fused=one)
+                   for network, one in zip(networks, (False, True), strict=True))  # fmt: skip
+    x = torch.randn(20, 3, 7, generator=torch.Generator().manual_seed(0))
+    for batch in x:
+        for network, optimizer in zip(networks, (loop, fused), strict=True):
+            network(batch).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert torch.allclose(networks[0].weight, networks[1].weight, atol=1e-6)
 
 
 def test_course_of_the_rate():
