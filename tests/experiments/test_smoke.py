@@ -145,7 +145,7 @@ def test_the_terminal(command, here):
         "output folder: out",
         "── model",
         "M parameters",
-        "effective batch 8 (8 images x 1 process(es) x 1 accumulated), learning rate 0.0015 (never rescaled)",
+        "effective batch 8 (8 images x 1 process(es) x 1 accumulated), learning rate 0.001 (never rescaled)",
         "── data, by the index",
         "phantom: 40 images of 20 patients at 16 px",
         "dr_grade none",
