@@ -167,12 +167,9 @@ class LatentDiffusion(LatentSampling, L.LightningModule):
         """Refuse to train on latents of unknown scale.
 
         Raises:
-            ValueError: the autoencoder's latents were never measured, nor the label maps fitted; a timestep has no
-                weight.
+            ValueError: the autoencoder's latents were never measured; a timestep has no weight.
         """
         self.objective.check_trainable()
-        if self.network.label_maps is not None and not self.network.label_maps.fitted:
-            raise ValueError("the label maps were never fitted: call fit_label_maps(batches) over training images.")
         if not self.autoencoder.measured:
             raise ValueError(
                 "the autoencoder's latents were never measured, so they cannot be standardised: call "
@@ -286,7 +283,13 @@ class LatentDiffusion(LatentSampling, L.LightningModule):
         return adamw(parts, self.learning_rate, self.betas, self.decay_vectors, fused)
 
     def on_train_start(self) -> None:
-        """Take up the optimiser of a checkpoint as this strategy can have it."""
+        """Take up the optimiser of a checkpoint as this strategy can have it.
+
+        Raises:
+            ValueError: the label maps were never fitted; strategies that share out weights load them only now.
+        """
+        if self.network.label_maps is not None and not self.network.label_maps.fitted:
+            raise ValueError("the label maps were never fitted: call fit_label_maps(batches) over training images.")
         unfuse(self.trainer)
 
     def configure_optimizers(self) -> Any:
