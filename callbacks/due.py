@@ -21,7 +21,7 @@ class BestCheckpoint(ModelCheckpoint):
     Args:
         monitor: a log key of the validation.
         measured_every_n_epochs: epochs between two values of it.
-        settings: as ModelCheckpoint has them, but for those that say when.
+        settings: other arguments of ModelCheckpoint.
     """
 
     def __init__(self, monitor: str, measured_every_n_epochs: int = 1, **settings: Any) -> None:

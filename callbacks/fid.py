@@ -246,12 +246,7 @@ class FrechetDistance(Callback):
             )
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.monitor in (self.tag, self.kernel_tag):
-                saves = (
-                    callback.measured_every_n_epochs
-                    if isinstance(callback, BestCheckpoint)
-                    else callback.every_n_epochs
-                )
-                saved = math.lcm(saves or every, every_validation)
+                saved = math.lcm(_saves_every(callback) or every, every_validation)
                 if saved % every:
                     raise ValueError(
                         f"ModelCheckpoint monitors {callback.monitor} every {saved} epochs, but it is measured every "

@@ -151,7 +151,7 @@ class GracefulShutdown(Callback):
             self._received, self._received_at = number, time.monotonic()
             _say("signal received: finishing the batch, then saving; once more to stop at once")
         elif time.monotonic() - self._received_at > ECHO_SECONDS:
-            _say("stopping at once: the last checkpoint stays as it is; go on with resume=auto")
+            _say("stopping at once. The last checkpoint is kept. To continue: resume=auto")
             raise KeyboardInterrupt
 
 

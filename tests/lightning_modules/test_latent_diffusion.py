@@ -6,6 +6,7 @@ import lightning as L
 import pytest
 import safetensors.torch
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lightning_modules import checkpoint as ckpt
 from lightning_modules.latent_diffusion import LatentDiffusion
@@ -74,6 +75,22 @@ def test_label_maps_are_in_the_checkpoint_and_make_labels_followed_at_once(build
     other.load_state_dict(module.state_dict())
     assert torch.equal(other.ema.network.label_maps.table, module.network.label_maps.table)
     assert torch.equal(module.sample(known, [1, 2]), other.sample(known, [1, 2]))
+
+
+class LateWeights(SingleDeviceStrategy):
+    """Loads a checkpoint after the hook `on_fit_start`, as FSDP2 and DeepSpeed do."""
+
+    restore_checkpoint_after_setup = True
+
+
+def test_resumed_where_weights_are_loaded_late(build, tmp_path):
+    """The label maps are in the checkpoint; they are not fitted again."""
+    build.fit(build.diffusion("unet", maps=True), max_steps=2, checkpoints=tmp_path)
+    resumed = build.diffusion("unet", maps=True)
+    resumed.network.label_maps.num_fitted.zero_()
+    late = LateWeights(torch.device("cpu"))
+    trainer, _ = build.fit(resumed, max_steps=6, ckpt_path=tmp_path / "step=2.ckpt", strategy=late)
+    assert trainer.global_step == 6 and resumed.network.label_maps.fitted
 
 
 def test_label_maps_that_were_never_fitted_are_refused(build):
