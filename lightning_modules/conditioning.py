@@ -107,11 +107,14 @@ class LabelConditioning(nn.Module):
         if labels.device.type == "cpu":
             self.check(labels)
         rows = labels + 1 + self.first_row  # [B, F]
-        return self.mlp(nn.functional.embedding(rows, self.table()).sum(1))
+        vectors = nn.functional.embedding(rows, self.table()) if any(self.ordinal) else self.embedding(rows)
+        return self.mlp(vectors.sum(1))
 
     def table(self) -> Tensor:
         """The vector of each level, and of unknown, of each finding, [F + all levels, D]."""
-        weight, parts, end = self.embedding.weight, [], 0
+        # Through the layer, and not of its weight: ZeRO's third stage has that in pieces until the layer is called.
+        weight = self.embedding(torch.arange(self.embedding.num_embeddings, device=self.first_row.device))
+        parts, end = [], 0
         for first, levels in self._grades():
             parts += [weight[end:first], weight[first : first + levels].cumsum(0)]
             end = first + levels
