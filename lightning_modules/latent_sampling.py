@@ -24,7 +24,7 @@ from lightning_modules.names import check_name
 from lightning_modules.randomness import image_generators
 
 SAMPLING_PRECISIONS = ("32", "bf16")
-CLASSIFIER_SCALE = 4.0  # at which labels are followed far better, and no image looks overdone
+CLASSIFIER_SCALE = 8.0  # from where labels are followed no better, and up to where images lose no variety
 
 
 def weights_of(findings: Sequence[str] | Mapping[str, float] | None) -> dict[str, float]:

@@ -119,7 +119,7 @@ def test_guidance_over_its_scale(command, here, generator):
     assert [point["scale"] for point in found["points"]] == [0, 2, 6]
     distances = [point[found["distance"]] for point in found["points"]]
     assert len(set(distances)) == 3 and all(0 <= point[found["coverage"]] <= 1 for point in found["points"])
-    assert found["own"]["classifier_scale"] == 4 and "| 6 |" in (here / "out/benchmark.md").read_text()
+    assert found["own"]["classifier_scale"] == 8 and "| 6 |" in (here / "out/benchmark.md").read_text()
     with Image.open(here / "out/benchmark.png") as drawn:
         assert drawn.width > drawn.height > 100
     alone = command("+exp=benchmark", "job.case=guidance", *words[:-1], "job.scales=[2]", "output_dir=alone")
