@@ -1,6 +1,7 @@
 """Two optimisers in one training step: the autoencoder's, and that of the discriminator that judges it."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,15 +11,33 @@ from torch.optim import AdamW
 
 from lightning_modules.losses.adversarial import discriminator_hinge, generator_hinge
 from lightning_modules.optimisation import adamw
+from lightning_modules.training import Optimisation
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """The discriminator's part in the training of an autoencoder.
+
+    Args:
+        disc_weight: of its loss beside the others.
+        disc_start: step at which it joins.
+        disc_learning_rate: None takes the autoencoder's.
+    """
+
+    disc_weight: float = 0.1
+    disc_start: int = 0
+    disc_learning_rate: float | None = None
 
 
 class AdversarialSteps:
     """Mixin of a LightningModule with a `discriminator`, which steps by hand.
 
-    It has `disc_start`, `disc_weight`, `disc_learning_rate`, `betas` and `gradient_clip`, and counts in the buffer
-    `skipped_steps` the steps that it leaves out because their gradient is not finite.
+    It counts in the buffer `skipped_steps` the steps that it leaves out because their gradient is not finite.
     """
 
+    adversary: Adversary
+    optimisation: Optimisation
+    gradient_clip: float | None
     skipped_steps: Tensor
 
     def _judge(self, x: Tensor) -> Tensor:
@@ -29,11 +48,11 @@ class AdversarialSteps:
         """Step the autoencoder, then the discriminator once it has joined; adds its quantities to `losses`."""
         optimizer = self.optimizers()[0]
         disc_optimizer = self.optimizers(use_pl_optimizer=False)[1]  # a raw one: its steps are not global steps
-        judging = self.global_step >= self.disc_start
+        judging = self.global_step >= self.adversary.disc_start
         if judging:
             self.discriminator.requires_grad_(False)
             losses["adversarial"] = generator_hinge(self._judge(y))
-            losses["loss"] = losses["loss"] + self.disc_weight * losses["adversarial"]
+            losses["loss"] = losses["loss"] + self.adversary.disc_weight * losses["adversarial"]
         if self._backward(losses["loss"], optimizer):
             optimizer.step()
             self.lr_schedulers().step()
@@ -72,9 +91,12 @@ class AdversarialSteps:
                 "ddp or fsdp2, and bf16-mixed or 32-true, or set the discriminator to null."
             )
         steps = self.trainer.estimated_stepping_batches
-        if self.disc_start >= steps:
+        start = self.adversary.disc_start
+        if start >= steps:
             raise ValueError(
-                f"disc_start={self.disc_start}, and the training has {steps:.0f} steps: the discriminator would never "
+                f"disc_start={start}, and the training has {steps:.0f} steps: the discriminator would never "
                 "join. Lower it (autoencoder.module.disc_start), train longer, or take autoencoder=small."
             )
-        return adamw([(self.discriminator, 0.0)], self.disc_learning_rate, self.betas)
+        rate = self.adversary.disc_learning_rate
+        rate = self.optimisation.learning_rate if rate is None else rate
+        return adamw([(self.discriminator, 0.0)], rate, self.optimisation.betas)

@@ -5,28 +5,57 @@ Legend:
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.adversarial import AdversarialSteps
-from lightning_modules.blocks import prepare_blocks
-from lightning_modules.checkpoint import check_architecture, write_facts
+from lightning_modules.adversarial import AdversarialSteps, Adversary
 from lightning_modules.equivariance import turned_and_shrunk
 from lightning_modules.latent_statistics import LatentStatistics
 from lightning_modules.names import check_name
 from lightning_modules.networks.folded import downsampling
 from lightning_modules.networks.kl import NETWORK_KEY, network_config
-from lightning_modules.optimisation import adamw, can_fuse, lr_scheduler, unfuse
 from lightning_modules.randomness import seed_global_stream, step_generator
 from lightning_modules.ranks import Part, mean_over_ranks
+from lightning_modules.training import Blocks, Optimisation, TrainedModule, accepts_fields
 
 RECONSTRUCTIONS = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
 
-class Autoencoder(AdversarialSteps, L.LightningModule):
+@dataclass(frozen=True)
+class ReconstructionTerms:
+    """What a reconstruction is judged by, and what latents go through before they are decoded in training.
+
+    Args:
+        reconstruction: "l1" or "l2", mean over pixels in [-1, 1].
+        latent_noise: in training each image's latents get noise of a deviation drawn between 0 and this times the
+            batch's deviation of their channel, so that what is decoded does not hang on digits that a denoiser cannot
+            predict. 0 adds none. Source: the noise of denoising autoencoders, Vincent et al. 2008.
+        equivariance: chance of a training step to decode latents that were turned and shrunk, and to compare with the
+            image turned and shrunk alike; 0 for never. Latents are then as smooth as images are, and a denoiser learns
+            them sooner. Source: EQ-VAE, Kouzelis et al. 2025 (arXiv 2502.09509), eq. 5. Differs from the paper: one
+            transformation a batch, shrunk to half and not to a quarter at most, sides in whole cells.
+
+    Raises:
+        ValueError: an unknown reconstruction; an equivariance that is no chance.
+    """
+
+    reconstruction: str = "l1"
+    kl_weight: float = 1e-6
+    perceptual_weight: float = 1.0
+    latent_noise: float = 0.0
+    equivariance: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_name("reconstruction", self.reconstruction, RECONSTRUCTIONS)
+        if not 0 <= self.equivariance <= 1:
+            raise ValueError(f"equivariance={self.equivariance} must be from 0 to 1: the chance of a training step.")
+
+
+@accepts_fields(terms=ReconstructionTerms, adversary=Adversary, optimisation=Optimisation, blocks=Blocks)
+class Autoencoder(AdversarialSteps, TrainedModule):
     """KL autoencoder, trained with pixel, perceptual and optionally adversarial losses.
 
     Source: Rombach et al. 2022 (arXiv 2112.10752), section 3.1 and appendix G. Differs from the paper: the
@@ -47,21 +76,8 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
         network: diffusers' AutoencoderKL or the like (`encode(x).latent_dist`, `decode(z).sample`, `config`).
         perceptual: distance of two batches in [0, 1], e.g. PerceptualLoss.
         discriminator: images in [-1, 1] -> logits.
-        reconstruction: "l1" or "l2", mean over pixels in [-1, 1].
-        disc_learning_rate: None takes `learning_rate`.
-        decay_steps: end of lr_schedule "cosine"; None takes the Trainer's number of steps.
-        latent_noise: in training each image's latents get noise of a deviation drawn between 0 and this times the
-            batch's deviation of their channel, so that what is decoded does not hang on digits that a denoiser cannot
-            predict. 0 adds none. Source: the noise of denoising autoencoders, Vincent et al. 2008.
-        equivariance: chance of a training step to decode latents that were turned and shrunk, and to compare with the
-            image turned and shrunk alike; 0 for never. Latents are then as smooth as images are, and a denoiser learns
-            them sooner. Source: EQ-VAE, Kouzelis et al. 2025 (arXiv 2502.09509), eq. 5. Differs from the paper: one
-            transformation a batch, shrunk to half and not to a quarter at most, sides in whole cells.
-        fused_optimizer: update the weights in one pass, where the strategy and the precision can have it.
         gradient_clip: largest norm of the gradient of either optimiser; None does not clip.
         seed: of the posterior's noise and of dropout.
-        activation_checkpointing, compile_blocks: train the network's blocks with less memory, or faster, as
-            `recompute` and `compile_blocks` of blocks.py have it.
     """
 
     latent_shift: Tensor
@@ -73,46 +89,19 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
         network: nn.Module,
         perceptual: nn.Module | None = None,
         discriminator: nn.Module | None = None,
-        reconstruction: str = "l1",
-        kl_weight: float = 1e-6,
-        perceptual_weight: float = 1.0,
-        latent_noise: float = 0.0,
-        equivariance: float = 0.0,
-        disc_weight: float = 0.1,
-        disc_start: int = 0,
-        learning_rate: float = 1e-4,
-        disc_learning_rate: float | None = None,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
-        decay_vectors: bool = True,
-        fused_optimizer: bool = False,
-        warmup_steps: int = 0,
-        lr_schedule: str = "constant",
-        decay_steps: int | None = None,
+        terms: ReconstructionTerms = ReconstructionTerms(),
+        adversary: Adversary = Adversary(),
+        optimisation: Optimisation = Optimisation(),
         gradient_clip: float | None = None,
         seed: int = 0,
         channels_last: bool = False,
-        activation_checkpointing: bool = False,
-        compile_blocks: bool = False,
+        blocks: Blocks = Blocks(),
     ):
-        super().__init__()
-        if not 0 <= equivariance <= 1:
-            raise ValueError(f"equivariance={equivariance} must be from 0 to 1: the chance of a training step.")
+        super().__init__(optimisation, blocks, seed)
         self.network, self.perceptual, self.discriminator = network, perceptual, discriminator
-        self.pixel_loss = RECONSTRUCTIONS[check_name("reconstruction", reconstruction, RECONSTRUCTIONS)]
-        self.kl_weight, self.perceptual_weight = kl_weight, perceptual_weight
-        self.latent_noise, self.equivariance = latent_noise, equivariance
-        self.disc_weight, self.disc_start = disc_weight, disc_start
-        self.learning_rate = learning_rate
-        self.disc_learning_rate = learning_rate if disc_learning_rate is None else disc_learning_rate
-        self.betas, self.weight_decay, self.decay_vectors = betas, weight_decay, decay_vectors
-        self.fused_optimizer = fused_optimizer
-        self.warmup_steps, self.lr_schedule, self.decay_steps = warmup_steps, lr_schedule, decay_steps
-        self.gradient_clip, self.seed = gradient_clip, seed
-        self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
+        self.terms, self.adversary, self.gradient_clip = terms, adversary, gradient_clip
+        self.pixel_loss = RECONSTRUCTIONS[terms.reconstruction]
         self.automatic_optimization = discriminator is None
-        self.config: dict[str, Any] | None = None  # resolved configuration, plain containers; goes into checkpoints
-        self.trained_on: dict[str, Tensor] | None = None  # as write_facts has it; goes into checkpoints
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.register_buffer("latent_shift", torch.zeros(self.latent_channels))
@@ -224,25 +213,26 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
         # Kingma & Welling 2014 (arXiv 1312.6114), appendix B, with the sign of a loss.
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
         losses = {"reconstruction": self.pixel_loss(y, x), "kl": kl}
-        losses["loss"] = losses["reconstruction"] + self.kl_weight * kl / num_values
+        losses["loss"] = losses["reconstruction"] + self.terms.kl_weight * kl / num_values
         if self.perceptual is not None:
             losses["perceptual"] = self.perceptual(y / 2 + 0.5, x / 2 + 0.5)
-            losses["loss"] = losses["loss"] + self.perceptual_weight * losses["perceptual"]
+            losses["loss"] = losses["loss"] + self.terms.perceptual_weight * losses["perceptual"]
         return losses, x, y
 
     def _transformed(self, z: Tensor, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Latents and images, turned and shrunk alike in some of the steps."""
-        if not self.equivariance or torch.rand((), generator=generator, device=generator.device) >= self.equivariance:
+        chance = self.terms.equivariance
+        if not chance or torch.rand((), generator=generator, device=generator.device) >= chance:
             return z, x
         return turned_and_shrunk(z, x, generator)
 
     def _noisy(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Latents with the noise of `latent_noise`."""
-        if not self.latent_noise:
+        if not self.terms.latent_noise:
             return z
         share = self._drawn(torch.rand, (len(z), 1, 1, 1), generator)
         noise = self._drawn(torch.randn, z.shape, generator)
-        return z + self.latent_noise * share * self._deviation(z.detach()) * noise
+        return z + self.terms.latent_noise * share * self._deviation(z.detach()) * noise
 
     def _drawn(self, draw: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """What this rank has of a draw for the batch of all ranks."""
@@ -263,12 +253,7 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
 
     def configure_model(self) -> None:
         """Spread what is learnt over the processes, where the strategy does that."""
-        if self.trainer.training:
-            prepare_blocks(self.network, self.activation_checkpointing, self.compile_blocks)
-        shard = getattr(self.trainer.strategy, "shard", None)
-        if shard:
-            for part in (*self.network.children(), *([self.discriminator] if self.discriminator else ())):
-                shard(part)
+        self.prepare(self.network, (*self.network.children(), self.discriminator))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
         """One step; all noise is a function of (seed, epoch, batch) and of the place in the batch of all ranks."""
@@ -281,10 +266,6 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
         logged = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(logged, on_step=True, on_epoch=False, sync_dist=True, batch_size=len(x))
         return losses["loss"] if self.discriminator is None else None
-
-    def on_train_start(self) -> None:
-        """Take up the optimisers of a checkpoint as this strategy can have them."""
-        unfuse(self.trainer)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -305,24 +286,12 @@ class Autoencoder(AdversarialSteps, L.LightningModule):
         Raises:
             ValueError: a strategy or precision that two optimisers do not work with; a discriminator that never joins.
         """
-        parts = [(self.network, self.weight_decay)]
-        fused = self.fused_optimizer and can_fuse(self.trainer)
-        optimizer = adamw(parts, self.learning_rate, self.betas, self.decay_vectors, fused)
-        decay_steps = self.decay_steps
-        if decay_steps is None and self.lr_schedule == "cosine":
-            decay_steps = self.trainer.estimated_stepping_batches
-        scheduler = lr_scheduler(optimizer, self.lr_schedule, self.warmup_steps, decay_steps or 0)
+        scheduled = self.scheduled(self.adamw([(self.network, self.optimisation.weight_decay)]))
         if self.discriminator is None:
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-        return [optimizer, self._discriminator_optimizer()], [scheduler]
-
-    # --- checkpoints ----------------------------------------------------------------------------------------------
+            return scheduled
+        return [scheduled["optimizer"], self._discriminator_optimizer()], [scheduled["lr_scheduler"]["scheduler"]]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add whose photographs trained it, and both configurations: the checkpoint suffices to rebuild the module."""
+        """Add how the network was built too."""
         checkpoint[NETWORK_KEY] = network_config(self.network)
-        write_facts(self, checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another architecture with an error that says what differs."""
-        check_architecture(self, checkpoint)
+        super().on_save_checkpoint(checkpoint)

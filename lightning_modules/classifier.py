@@ -4,26 +4,25 @@ Legend: B batch, F findings, K levels of a finding, T thresholds of all findings
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from lightning_modules.blocks import prepare_blocks
-from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.ema import AveragedNetwork
 from lightning_modules.layerwise import freeze_layers, layer_groups
 from lightning_modules.losses.thresholds import known_total, threshold_loss
 from lightning_modules.networks.backbone import layers_of
 from lightning_modules.networks.heads import FindingHeads
-from lightning_modules.optimisation import lr_scheduler
 from lightning_modules.randomness import seed_global_stream, stable_seed
 from lightning_modules.ranks import mean_over_ranks, share_running_statistics
+from lightning_modules.training import Blocks, Optimisation, TrainedModule, accepts_fields
 
 ALL = "all"
+OPTIMISATION = Optimisation(1e-3, (0.9, 0.999), weight_decay=0.05, decay_vectors=False, lr_schedule="cosine")
 
 
 class ClassifierNetwork(nn.Module):
@@ -38,7 +37,33 @@ class ClassifierNetwork(nn.Module):
         return self.heads(self.backbone(images))
 
 
-class Classifier(L.LightningModule):
+@dataclass(frozen=True)
+class Regularisation:
+    """What keeps a classifier from learning its training images by heart, and rare levels from being overlooked.
+
+    Args:
+        dropout: before the heads, fraction.
+        class_weights: weigh images by the rarity of their level, as `Classifier.weigh` counts them.
+        mixup: parameter of the Beta distribution that images are mixed by (Zhang et al. 2018); 0 mixes none.
+
+    Raises:
+        ValueError: settings out of range.
+    """
+
+    dropout: float = 0.0
+    class_weights: bool = False
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} must be in [0, 1).")
+        if self.mixup < 0:
+            raise ValueError(f"mixup={self.mixup} must not be negative; 0 mixes nothing.")
+
+
+@accepts_fields(regularisation=Regularisation, optimisation=Optimisation, blocks=Blocks)
+class Classifier(TrainedModule):
     """Learns findings from photographs; what is unknown (-1) enters neither the loss nor a metric.
 
     Batches hold `image` float32 [B, 3, H, W] in [0, 1] and `labels` int64 [B, all findings]. Everything random in a
@@ -50,13 +75,7 @@ class Classifier(L.LightningModule):
         num_levels: levels of every finding, by name.
         layer_decay: rate of a layer over that of the next; 1 gives all the same.
         num_frozen: how many layers of the backbone, from the image on, keep their weights; "all" is a linear probe.
-        class_weights: weigh images by the rarity of their level, as `weigh` counts them.
-        mixup: parameter of the Beta distribution that images are mixed by (Zhang et al. 2018); 0 mixes none.
         ema_decay: of averaged weights, which are then those that are measured; 0 keeps none.
-        warmup_steps, warmup_epochs: in which the rate rises; the greater of the two.
-        decay_steps: end of lr_schedule "cosine"; None takes the Trainer's number of steps.
-        activation_checkpointing, compile_blocks: train the backbone's blocks with less memory, or faster, as
-            `recompute` and `compile_blocks` of blocks.py have it.
 
     Raises:
         ValueError: settings out of range, unknown names.
@@ -67,43 +86,26 @@ class Classifier(L.LightningModule):
         backbone: nn.Module,
         columns: Mapping[str, int],
         num_levels: Mapping[str, int],
-        learning_rate: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.05,
         layer_decay: float = 1.0,
         num_frozen: int | str = 0,
-        dropout: float = 0.0,
-        class_weights: bool = False,
-        label_smoothing: float = 0.0,
-        mixup: float = 0.0,
-        warmup_steps: int = 0,
-        warmup_epochs: float = 0.0,
-        lr_schedule: str = "cosine",
-        decay_steps: int | None = None,
+        regularisation: Regularisation = Regularisation(),
+        optimisation: Optimisation = OPTIMISATION,
         ema_decay: float = 0.0,
         seed: int = 0,
-        activation_checkpointing: bool = False,
-        compile_blocks: bool = False,
+        blocks: Blocks = Blocks(),
     ) -> None:
-        super().__init__()
-        _check_settings(layer_decay, label_smoothing, mixup, num_frozen)
-        self.network = ClassifierNetwork(backbone, FindingHeads(backbone.num_features, columns, num_levels, dropout))
+        super().__init__(optimisation, blocks, seed)
+        _check_settings(layer_decay, num_frozen)
+        heads = FindingHeads(backbone.num_features, columns, num_levels, regularisation.dropout)
+        self.network = ClassifierNetwork(backbone, heads)
         self._layers = layers_of(backbone)
         num_frozen = max(self._layers.values()) + 1 if num_frozen == ALL else int(num_frozen)
         self.num_frozen = num_frozen
         self._frozen = freeze_layers(backbone, self._layers, num_frozen)
         self.ema = AveragedNetwork(self.network, ema_decay) if ema_decay else None
-        self.learning_rate, self.betas, self.weight_decay = learning_rate, tuple(betas), weight_decay
-        self.layer_decay, self.label_smoothing, self.mixup = layer_decay, label_smoothing, mixup
-        self.warmup_steps, self.warmup_epochs = warmup_steps, warmup_epochs
-        self.lr_schedule, self.decay_steps = lr_schedule, decay_steps
-        self.class_weights = class_weights
+        self.layer_decay, self.regularisation = layer_decay, regularisation
         levels = max(self.network.heads.num_levels.values())
         self.register_buffer("level_weights", torch.ones(len(columns), levels))
-        self.seed = seed
-        self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
-        self.config: dict[str, Any] | None = None  # resolved configuration, plain containers; goes into checkpoints
-        self.trained_on: dict[str, Tensor] | None = None  # as write_facts has it; goes into checkpoints
         self.train()  # the Trainer takes modes as they are
 
     @property
@@ -128,7 +130,7 @@ class Classifier(L.LightningModule):
 
         K counts the levels that occur; the mean weight over the known images is 1. Without `class_weights` all stay 1.
         """
-        if not self.class_weights:
+        if not self.regularisation.class_weights:
             return
         for place, (name, column) in enumerate(self.network.heads.columns.items()):
             counts = torch.bincount(labels[:, column].clamp_min(-1) + 1, minlength=self.findings[name] + 1)[1:].double()
@@ -140,12 +142,8 @@ class Classifier(L.LightningModule):
 
     def configure_model(self) -> None:
         """Spread the network, and its averages, over the processes, where the strategy does that."""
-        if self.trainer.training:
-            prepare_blocks(self.network.backbone, self.activation_checkpointing, self.compile_blocks)
-        shard = getattr(self.trainer.strategy, "shard", None)
-        for network in (self.network, *([self.ema.network] if self.ema else ())) if shard else ():
-            shard(network.backbone)
-            shard(network.heads)
+        networks = (self.network, *([self.ema.network] if self.ema else ()))
+        self.prepare(self.network.backbone, [part for one in networks for part in (one.backbone, one.heads)])
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch."""
@@ -153,11 +151,11 @@ class Classifier(L.LightningModule):
         seed_global_stream(*where)
         image, labels = batch["image"], batch["labels"]
         heads = self.network.heads
-        targets, known = heads.targets(labels, self.label_smoothing)
+        targets, known = heads.targets(labels, self.regularisation.label_smoothing)
         amounts = known * self._weights(labels)
-        if self.mixup > 0:
+        if self.regularisation.mixup > 0:
             stream = np.random.default_rng(stable_seed("mixup", *where))
-            image, targets, known, amounts = _mixed(self.mixup, stream, image, targets, known, amounts)
+            image, targets, known, amounts = _mixed(self.regularisation.mixup, stream, image, targets, known, amounts)
         total = mean_over_ranks(self, known_total(known, heads.finding))  # as in one batch of all ranks
         loss = threshold_loss(self.network(image), targets, known, heads.finding, amounts, total)
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, sync_dist=True,
@@ -171,12 +169,9 @@ class Classifier(L.LightningModule):
         of_findings = torch.stack([self.level_weights[place, levels[:, place]] for place in range(levels.shape[1])], 1)
         return of_findings[:, heads.finding]
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then average the weights where they are averaged."""
-        super().optimizer_step(*args, **kwargs)
+    def on_step(self) -> None:
+        """Let the running statistics of all ranks be the same."""
         share_running_statistics(self, self.network)
-        if self.ema is not None and getattr(self.trainer.strategy, "is_step", True):
-            self.ema.update(self.network)
 
     def _evaluate(self, batch: Mapping[str, Any], stage: str) -> dict[str, Any]:
         """Log the loss, without weights or smoothing; give what metrics are made of."""
@@ -215,32 +210,10 @@ class Classifier(L.LightningModule):
         return network.heads.probabilities(network(images))
 
     def configure_optimizers(self) -> Any:
-        """AdamW, layer by layer; the rate's course counts optimiser steps."""
-        groups = layer_groups(
-            self.network.backbone, self.network.heads, self._layers,
-            self.learning_rate, self.weight_decay, self.layer_decay,
-        )  # fmt: skip
-        optimizer = AdamW(groups, lr=self.learning_rate, betas=self.betas)
-        decay_steps = self.decay_steps
-        if decay_steps is None and self.lr_schedule == "cosine":
-            decay_steps = self.trainer.estimated_stepping_batches
-        warmup_steps = self.warmup_steps
-        if self.warmup_epochs:
-            total = self.trainer.estimated_stepping_batches  # asking for it makes the loaders, whose length counts
-            per_epoch = min(total, self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-            warmup_steps = max(warmup_steps, round(self.warmup_epochs * per_epoch))
-        scheduler = lr_scheduler(optimizer, self.lr_schedule, warmup_steps, decay_steps or 0)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    # --- checkpoints ----------------------------------------------------------------------------------------------
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add whose photographs trained it, and the configuration: the checkpoint suffices to rebuild the module."""
-        write_facts(self, checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another architecture with an error that says what differs."""
-        check_architecture(self, checkpoint)
+        """AdamW, layer by layer, with its schedule."""
+        ours = self.optimisation
+        groups = layer_groups(self.network.backbone, self.network.heads, self._layers, ours, self.layer_decay)
+        return self.scheduled(AdamW(groups, lr=ours.learning_rate, betas=tuple(ours.betas), fused=self.fused or None))
 
 
 def _mixed(
@@ -259,12 +232,8 @@ def _mixed(
     return image, mixed, share * known + (1 - share) * known[order], first + second
 
 
-def _check_settings(layer_decay: float, label_smoothing: float, mixup: float, num_frozen: int | str) -> None:
+def _check_settings(layer_decay: float, num_frozen: int | str) -> None:
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay={layer_decay} must be in (0, 1]; 1 gives all layers the same rate.")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing={label_smoothing} must be in [0, 1).")
-    if mixup < 0:
-        raise ValueError(f"mixup={mixup} must not be negative; 0 mixes nothing.")
     if not (num_frozen == ALL or (isinstance(num_frozen, int) and num_frozen >= 0)):
         raise ValueError(f"num_frozen={num_frozen!r} must be a number of layers, or {ALL!r} for a linear probe.")

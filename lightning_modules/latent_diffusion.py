@@ -8,27 +8,25 @@ Legend:
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.blocks import prepare_blocks
-from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.conditional_denoiser import ConditionalDenoiser
 from lightning_modules.conditioning import UNKNOWN, LabelConditioning
 from lightning_modules.diffusion.objective import Objective
-from lightning_modules.diffusion.sampling import default_spacing, draw_noise
+from lightning_modules.diffusion.sampling import draw_noise
 from lightning_modules.ema import AveragedNetwork
 from lightning_modules.label_maps import LabelMaps, LabelSums
-from lightning_modules.latent_sampling import LatentSampling, plain_findings
+from lightning_modules.latent_sampling import LatentSampling, Sampling
 from lightning_modules.networks.kl import NETWORK_KEY, network_config
 from lightning_modules.networks.latent_classifier import LatentClassifier
-from lightning_modules.optimisation import adamw, can_fuse, lr_scheduler, unfuse
 from lightning_modules.randomness import image_generators, seed_global_stream, stable_seed, step_generator
 from lightning_modules.ranks import Part
+from lightning_modules.training import Blocks, Optimisation, TrainedModule, accepts_fields
 
+GUIDE_DECAY = 0.05
 GUIDE_WEIGHT = 0.01  # of the guide's loss: AdamW's steps do not depend on it, and clipping looks at the denoiser alone
 
 
@@ -40,7 +38,8 @@ class Draws(NamedTuple):
     eps: Tensor  # standard normal [B, C, h, w]
 
 
-class LatentDiffusion(LatentSampling, L.LightningModule):
+@accepts_fields(optimisation=Optimisation, sampling=Sampling, blocks=Blocks)
+class LatentDiffusion(LatentSampling, TrainedModule):
     """Trains a conditional denoiser on the latents of an autoencoder; samples images with its averaged weights.
 
     Source: Rombach et al. 2022 (arXiv 2112.10752), section 3.2. Differs from the paper: latents are standardised by
@@ -60,22 +59,10 @@ class LatentDiffusion(LatentSampling, L.LightningModule):
         label_maps: further channels of the denoiser, which has as many `map_channels`; see `fit_label_maps`. None for
             none.
         guide: classifier of noised latents that is trained along with the denoiser, and by whose gradient `sample` is
-            guided, with a weight decay of its own, `guide_decay`: it learns few labels by heart. None for none.
-        fused_optimizer: update the weights in one pass, where the strategy and the precision can have it.
+            guided, with a weight decay of its own, GUIDE_DECAY: it learns few labels by heart. None for none.
+        sampling: how `sample` samples unless told otherwise; the attribute `sampling` holds it as a dict.
         ema_decay: of the averaged weights; see AveragedNetwork.
-        decay_steps: end of lr_schedule "cosine"; None takes the Trainer's number of steps.
-        scheduler, num_steps, spacing, guidance, guidance_interval: how `sample` samples unless told otherwise;
-            `sampling` holds them. `spacing` None is `default_spacing` of the scheduler. The interval is in fractions of
-            the timesteps, 0 the clean end.
-        classifier_scale, classifier_interval, classifier_findings: the same of guidance by the guide; a scale of 0 is
-            none, of None CLASSIFIER_SCALE where there is a guide. Findings are names, or names with weights (the
-            products of powers of Liu et al. 2022, arXiv 2206.01714); None for all.
-        guidance_rescale: share to which the deviation of what classifier-free guidance predicts is brought back to
-            that without guidance (Lin et al. 2024, arXiv 2305.08891, eq. 14 to 16).
-        sampling_precision: "32", or "bf16" for autocast; the sampler's state is float32 in both.
         seed: of noise, timesteps, hidden labels and dropout.
-        activation_checkpointing, compile_blocks: train the denoiser's blocks with less memory, or faster, as
-            `recompute` and `compile_blocks` of blocks.py have it.
 
     Raises:
         ValueError: parts that do not fit together; unknown names; a sampling that means nothing.
@@ -89,34 +76,15 @@ class LatentDiffusion(LatentSampling, L.LightningModule):
         objective: Objective,
         label_maps: LabelMaps | None = None,
         guide: LatentClassifier | None = None,
-        learning_rate: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
-        decay_vectors: bool = True,
-        fused_optimizer: bool = False,
-        guide_decay: float = 0.05,
-        warmup_steps: int = 0,
-        lr_schedule: str = "constant",
-        decay_steps: int | None = None,
+        optimisation: Optimisation = Optimisation(),
+        sampling: Sampling = Sampling(),
         ema_decay: float = 0.9999,
-        scheduler: str = "ddim",
-        num_steps: int = 50,
-        spacing: str | None = "trailing",
-        guidance: float = 1.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        classifier_scale: float | None = 0.0,
-        classifier_interval: tuple[float, float] = (0.0, 1.0),
-        classifier_findings: Sequence[str] | Mapping[str, float] | None = None,
-        guidance_rescale: float = 0.0,
-        sampling_precision: str = "32",
         seed: int = 0,
         channels_last: bool = False,
-        activation_checkpointing: bool = False,
-        compile_blocks: bool = False,
+        blocks: Blocks = Blocks(),
     ):
-        super().__init__()
+        super().__init__(optimisation, blocks, seed)
         _check_parts(autoencoder, denoiser, conditioning, label_maps)
-        low, high = guidance_interval
         autoencoder.drop_judges()
         autoencoder.freeze()
         self.autoencoder = autoencoder
@@ -124,27 +92,8 @@ class LatentDiffusion(LatentSampling, L.LightningModule):
         self.network = ConditionalDenoiser(denoiser, conditioning, label_maps, guide, memory_format)
         self.ema = AveragedNetwork(self.network, ema_decay)
         self.objective = objective
-        self.learning_rate, self.betas = learning_rate, betas
-        self.weight_decay, self.decay_vectors, self.guide_decay = weight_decay, decay_vectors, guide_decay
-        self.fused_optimizer = fused_optimizer
-        self.warmup_steps, self.lr_schedule, self.decay_steps = warmup_steps, lr_schedule, decay_steps
-        self.sampling = {
-            "scheduler": scheduler,
-            "num_steps": num_steps,
-            "spacing": default_spacing(scheduler) if spacing is None else spacing,
-            "guidance": guidance,
-            "guidance_interval": (low, high),
-            "classifier_scale": self._scale(classifier_scale),
-            "classifier_interval": tuple(classifier_interval),
-            "classifier_findings": plain_findings(classifier_findings),
-            "guidance_rescale": guidance_rescale,
-            "precision": sampling_precision,
-        }
+        self.sampling = sampling.settings(guide is not None)
         self._check_sampling(self.sampling)
-        self.seed = seed
-        self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
-        self.config: dict[str, Any] | None = None  # resolved configuration, plain containers; goes into checkpoints
-        self.trained_on: dict[str, Tensor] | None = None  # as write_facts has it; goes into checkpoints
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
         """Set the mode of what is learnt; the autoencoder stays in eval mode."""
@@ -156,12 +105,9 @@ class LatentDiffusion(LatentSampling, L.LightningModule):
 
     def configure_model(self) -> None:
         """Spread what is learnt, and its averages, over the processes, where the strategy does that."""
-        if self.trainer.training:
-            prepare_blocks(self.network.denoiser, self.activation_checkpointing, self.compile_blocks)
-        shard = getattr(self.trainer.strategy, "shard", None)
-        for network in (self.network, self.ema.network) if shard else ():
-            for part in filter(None, (network.denoiser, network.conditioning, network.guide)):
-                shard(part)
+        averaged = self.ema.network
+        parts = [part for one in (self.network, averaged) for part in (one.denoiser, one.conditioning, one.guide)]
+        self.prepare(self.network.denoiser, parts)
 
     def on_fit_start(self) -> None:
         """Refuse to train on latents of unknown scale.
@@ -259,12 +205,6 @@ class LatentDiffusion(LatentSampling, L.LightningModule):
         of_posterior, eps = (draw_noise(self.latent_shape, generators, self.device) for _ in range(2))
         return Draws(of_posterior, t.to(self.device), eps)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then average the weights: once an optimiser step, however many batches it gathers."""
-        super().optimizer_step(*args, **kwargs)
-        if getattr(self.trainer.strategy, "is_step", True):
-            self.ema.update(self.network)
-
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Loss of the averaged weights; each image has noise and a timestep of its own, the same in every epoch."""
         labels = batch["labels"]
@@ -275,12 +215,10 @@ class LatentDiffusion(LatentSampling, L.LightningModule):
         if self.ema.network.guide is not None:
             self.log("val/guide", self.ema.network.guide_loss(noised[1], draws.t, labels), **options)
 
-    def optimizer_of(self, network: ConditionalDenoiser) -> AdamW:
+    def optimizer_of(self, network: ConditionalDenoiser) -> Optimizer:
         """AdamW over what a network like ours learns, each part with its weight decay."""
-        parts = [(nn.ModuleList([network.denoiser, network.conditioning]), self.weight_decay)]
-        parts += [] if network.guide is None else [(network.guide, self.guide_decay)]
-        fused = self.fused_optimizer and (self._trainer is None or can_fuse(self._trainer))
-        return adamw(parts, self.learning_rate, self.betas, self.decay_vectors, fused)
+        parts = [(nn.ModuleList([network.denoiser, network.conditioning]), self.optimisation.weight_decay)]
+        return self.adamw(parts if network.guide is None else [*parts, (network.guide, GUIDE_DECAY)])
 
     def on_train_start(self) -> None:
         """Take up the optimiser of a checkpoint as this strategy can have it.
@@ -290,27 +228,16 @@ class LatentDiffusion(LatentSampling, L.LightningModule):
         """
         if self.network.label_maps is not None and not self.network.label_maps.fitted:
             raise ValueError("the label maps were never fitted: call fit_label_maps(batches) over training images.")
-        unfuse(self.trainer)
+        super().on_train_start()
 
     def configure_optimizers(self) -> Any:
-        """The optimiser with its schedule; the rate's course counts optimiser steps."""
-        optimizer = self.optimizer_of(self.network)
-        decay_steps = self.decay_steps
-        if decay_steps is None and self.lr_schedule == "cosine":
-            decay_steps = self.trainer.estimated_stepping_batches
-        scheduler = lr_scheduler(optimizer, self.lr_schedule, self.warmup_steps, decay_steps or 0)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    # --- checkpoints ----------------------------------------------------------------------------------------------
+        """The optimiser with its schedule."""
+        return self.scheduled(self.optimizer_of(self.network))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add whose photographs trained it, and both configurations: the checkpoint suffices to rebuild the module."""
+        """Add how the autoencoder's network was built too."""
         checkpoint[NETWORK_KEY] = network_config(self.autoencoder.network)
-        write_facts(self, checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another architecture with an error that says what differs."""
-        check_architecture(self, checkpoint)
+        super().on_save_checkpoint(checkpoint)
 
 
 def _check_parts(

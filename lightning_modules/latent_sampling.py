@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,6 +48,52 @@ def plain_findings(findings: Any) -> list[str] | dict[str, float] | None:
     return weights_of(findings) if isinstance(findings, Mapping) else list(findings)
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How images are sampled.
+
+    Args:
+        spacing: None is `default_spacing` of the scheduler.
+        guidance: weight of classifier-free guidance; 1 is none.
+        guidance_interval: fractions of the timesteps in which it acts, 0 the clean end.
+        classifier_scale: of guidance by the guide; 0 is none, of None CLASSIFIER_SCALE where there is a guide.
+        classifier_interval: as guidance_interval.
+        classifier_findings: those that it acts on: names, or names with weights (the products of powers of Liu et al.
+            2022, arXiv 2206.01714); None for all.
+        guidance_rescale: share to which the deviation of what classifier-free guidance predicts is brought back to
+            that without guidance (Lin et al. 2024, arXiv 2305.08891, eq. 14 to 16).
+        sampling_precision: "32", or "bf16" for autocast; the sampler's state is float32 in both.
+    """
+
+    scheduler: str = "ddim"
+    num_steps: int = 50
+    spacing: str | None = "trailing"
+    guidance: float = 1.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    classifier_scale: float | None = 0.0
+    classifier_interval: tuple[float, float] = (0.0, 1.0)
+    classifier_findings: Sequence[str] | Mapping[str, float] | None = None
+    guidance_rescale: float = 0.0
+    sampling_precision: str = "32"
+
+    def settings(self, has_guide: bool) -> dict[str, Any]:
+        """What is sampled by, in plain containers, as recipes hold it: nothing is left to be chosen."""
+        low, high = self.guidance_interval
+        scale = CLASSIFIER_SCALE if has_guide else 0.0
+        return {
+            "scheduler": self.scheduler,
+            "num_steps": self.num_steps,
+            "spacing": default_spacing(self.scheduler) if self.spacing is None else self.spacing,
+            "guidance": self.guidance,
+            "guidance_interval": (low, high),
+            "classifier_scale": scale if self.classifier_scale is None else self.classifier_scale,
+            "classifier_interval": tuple(self.classifier_interval),
+            "classifier_findings": plain_findings(self.classifier_findings),
+            "guidance_rescale": self.guidance_rescale,
+            "precision": self.sampling_precision,
+        }
+
+
 class LatentSampling:
     """Mixin of LatentDiffusion: `sampling` are the settings by which `sample` samples unless told otherwise."""
 
@@ -78,11 +125,6 @@ class LatentSampling:
             check_name("sampling", name, self.sampling)
         self._check_sampling(sampling)
         self.sampling = sampling
-
-    def _scale(self, classifier_scale: float | None) -> float:
-        if classifier_scale is None:
-            return CLASSIFIER_SCALE if self.network.guide is not None else 0.0
-        return classifier_scale
 
     def _check_sampling(self, sampling: Mapping[str, Any]) -> None:
         check_name("sampling_precision", sampling["precision"], SAMPLING_PRECISIONS)

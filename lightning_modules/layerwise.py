@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 from torch import nn
 
-NO_DECAY_DIMENSIONS = 1  # biases, norms and other vectors are not drawn towards 0
+from lightning_modules.training import Optimisation
+
+VECTOR_DIMENSIONS = 1  # biases, norms and other vectors
 
 
 def freeze_layers(network: nn.Module, layers: Mapping[str, int], num_frozen: int) -> list[nn.Module]:
@@ -34,18 +36,17 @@ def layer_groups(
     backbone: nn.Module,
     heads: nn.Module,
     layers: Mapping[str, int],
-    learning_rate: float,
-    weight_decay: float,
+    optimisation: Optimisation,
     layer_decay: float,
 ) -> list[dict]:
     """Parameter groups for an optimiser: the rate of a layer is `layer_decay` times that of the next one, the head's 1.
 
     As in BEiT (Bao et al. 2022, arXiv 2106.08254) and fine-tuning of MAE, where a norm after the last block has the
-    head's rate. Vectors (biases, norms), and what the network
-    says of `no_weight_decay`, are not decayed. Only what is not frozen.
+    head's rate. Vectors (biases, norms) are decayed where `decay_vectors` says so, what the network says of
+    `no_weight_decay` never. Only what is not frozen.
     """
     last = max(layers.values())
-    only_norm = all(p.ndim <= NO_DECAY_DIMENSIONS for name, p in backbone.named_parameters() if layers[name] == last)
+    only_norm = all(p.ndim <= VECTOR_DIMENSIONS for name, p in backbone.named_parameters() if layers[name] == last)
     top = last if only_norm else last + 1
     kept = {f"network.{name}" for name in getattr(getattr(backbone, "network", None), "no_weight_decay", set)()}
     groups: dict[tuple[int, bool], dict] = {}
@@ -53,11 +54,12 @@ def layer_groups(
     def add(layer: int, name: str, parameter: nn.Parameter) -> None:
         if not parameter.requires_grad:
             return
-        decayed = parameter.ndim > NO_DECAY_DIMENSIONS and name not in kept
+        is_vector = parameter.ndim <= VECTOR_DIMENSIONS
+        decayed = name not in kept and (optimisation.decay_vectors or not is_vector)
         group = groups.setdefault(
             (layer, decayed),
-            {"params": [], "lr": learning_rate * layer_decay ** (top - layer),
-             "weight_decay": weight_decay if decayed else 0.0, "layer": layer},
+            {"params": [], "lr": optimisation.learning_rate * layer_decay ** (top - layer),
+             "weight_decay": optimisation.weight_decay if decayed else 0.0, "layer": layer},
         )  # fmt: skip
         group["params"].append(parameter)
 

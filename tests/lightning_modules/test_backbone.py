@@ -7,7 +7,9 @@ from torch import nn
 from lightning_modules.layerwise import freeze_layers, layer_groups
 from lightning_modules.networks.backbone import TimmBackbone, check_timm_name, layers_of
 from lightning_modules.networks.heads import FindingHeads
+from lightning_modules.training import Optimisation
 
+OPTIMISATION = Optimisation(1e-3, weight_decay=0.05, decay_vectors=False)
 SMALL = ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "tf_efficientnet_lite0"]
 
 
@@ -42,7 +44,7 @@ def heads_of(backbone):
 def test_rates_fall_from_the_head_to_the_image_and_vectors_are_not_decayed(global_pool):
     backbone = TimmBackbone("vit_tiny_patch16_224", 64, global_pool=global_pool)
     heads, layers = heads_of(backbone), backbone.layers()
-    groups = layer_groups(backbone, heads, layers, 1e-3, 0.05, 0.65)
+    groups = layer_groups(backbone, heads, layers, OPTIMISATION, 0.65)
     rate = {id(p): group for group in groups for p in group["params"]}
     assert len(rate) == len([*backbone.parameters(), *heads.parameters()])
     top = layers["network.blocks.11.attn.qkv.weight"] + 1  # as in MAE, where a norm of the mean has the head's rate
@@ -65,7 +67,9 @@ def test_frozen_layers_have_no_gradient_and_no_group(num_frozen):
     frozen = freeze_layers(backbone, layers, num_frozen)
     for name, parameter in backbone.named_parameters():
         assert parameter.requires_grad == (layers[name] >= num_frozen)
-    grouped = {id(p) for g in layer_groups(backbone, heads_of(backbone), layers, 1e-3, 0.05, 0.8) for p in g["params"]}
+    grouped = {
+        id(p) for g in layer_groups(backbone, heads_of(backbone), layers, OPTIMISATION, 0.8) for p in g["params"]
+    }
     assert grouped >= {id(p) for p in backbone.parameters() if p.requires_grad}
     assert not grouped & {id(p) for p in backbone.parameters() if not p.requires_grad}
     stem = backbone.network.bn1
