@@ -18,8 +18,8 @@ from callbacks.due import is_due
 from callbacks.feature_sets import collect, progress, random_order, real_features
 from callbacks.features import FeatureExtractor
 from callbacks.isolation import demand, isolated, to_uint8
-from callbacks.metrics.bootstrap import Interval
-from callbacks.metrics.probe import LinearProbe, agreement, balanced_rows, mean_of
+from callbacks.metrics.estimate import Estimate
+from callbacks.metrics.probe import BETTER, LinearProbe, agreement, balanced_rows, mean_of
 from callbacks.ranks import Ranks
 
 TAG = "val/agreement"
@@ -57,7 +57,7 @@ class LabelAgreement(Callback):
         ValueError: a count below 1; a module or datamodule that lacks what is needed.
     """
 
-    tag, mode = TAG, "max"
+    tag, mode = TAG, BETTER["agreement"]
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class LabelAgreement(Callback):
         self.num_real, self.num_replicates, self.seed = num_real, num_replicates, seed
         self._table = CsvTable(Path(output_dir) / "agreement.csv", COLUMNS)
         self._probe: LinearProbe | None = None
-        self.ceiling: list[Interval] = []
+        self.ceiling: list[Estimate] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that everything needed is there before hours of training."""
@@ -112,7 +112,7 @@ class LabelAgreement(Callback):
         # Every rank holds the same figures; their maximum is exact, where a mean would round.
         pl_module.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
 
-    def measure(self, trainer: Trainer, pl_module: LightningModule) -> list[Interval]:
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> list[Estimate]:
         """The agreement of each finding, the same on every rank; NaN for one that the probe could not learn."""
         ranks, quiet = Ranks.of(trainer), not trainer.is_global_zero or trainer.progress_bar_callback is None
         self.extractor.to(pl_module.device)
@@ -146,7 +146,7 @@ class LabelAgreement(Callback):
         found = real_features(trainer, self.extractor, split, number, number, self.batch_size, self.cache_dir, title)
         return found.rows.numpy(), labels[random_order(num_images)[:number]]
 
-    def _write(self, trainer: Trainer, figures: Sequence[Interval], seconds: float) -> None:
+    def _write(self, trainer: Trainer, figures: Sequence[Estimate], seconds: float) -> None:
         how = {"num_images": self.num_images, "seconds": round(seconds, 3), "unix_time": round(time.time(), 3)}
         place = {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
         key = tuple(str(value) for value in place.values())
@@ -161,11 +161,11 @@ class LabelAgreement(Callback):
             self._table.append(row | how)
 
 
-def _cells(figure: Interval, name: str, before: str) -> dict[str, float]:
+def _cells(figure: Estimate, name: str, before: str) -> dict[str, float]:
     return {name: figure.value, f"{before}low": figure.low, f"{before}high": figure.high}
 
 
-def _logged(findings: Sequence[str], figures: Sequence[Interval], tag: str) -> Mapping[str, float]:
+def _logged(findings: Sequence[str], figures: Sequence[Estimate], tag: str) -> Mapping[str, float]:
     """The defined figures under their keys, and their mean."""
     named = {f"{tag}_{name}": figure.value for name, figure in zip(findings, figures, strict=True)}
     return {tag: mean_of(figures)} | {name: value for name, value in named.items() if np.isfinite(value)}

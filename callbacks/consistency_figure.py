@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from callbacks.diagnosis_figures import BLUE, GREY, ORANGE
-from callbacks.metrics.consistency import Agreement
+from callbacks.metrics.estimate import UNDEFINED, Estimate
 
 DPI = 200
 WIDTH, ROW_HEIGHT, MARGIN = 7.0, 0.34, 1.5  # inches
@@ -17,17 +17,15 @@ OFFSET = 0.16  # of a mark from the middle of its row
 SIZES_AT = 1.02  # right of the axes, in their width
 
 
-def figure_of(
-    synthetic: Mapping[str, Agreement], real: Mapping[str, Agreement], titles: Mapping[str, str]
-) -> np.ndarray:
+def figure_of(synthetic: Mapping[str, Estimate], real: Mapping[str, Estimate], titles: Mapping[str, str]) -> np.ndarray:
     """Picture uint8 [H, W, 3]: a row a finding, AUROC along it; what is undefined says so.
 
     Args:
-        synthetic: against the conditions; its findings are the rows.
-        real: against the labels of real images: the ceiling.
+        synthetic: AUROC by finding, against the conditions; its findings are the rows.
+        real: AUROC by finding, against the labels of real images: the ceiling.
         titles: of findings, for people.
     """
-    rows = [name for name, found in synthetic.items() if "auroc" in found.metrics]
+    rows = list(synthetic)
     figure = Figure(figsize=(WIDTH, MARGIN + ROW_HEIGHT * max(1, len(rows))), dpi=DPI, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axis = figure.subplots()
@@ -66,22 +64,21 @@ def figure_of(
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _mark(axis: Axes, found: Agreement | None, height: float, colour: str, marker: str) -> None:
+def _mark(axis: Axes, found: Estimate | None, height: float, colour: str, marker: str) -> None:
     """A point and its interval, hollow where that is undefined; or a word where there is no point."""
-    interval = None if found is None else found.metrics.get("auroc")
-    if interval is None or math.isnan(interval.value):
-        word = "undefined" if found is not None and found.num_images else "no image"
+    if found is None or math.isnan(found.value):
+        word = UNDEFINED if found is not None and found.num_images else "no image"
         axis.text(0.99, height, word, fontsize=6.5, color=colour, va="center", ha="right",
                   transform=axis.get_yaxis_transform())  # fmt: skip
         return
-    bounded = not math.isnan(interval.low)
+    bounded = not math.isnan(found.low)
     if bounded:
-        axis.plot([interval.low, interval.high], [height, height], color=colour, linewidth=1.6, zorder=2)
-    axis.plot(interval.value, height, color=colour, marker=marker, markersize=4.5, linestyle="", zorder=3,
+        axis.plot([found.low, found.high], [height, height], color=colour, linewidth=1.6, zorder=2)
+    axis.plot(found.value, height, color=colour, marker=marker, markersize=4.5, linestyle="", zorder=3,
               markerfacecolor=colour if bounded else "white")  # fmt: skip
 
 
-def _sizes(synthetic: Agreement, real: Agreement | None) -> str:
+def _sizes(synthetic: Estimate, real: Estimate | None) -> str:
     told = f"{synthetic.num_positive:,} / {synthetic.num_images:,}"
     return told if real is None or not real.num_images else f"{told}; {real.num_positive:,} / {real.num_images:,}"
 
@@ -92,14 +89,7 @@ def _title(name: str, titles: Mapping[str, str]) -> str:
     return f"{titles.get(finding, finding)}, level {level} or more" if level else titles.get(finding, finding)
 
 
-def _least(*groups: Mapping[str, Agreement]) -> float:
+def _least(*groups: Mapping[str, Estimate]) -> float:
     """The lowest point that is drawn."""
-    bounds = [
-        bound
-        for group in groups
-        for found in group.values()
-        if "auroc" in found.metrics
-        for bound in (found.metrics["auroc"].value, found.metrics["auroc"].low)
-        if not math.isnan(bound)
-    ]
-    return min(bounds, default=0.5)
+    bounds = [bound for group in groups for found in group.values() for bound in (found.value, found.low)]
+    return min((bound for bound in bounds if not math.isnan(bound)), default=0.5)

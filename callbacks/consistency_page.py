@@ -1,34 +1,17 @@
-"""What was found of a set's consistency, as JSON and as a page for people."""
+"""What was found of a set's consistency, as a page for people."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from callbacks.metrics.bootstrap import Interval
-from callbacks.metrics.consistency import Agreement
+from callbacks.metrics.estimate import Estimate
 
+Found = Mapping[str, Mapping[str, Estimate]]  # finding -> metric -> figure
 FEW = 10  # images with or without a finding, below which a figure is a matter of chance
 COLUMNS = {"accuracy": "agreement", "precision": "precision", "recall": "recall", "kappa": "kappa", "auroc": "AUROC"}
 
 
-def plain(found: Mapping[str, Agreement]) -> dict[str, Any]:
-    """What JSON can hold: a figure is value, low and high; an undefined one is null and says `why`."""
-    return {name: _plain(agreement) for name, agreement in found.items()}
-
-
-def _plain(found: Agreement) -> dict[str, Any]:
-    counts = {name: getattr(found, name) for name in ("num_images", "num_patients", "num_positive")}
-    figures = {}
-    for metric, interval in found.metrics.items():
-        bounds = {key: _number(getattr(interval, key)) for key in ("value", "low", "high")}
-        figures[metric] = bounds | ({"why": found.undefined[metric]} if metric in found.undefined else {})
-    return counts | figures
-
-
 def page(
-    synthetic: Mapping[str, Agreement], real: Mapping[str, Agreement], facts: Mapping[str, str],
-    notes: Sequence[str], not_told: Sequence[str], ceiling: str,
-) -> str:  # fmt: skip
+    synthetic: Found, real: Found, facts: Mapping[str, str], notes: Sequence[str], not_told: Sequence[str], ceiling: str
+) -> str:
     """The page, Markdown: facts, a table of the synthetic images, one of the real ones, and what is undefined.
 
     Args:
@@ -72,7 +55,7 @@ STANDING = (
 )
 
 
-def table(found: Mapping[str, Agreement], ceiling: Mapping[str, Agreement] | None = None) -> list[str]:
+def table(found: Found, ceiling: Found | None = None) -> list[str]:
     """A row a finding; with `ceiling` a last column has its AUROC."""
     headings = [
         "finding",
@@ -82,39 +65,28 @@ def table(found: Mapping[str, Agreement], ceiling: Mapping[str, Agreement] | Non
         *(["AUROC, ceiling"] if ceiling is not None else []),
     ]
     lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
-    for name, agreement in found.items():
-        cells = [f"`{name}`{few(agreement)}", f"{agreement.num_images:,}", f"{agreement.num_positive:,}"]
-        cells += [said(agreement.metrics.get(metric)) for metric in COLUMNS]
+    for name, metrics in found.items():
+        auroc = metrics["auroc"]
+        cells = [f"`{name}`{few(auroc)}", f"{auroc.num_images:,}", f"{auroc.num_positive:,}"]
+        cells += [str(metrics.get(metric, "")) for metric in COLUMNS]
         if ceiling is not None:
-            cells.append(said(ceiling[name].metrics["auroc"]) if name in ceiling else "no ceiling")
+            cells.append(str(ceiling[name]["auroc"]) if name in ceiling else "no ceiling")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def few(found: Agreement) -> str:
+def few(found: Estimate) -> str:
     """A mark on findings of which there are few images on one side."""
     return "\\*" if 0 < min(found.num_positive, found.num_images - found.num_positive) < FEW else ""
 
 
-def said(interval: Interval | None) -> str:
-    """A figure and its interval in a cell; empty where it is not measured."""
-    if interval is None:
-        return ""
-    if math.isnan(interval.value):
-        return "undefined"
-    return f"{interval.value:.3f}" + ("" if math.isnan(interval.low) else f" [{interval.low:.3f}, {interval.high:.3f}]")
-
-
-def _whys(title: str, found: Mapping[str, Agreement]) -> list[str]:
+def _whys(title: str, found: Found) -> list[str]:
     """Why figures are undefined: a line a finding and reason."""
     lines = []
-    for name, agreement in found.items():
+    for name, estimates in found.items():
         reasons: dict[str, list[str]] = {}
-        for metric, why in agreement.undefined.items():
-            reasons.setdefault(why, []).append(COLUMNS[metric])
+        for metric, one in estimates.items():
+            if one.why:
+                reasons.setdefault(one.why, []).append(COLUMNS[metric])
         lines += [f"- {title}, `{name}`: {', '.join(metrics)}: {why}" for why, metrics in reasons.items()]
     return lines
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

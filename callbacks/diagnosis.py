@@ -16,11 +16,12 @@ from callbacks.atomic import write_atomically, write_text
 from callbacks.diagnosis_figures import figures_of
 from callbacks.gathered import Gathered, Predictions
 from callbacks.image_sheet import publish
-from callbacks.metrics.bootstrap import Interval
-from callbacks.metrics.evaluation import MACRO, MACRO_METRICS, Scores, evaluate
+from callbacks.metrics.estimate import Estimate, to_json
+from callbacks.metrics.evaluation import MACRO, MACRO_METRICS, evaluate
 
 log = logging.getLogger(__name__)
 
+Evaluation = dict[str, dict[str, Estimate]]  # finding -> metric -> figure
 OF_FINDING = ("auroc", "qwk")  # logged for each finding
 
 
@@ -46,7 +47,7 @@ class Diagnosis(Callback):
         self.columns = dict(columns)
         self.num_replicates, self.seed = num_replicates, seed
         self.patients: dict[str, str] | None = None
-        self.evaluations: dict[str, dict[str, Scores]] = {}
+        self.evaluations: dict[str, Evaluation] = {}
         self.predictions: dict[str, Gathered] = {}
         self._running = Predictions()
 
@@ -93,7 +94,7 @@ class Diagnosis(Callback):
         if self.patients is not None:
             self.predictions[split], self.evaluations[split] = found, evaluation
 
-    def _evaluated(self, found: Gathered) -> dict[str, Scores]:
+    def _evaluated(self, found: Gathered) -> Evaluation:
         patients = [self.patients[name] for name in found.ids] if self.patients else list(found.ids)
         labels = found.labels[:, list(self.columns.values())]
         levels = {name: values.shape[1] for name, values in found.probabilities.items()}
@@ -114,7 +115,7 @@ class Diagnosis(Callback):
         tables = [self._table(split, found) for split, found in self.predictions.items()]
         table = pa.concat_tables(tables)
         write_atomically(self.output_dir / "predictions.parquet", lambda path: pq.write_table(table, path))
-        text = json.dumps(_plain(self.evaluations), indent=2)
+        text = json.dumps({split: to_json(found) for split, found in self.evaluations.items()}, indent=2)
         write_text(self.output_dir / "evaluation.json", text + "\n")
         for split, found in self.predictions.items():
             labels = found.labels[:, list(self.columns.values())]
@@ -142,41 +143,17 @@ class Diagnosis(Callback):
             lines.append(
                 f"  {split + ' (95 % interval over patients)':<36}{'images':>8}{'AUROC':>22}{'kappa (grades: QWK)':>22}"
             )
-            for name, scores in evaluation.items():
-                kappa = scores.metrics.get("qwk") or scores.metrics.get("kappa")
-                cells = (scores.metrics.get("auroc"), kappa)
-                lines.append(f"  {name:<36}{scores.num_images:>8}" + "".join(f"{_said(cell):>22}" for cell in cells))
+            for name, metrics in evaluation.items():
+                auroc, kappa = metrics["auroc"], metrics.get("qwk") or metrics.get("kappa", "")
+                lines.append(f"  {name:<36}{auroc.num_images:>8}{auroc!s:>22}{kappa!s:>22}")
         return "\n".join(lines)
 
 
-def _figures(evaluation: Mapping[str, Scores], split: str) -> dict[str, float]:
+def _figures(evaluation: Evaluation, split: str) -> dict[str, float]:
     """Log keys and values of what is defined."""
     found = {}
-    for name, scores in evaluation.items():
+    for name, metrics in evaluation.items():
         ending = "" if name == MACRO else f"_{name}"
         wanted = MACRO_METRICS if name == MACRO else OF_FINDING
-        found |= {f"{split}/{key}{ending}": scores.metrics[key].value for key in wanted if key in scores.metrics}
+        found |= {f"{split}/{key}{ending}": metrics[key].value for key in wanted if key in metrics}
     return {name: value for name, value in found.items() if not math.isnan(value)}
-
-
-def _said(interval: Interval | None) -> str:
-    if interval is None:
-        return ""
-    if math.isnan(interval.value):
-        return "undefined"
-    bounds = "" if math.isnan(interval.low) else f" ({interval.low:.3f}-{interval.high:.3f})"
-    return f"{interval.value:.3f}{bounds}"
-
-
-def _plain(thing: Any) -> Any:
-    """What JSON can hold: intervals as mappings, what is undefined as null."""
-    if isinstance(thing, Interval):
-        return {"value": _plain(thing.value), "low": _plain(thing.low), "high": _plain(thing.high)}
-    if isinstance(thing, Scores):
-        counts = {name: getattr(thing, name) for name in ("num_images", "num_patients", "num_positive")}
-        return counts | _plain(thing.metrics)
-    if isinstance(thing, Mapping):
-        return {str(key): _plain(value) for key, value in thing.items()}
-    if isinstance(thing, np.generic):
-        return _plain(thing.item())
-    return None if isinstance(thing, float) and not math.isfinite(thing) else thing

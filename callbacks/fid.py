@@ -17,8 +17,8 @@ from callbacks.due import BestCheckpoint, is_due
 from callbacks.feature_sets import FeatureSet, collect, progress, real_features
 from callbacks.features import FeatureExtractor
 from callbacks.isolation import demand, isolated, to_uint8
-from callbacks.metrics.coverage import NEAREST, coverage
-from callbacks.metrics.kernel import kernel_distance
+from callbacks.metrics import coverage, frechet, kernel
+from callbacks.metrics.estimate import Estimate
 from callbacks.ranks import Ranks
 
 
@@ -116,6 +116,7 @@ class FrechetDistance(Callback):
         self.tag = "val/fid" if extractor.is_fid else f"val/fd_{extractor.name}"
         self.kernel_tag = "val/kid" if extractor.is_fid else f"val/kd_{extractor.name}"
         self.coverage_tag = f"val/coverage_{extractor.name}"
+        self.mode = frechet.BETTER["fid" if extractor.is_fid else "fd"]
         self.record: dict[str, Any] = {}
         self._table = CsvTable(Path(output_dir) / "frechet.csv", {"figure": str, "epoch": int, "global_step": int})
         self._real: FeatureSet | None = None
@@ -147,7 +148,7 @@ class FrechetDistance(Callback):
         # Every rank holds the same figures; their maximum is exact, where a mean would round.
         pl_module.log_dict(figures, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
 
-    def measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Estimate]:
         """Return the figures under their log keys, the same on every rank; sampling takes nearly all the time."""
         ranks = Ranks.of(trainer)
         quiet = not trainer.is_global_zero or trainer.progress_bar_callback is None
@@ -159,14 +160,20 @@ class FrechetDistance(Callback):
         if trainer.is_global_zero:
             rows, real = generated.rows[: self.num_kernel_images], self._real.rows[: self.num_kernel_images]
             distance = generated.gaussian.distance(self._real.gaussian)
-            figures = {self.tag: distance, self.kernel_tag: kernel_distance(rows, real)}
-            if len(real) > NEAREST:
-                figures[self.coverage_tag] = coverage(real, rows)
+            facts = {"extractor": self.extractor.name, "seed": self.seed}
+            few = facts | {"num_images": len(rows)}
+            figures = {
+                self.tag: Estimate(distance, better=self.mode, num_images=self.num_images, **facts),
+                self.kernel_tag: Estimate(kernel.kernel_distance(rows, real), better=kernel.BETTER["kd"], **few),
+            }
+            if len(real) > coverage.NEAREST:
+                covered = coverage.coverage(real, rows)
+                figures[self.coverage_tag] = Estimate(covered, better=coverage.BETTER["coverage"], **few)
         return trainer.strategy.broadcast(figures)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> dict[str, float]:
         start = time.monotonic()
-        figures = self.measure(trainer, pl_module)
+        figures = {tag: figure.value for tag, figure in self.measure(trainer, pl_module).items()}
         defaults = getattr(pl_module, "sampling", {})
         self.record = {
             "epoch": epoch,

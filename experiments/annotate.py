@@ -1,6 +1,5 @@
 """`+exp=annotate`: what classifiers see in a synthetic set, beside its conditions; and how far the two agree."""
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from omegaconf import DictConfig
 from callbacks.advice import advice_of
 from callbacks.annotation_folder import AnnotationFolder
 from callbacks.annotation_writer import AnnotationWriter
-from callbacks.consistency_page import said
 from callbacks.locks import alone
 from callbacks.run_record import RunRecord
 from callbacks.shared_work import SharedWork
@@ -189,12 +187,10 @@ def sum_up(
 def table(found: Found) -> str:
     """AUROC of every finding for the terminal: of synthetic images, and the ceiling."""
     lines = [f"  {'AUROC (95 % interval)':<30}{'images':>9}{'synthetic':>24}{'own test, the ceiling':>24}"]
-    for name, one in found.synthetic.items():
-        real = found.real.get(name)
-        ceiling = said(None if real is None else real.metrics["auroc"])
-        lines.append(f"  {name:<30}{one.num_images:>9,}{said(one.metrics['auroc']):>24}{ceiling:>24}")
-    undefined = [name for name, one in found.synthetic.items() if math.isnan(one.metrics["auroc"].value)]
-    if undefined:
-        whys = (f"{name}: {found.synthetic[name].undefined['auroc']}" for name in undefined)
+    synthetic, real = found.aurocs()
+    for name, one in synthetic.items():
+        lines.append(f"  {name:<30}{one.num_images:>9,}{one!s:>24}{real.get(name, '')!s:>24}")
+    whys = [f"{name}: {one.why}" for name, one in synthetic.items() if one.why]
+    if whys:
         lines.append(f"  undefined: {'; '.join(whys)}")
     return "\n".join(lines)

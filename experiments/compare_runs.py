@@ -167,7 +167,7 @@ def write(found: Comparison, gathered: Gathered, output_dir: Path) -> None:
 def numbers(found: Comparison) -> dict[str, float]:
     """What the record keeps: how much was compared, the threshold, and the mean of each group."""
     counted = {"num_runs": len(found.runs), "num_groups": len(found.groups), "threshold": found.threshold}
-    means = {f"final/{result.group.label}": result.final.mean for result in found.groups}
+    means = {f"final/{result.group.label}": result.final.value for result in found.groups}
     kept = {name: value for name, value in {**counted, **means}.items() if value is not None}
     return {f"comparison/{name}": float(value) for name, value in kept.items()}
 

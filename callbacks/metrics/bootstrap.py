@@ -12,21 +12,14 @@ to both counts of a p-value, which is so never 0).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from callbacks.metrics.estimate import Estimate
+
 BLOCK_SIZE = 2**18  # numbers of a block of weights: 2 MiB of float64, which stays in a core's cache
 LEAST_DEFINED = 0.9  # share of the replicates that must have a value for an interval to have bounds
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure and its bounds; NaN bounds where too few replicates have a value for them to mean anything."""
-
-    value: float
-    low: float
-    high: float
 
 
 def patient_weights(patients: Sequence[str], num_replicates: int, seed: int) -> np.ndarray:
@@ -85,8 +78,8 @@ def in_blocks(measure: Callable[[np.ndarray], np.ndarray], weights: np.ndarray |
     return np.concatenate(parts).astype(np.float64, copy=False)
 
 
-def interval(value: float, replicates: np.ndarray, level: float = 0.95) -> Interval:
-    """Percentile interval of `value` from the replicates [R] that are not NaN.
+def interval(value: float, replicates: np.ndarray, level: float = 0.95, **facts: Any) -> Estimate:
+    """Percentile interval of `value` from the replicates [R] that are not NaN; `facts` are attributes of the estimate.
 
     The bounds are NaN (undefined) where the value is, and where fewer than 90 % of the replicates have one.
 
@@ -97,14 +90,14 @@ def interval(value: float, replicates: np.ndarray, level: float = 0.95) -> Inter
         raise ValueError(f"level is {level}, and must lie between 0 and 1, such as 0.95")
     defined = _defined(replicates)
     if defined is None or np.isnan(value):
-        return Interval(float(value), np.nan, np.nan)
+        return Estimate(float(value), **facts)
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value), float(low), float(high))
+    return Estimate(float(value), float(low), float(high), **facts)
 
 
 def paired_difference(
     a: np.ndarray, b: np.ndarray, value: float | None = None, level: float = 0.95
-) -> tuple[Interval, float]:
+) -> tuple[Estimate, float]:
     """Difference a - b of one metric of two classifiers, and its two-sided bootstrap p-value.
 
     The p-value is twice the share of the replicates on the rarer side of 0 (those at 0 count on both sides), at most
@@ -124,7 +117,7 @@ def paired_difference(
         raise ValueError(f"a and b have shapes {a.shape} and {b.shape}: expected [R], from the same weights")
     defined = _defined(a - b)
     if defined is None:
-        return Interval(np.nan if value is None else float(value), np.nan, np.nan), np.nan
+        return Estimate(np.nan if value is None else float(value)), np.nan
     found = interval(float(np.median(defined)) if value is None else value, a - b, level)
     rarer = min(np.sum(defined <= 0), np.sum(defined >= 0))
     p_value = min(1.0, 2 * (1 + rarer) / (1 + len(defined)))

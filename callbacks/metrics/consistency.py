@@ -7,31 +7,21 @@ The figures are those of evaluation.py, by the same functions: of a grade precis
 kappa is the quadratic weighted one, the AUROC the mean over levels, each against the rest. Besides, a finding of K > 2
 levels has an AUROC for each threshold, "this level or more" against less, by the name `<finding>>=<level>`.
 
-A figure that has no value is NaN, and `undefined` says why.
+A figure that has no value is NaN, and its `why` says why.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from callbacks.metrics import decisions
-from callbacks.metrics.bootstrap import Interval, interval, patient_weights
+from callbacks.metrics.bootstrap import interval, patient_weights
+from callbacks.metrics.estimate import Estimate
+from callbacks.metrics.evaluation import BETTER
 from callbacks.metrics.ranking import auroc
 
 METRICS = ("accuracy", "precision", "recall", "kappa", "auroc")
 BLOCK_SIZE = 2**25  # weights drawn at a time: 128 MiB
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """What was measured of one finding, on how many images; positive is level 1 or above, or the threshold's."""
-
-    num_images: int
-    num_patients: int
-    num_positive: int
-    metrics: dict[str, Interval]
-    undefined: dict[str, str] = field(default_factory=dict)
 
 
 def decided(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
@@ -52,8 +42,10 @@ def agreement(
     thresholds: Mapping[str, float],
     num_replicates: int = 1000,
     seed: int = 0,
-) -> dict[str, Agreement]:
+) -> dict[str, dict[str, Estimate]]:
     """Measure every finding that has probabilities, then its thresholds; also those that are known in no row.
+
+    Returns estimates by finding and metric; an image is positive from level 1 on, or from the threshold's.
 
     Args:
         labels: int [N, F], -1 for unknown.
@@ -84,13 +76,17 @@ def agreement(
         levels = labels[known, column]
         cut = decided(probabilities[name][known], thresholds.get(name, 0.5))
         for entry, least in _entries(name, num_levels).items():
-            values = {metric: np.concatenate(drawn) for metric, drawn in parts.get(entry, {}).items()}
-            metrics = {metric: interval(drawn[0], drawn[1:]) for metric, drawn in values.items()}
-            wanted = ("auroc",) if entry != name else METRICS
-            metrics = {metric: metrics.get(metric, Interval(np.nan, np.nan, np.nan)) for metric in wanted}
-            why = {metric: _why(metric, levels, cut, least) for metric in wanted if np.isnan(metrics[metric].value)}
-            num_patients = len(np.unique(names[known]))
-            found[entry] = Agreement(len(levels), num_patients, int((levels >= least).sum()), metrics, why)
+            sizes = {
+                "num_images": len(levels),
+                "num_patients": len(np.unique(names[known])),
+                "num_positive": int((levels >= least).sum()),
+            }
+            found[entry] = {}
+            for metric in METRICS if entry == name else ("auroc",):
+                drawn = np.concatenate(parts.get(entry, {}).get(metric, [[np.nan]]))
+                why = _why(metric, levels, cut, least) if np.isnan(drawn[0]) else None
+                facts = {"name": metric, "better": BETTER[metric], "why": why, **sizes}
+                found[entry][metric] = interval(drawn[0], drawn[1:], **facts)
     return found
 
 

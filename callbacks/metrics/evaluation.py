@@ -7,30 +7,21 @@ the same replicates are used, so that the mean, and the difference between two c
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
-from callbacks.metrics import decisions
-from callbacks.metrics.bootstrap import Interval, interval, patient_weights
+from callbacks.metrics import calibration, decisions, ranking
+from callbacks.metrics.bootstrap import interval, patient_weights
 from callbacks.metrics.calibration import brier_score, expected_calibration_error
+from callbacks.metrics.estimate import Better, Estimate
 from callbacks.metrics.ranking import ranking_metrics
 
 MACRO = "macro"
+BETTER: dict[str, Better] = {**ranking.BETTER, **decisions.BETTER, **calibration.BETTER}
 MACRO_METRICS = ("auroc", "aupr", "f1", "accuracy", "ece")
 REFERABLE: Mapping[str, int] = MappingProxyType({"dr_grade": 2})  # from moderate on: Wilkinson et al. 2003
 SUM_TOLERANCE = 0.02  # of probabilities: half-precision ones do not add up to 1
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What was measured of one finding, and on how much; an image is positive from level 1 on."""
-
-    num_images: int
-    num_patients: int
-    num_positive: int
-    metrics: dict[str, Interval]
 
 
 def evaluate(
@@ -42,11 +33,12 @@ def evaluate(
     seed: int = 0,
     thresholds: Mapping[str, float] | float = 0.5,
     referable: Mapping[str, int] = REFERABLE,
-) -> dict[str, Scores]:
-    """Measure a classifier, by finding, then by `<finding>_referable`, then `macro`, each figure with its interval.
+) -> dict[str, dict[str, Estimate]]:
+    """Measure a classifier, by finding, then by `<finding>_referable`, then `macro`: estimates by the name of a metric.
 
     Left out is a finding that is unknown in every row, or of which there are no probabilities; if nothing is left
-    the answer is empty. `macro` counts an image if any finding is known, and as positive if any is at level 1 or up.
+    the answer is empty. An image is positive from level 1 on. `macro` counts an image if any finding is known, and as
+    positive if any is at level 1 or up.
 
     Args:
         labels: int [N, F], -1 for unknown.
@@ -80,8 +72,15 @@ def evaluate(
         else:
             of_finding = name.removesuffix("_referable")
             known, positive = columns[of_finding] >= 0, columns[of_finding] >= referable[of_finding]
-        intervals = {metric: interval(values[0], values[1:]) for metric, values in metrics.items()}
-        result[name] = Scores(int(known.sum()), len(np.unique(patients[known])), int(positive.sum()), intervals)
+        sizes = {
+            "num_images": int(known.sum()),
+            "num_patients": len(np.unique(patients[known])),
+            "num_positive": int(positive.sum()),
+        }
+        result[name] = {
+            metric: interval(values[0], values[1:], name=metric, better=BETTER[metric], **sizes)
+            for metric, values in metrics.items()
+        }
     return result
 
 

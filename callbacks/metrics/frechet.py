@@ -14,6 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from callbacks.metrics.estimate import Better
+
+BETTER: dict[str, Better] = {"fd": "min", "fid": "min"}
+
 
 @dataclass(frozen=True)
 class Gaussian:

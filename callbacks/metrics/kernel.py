@@ -9,6 +9,10 @@ polynomial kernel, in the unbiased form of Gretton et al. 2012, equation (3). On
 import torch
 from torch import Tensor
 
+from callbacks.metrics.estimate import Better
+
+BETTER: dict[str, Better] = {"kd": "min", "kid": "min"}
+
 
 def kernel_distance(
     features_a: Tensor,

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from callbacks.metrics.bootstrap import Interval, interval, patient_weights
+from callbacks.metrics.bootstrap import interval, patient_weights
+from callbacks.metrics.estimate import Better, Estimate
 from callbacks.metrics.ranking import auroc
 
+BETTER: dict[str, Better] = {"agreement": "max"}
 RIDGES = tuple(10.0**power for power in range(0, 6))  # over features of unit variance
 FEWEST = 5  # images of a level, and of the others, from which it is learnt
 
@@ -58,7 +60,7 @@ def _solved(x: np.ndarray, levels: np.ndarray) -> np.ndarray:
     return weights
 
 
-def agreement(labels: np.ndarray, scores: np.ndarray, num_replicates: int, seed: int) -> list[Interval]:
+def agreement(labels: np.ndarray, scores: np.ndarray, num_replicates: int, seed: int) -> list[Estimate]:
     """How well scores [N, F] rank images by their labels, for each finding, with an interval over images.
 
     Of a finding of two levels it is the area under the ROC curve; of more, its mean over the levels from which an image
@@ -68,22 +70,21 @@ def agreement(labels: np.ndarray, scores: np.ndarray, num_replicates: int, seed:
     return [_ranked(labels[:, column], scores[:, column], weights) for column in range(labels.shape[1])]
 
 
-def _ranked(levels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> Interval:
+def _ranked(levels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> Estimate:
     known = (levels >= 0) & np.isfinite(scores)
-    if not known.any():
-        return Interval(np.nan, np.nan, np.nan)
     levels, scores, weights = levels[known], scores[known], weights[:, known]
-    cuts = [level for level in np.unique(levels)[1:]]
-    if not cuts:
-        return Interval(np.nan, np.nan, np.nan)
+    facts = {"name": "agreement", "better": BETTER["agreement"], "num_images": len(levels)}
+    cuts = np.unique(levels)[1:]
+    if not len(cuts):
+        return Estimate(np.nan, **facts)
 
     def mean(weights: np.ndarray | None) -> np.ndarray:
         return np.mean([auroc((levels >= cut).astype(int), scores, weights) for cut in cuts], axis=0)
 
-    return interval(float(mean(None)[0]), mean(weights))
+    return interval(float(mean(None)[0]), mean(weights), **facts)
 
 
-def mean_of(figures: Sequence[Interval]) -> float:
+def mean_of(figures: Sequence[Estimate]) -> float:
     """Mean of the values that are defined; NaN for none."""
     values = [figure.value for figure in figures if np.isfinite(figure.value)]
     return float(np.mean(values)) if values else float("nan")

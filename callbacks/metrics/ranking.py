@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 
 from callbacks.metrics.bootstrap import in_blocks
+from callbacks.metrics.estimate import Better
 
 TOLERANCE = 1e-9  # of a specificity: 19 of 20 is 0.95, whatever the rounding
 
@@ -177,6 +178,7 @@ METRICS: dict[str, Callable[[_Curve], np.ndarray]] = {
     "partial_auroc": partial(_partial_area, max_fpr=0.1),
     "sensitivity_at_95_specificity": partial(_sensitivity, specificity=0.95),
 }
+BETTER: dict[str, Better] = dict.fromkeys(METRICS, "max")
 
 
 def _ratio(part: np.ndarray, whole: float) -> np.ndarray:

@@ -12,8 +12,9 @@ from PIL import Image
 from callbacks.annotation_writer import chance_columns
 from callbacks.atomic import write_atomically, write_text
 from callbacks.consistency_figure import DPI, figure_of
-from callbacks.consistency_page import page, plain
-from callbacks.metrics.consistency import Agreement, agreement
+from callbacks.consistency_page import page
+from callbacks.metrics.consistency import agreement
+from callbacks.metrics.estimate import Estimate, to_json
 from datamodules.findings import FINDINGS, NAMES, UNKNOWN
 from datamodules.synthetic import SyntheticSet, read_columns
 from experiments.annotation.ceiling import SPLIT, RealImages, named
@@ -26,8 +27,13 @@ TITLES = {finding.name: finding.title for finding in FINDINGS}
 class Found(NamedTuple):
     """What was measured of a set: against its conditions, and against the labels of real images."""
 
-    synthetic: dict[str, Agreement]
-    real: dict[str, Agreement]
+    synthetic: dict[str, dict[str, Estimate]]
+    real: dict[str, dict[str, Estimate]]
+
+    def aurocs(self) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+        """AUROC by finding, of both."""
+        synthetic, real = ({name: metrics["auroc"] for name, metrics in part.items()} for part in self)
+        return synthetic, real
 
 
 def read_set(
@@ -111,7 +117,7 @@ def write(
     """Write consistency.png, consistency.md and consistency.json into the folder of the set."""
     root, notes = data.root, notes_of(data, recipe, real)
     not_told = [name for name in NAMES if name not in recipe["findings"]]
-    picture = figure_of(found.synthetic, found.real, TITLES)
+    picture = figure_of(*found.aurocs(), TITLES)
     write_atomically(root / FILES[2], lambda path: Image.fromarray(picture).save(path, dpi=(DPI, DPI)))
     runs = ", ".join(one["run"] for one in recipe["annotators"])
     patients = len(set(real.patients))
@@ -132,13 +138,13 @@ def write(
         "num_replicates": num_replicates,
         "seed": seed,
         "kappa": "quadratic weighted for dr_grade",
-        "synthetic": {"num_images": data.manifest["num_images"], "findings": plain(found.synthetic)},
+        "synthetic": {"num_images": data.manifest["num_images"], "findings": to_json(found.synthetic)},
         "real": {
             "split": SPLIT,
             "sources": real.sources,
             "num_images": len(real),
             "num_patients": patients,
-            "findings": plain(found.real),
+            "findings": to_json(found.real),
         },
         "not_told": not_told,
         "notes": notes,
@@ -169,10 +175,6 @@ def _by_value(thresholds: Mapping[str, float]) -> dict[float, list[str]]:
 
 def numbers(found: Found) -> dict[str, float]:
     """What the record keeps: AUROC of every finding that has one."""
-    groups = {"consistency": found.synthetic, "ceiling": found.real}
-    values = {
-        f"{group}/auroc_{name}": one.metrics["auroc"].value
-        for group, part in groups.items()
-        for name, one in part.items()
-    }
+    groups = zip(("consistency", "ceiling"), found.aurocs(), strict=True)
+    values = {f"{group}/auroc_{name}": auroc.value for group, part in groups for name, auroc in part.items()}
     return {name: value for name, value in values.items() if np.isfinite(value)}

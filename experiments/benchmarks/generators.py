@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from callbacks.agreement import LabelAgreement
 from callbacks.fid import FrechetDistance
-from callbacks.metrics.bootstrap import Interval
+from callbacks.metrics.estimate import Estimate
 from callbacks.metrics.probe import mean_of
 from datamodules.findings import FINDINGS
 from experiments.assembly import load_generator
@@ -69,8 +69,9 @@ class Measures:
         """Figures of images sampled by these settings of `sample_by`, under their log keys; undefined ones are null."""
         generator.sample_by(**settings)
         found = self.agreement.measure(self.trainer, generator)
+        distances = self.frechet.measure(self.trainer, generator)
         return {
-            **self.frechet.measure(self.trainer, generator),
+            **{tag: figure.value for tag, figure in distances.items()},
             "agreement": defined(mean_of(found)),
             "agreements": self._named(found),
         }
@@ -85,7 +86,7 @@ class Measures:
             "agreements_real": self._named(self.agreement.ceiling),
         }
 
-    def _named(self, figures: list[Interval]) -> dict[str, float | None]:
+    def _named(self, figures: list[Estimate]) -> dict[str, float | None]:
         values = (defined(figure.value) for figure in figures)
         return dict(zip(self.agreement.findings, values, strict=True))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from callbacks.metrics.estimate import SHAPE
 from datamodules.files import WHOLE_COPY, read_json
 from datamodules.plan.written import Plan
 from datamodules.synthetic import MANIFEST, PLAN, SyntheticSet, SyntheticSetError, sha256
@@ -14,8 +15,7 @@ from experiments.card.origin import generator_facts, sampling_facts
 from experiments.card.tables import METRICS
 
 CONSISTENCY, PRIVACY, RECORD = "consistency.json", "privacy.json", "record.json"
-FIGURE = {"value?": float, "low?": float, "high?": float}
-AGREEMENT = {"num_images?": int, "num_positive?": int, **{f"{metric}?": FIGURE for metric in METRICS}}
+AGREEMENT = {"num_images?": int, "num_positive?": int, **{f"{metric}?": SHAPE for metric in METRICS}}
 SHAPES = {
     CONSISTENCY: {"synthetic?": {"findings?": {"*": AGREEMENT}},
                   "real?": {"findings?": {"*": AGREEMENT}, "sources?": [str]}, "notes?": [str]},

@@ -131,7 +131,7 @@ def consistency(facts: Facts) -> list[str]:
         table,
         "\n".join(f"- {note}" for note in facts.consistency.get("notes") or ()),
         "![AUROC of every finding](consistency.png)" if facts.has_consistency_figure else "",
-        "What each figure is, and why some are undefined (–): [consistency.md](consistency.md)."
+        "What each figure is, and why some are undefined: [consistency.md](consistency.md)."
         if facts.has_consistency_page
         else "",
     ]

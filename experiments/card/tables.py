@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from callbacks.metrics.estimate import from_json
 from datamodules.findings import FINDINGS, NAMES, Finding, describe_levels
 from experiments.card.counts import Counts
 
@@ -112,12 +113,13 @@ def agreement_table(consistency: Mapping[str, Any]) -> str:
         consistency: consistency.json: `synthetic` and `real`, each with `findings`, whose figures are value, low, high.
     """
     synthetic, real = (_findings(consistency.get(name)) for name in ("synthetic", "real"))
+    told, ceiling = from_json(synthetic), from_json(real)
     rows = [
         [
             f"`{name}`",
             *(f"{one.get(count) or 0:,}" for count in ("num_images", "num_positive")),
-            *(_figure(one.get(metric)) for metric in METRICS),
-            _figure(real.get(name, {}).get("auroc")),
+            *(str(told[name].get(metric, "")) for metric in METRICS),
+            str(ceiling.get(name, {}).get("auroc", "")),
         ]
         for name, one in synthetic.items()
     ]
@@ -128,13 +130,3 @@ def agreement_table(consistency: Mapping[str, Any]) -> str:
 def _findings(part: Any) -> Mapping[str, Any]:
     found = part.get("findings") if isinstance(part, Mapping) else None
     return found if isinstance(found, Mapping) else {}
-
-
-def _figure(told: Any) -> str:
-    """A value with its interval; a dash where it is undefined, and nothing where it is not measured."""
-    if not isinstance(told, Mapping):
-        return ""
-    if told.get("value") is None:
-        return "–"
-    low, high = told.get("low"), told.get("high")
-    return f"{told['value']:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")

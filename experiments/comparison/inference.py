@@ -7,42 +7,31 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from callbacks.metrics.estimate import Estimate
+
 CONFIDENCE = 0.95
 ROUNDING = 1e-12  # differences that vary by less than this share of the values are equal
 
 
-class Spread(NamedTuple):
-    """Mean, sample standard deviation and 95 % t-interval of so many values; NaN where undefined."""
-
-    num: int
-    mean: float
-    deviation: float
-    low: float
-    high: float
-
-
 class Paired(NamedTuple):
-    """Mean difference of so many pairs, its 95 % t-interval, and the two-sided paired t-test; NaN where undefined."""
+    """Mean difference of pairs, and the two-sided paired t-test; NaN where undefined."""
 
-    num: int
-    difference: float
-    low: float
-    high: float
+    difference: Estimate
     statistic: float
     p: float
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Of values that are taken as independent; fewer than 2 have no deviation, none no mean."""
+def mean_over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean, deviation and 95 % t-interval of independent values; fewer than 2 have no deviation, none no mean."""
     array = np.asarray(values, dtype=np.float64)
     if not len(array) or not np.isfinite(array).all():
-        return Spread(len(array), *[math.nan] * 4)
+        return Estimate(math.nan, num_seeds=len(array))
     mean = float(array.mean())
     if len(array) < 2:
-        return Spread(1, mean, *[math.nan] * 3)
+        return Estimate(mean, num_seeds=1)
     deviation = float(array.std(ddof=1))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(array) - 1)) * deviation / math.sqrt(len(array))
-    return Spread(len(array), mean, deviation, mean - half, mean + half)
+    return Estimate(mean, mean - half, mean + half, num_seeds=len(array), deviation=deviation)
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired:
@@ -54,12 +43,12 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired:
     left = np.array([first[seed] for seed in seeds], dtype=np.float64)
     right = np.array([second[seed] for seed in seeds], dtype=np.float64)
     difference = left - right
-    found = spread(difference)
+    found = mean_over_seeds(difference)
     undefined = math.isnan(found.deviation)
     if undefined or np.ptp(difference) <= ROUNDING * max(np.abs(left).max(), np.abs(right).max()):
-        return Paired(found.num, found.mean, math.nan, math.nan, math.nan, math.nan)
+        return Paired(Estimate(found.value, num_seeds=found.num_seeds), math.nan, math.nan)
     test = stats.ttest_rel(left, right)
-    return Paired(found.num, found.mean, found.low, found.high, float(test.statistic), float(test.pvalue))
+    return Paired(found, float(test.statistic), float(test.pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from callbacks.metrics.estimate import UNDEFINED
 from experiments.comparison.curves import SHARE_OF_THE_WAY
 from experiments.comparison.groups import START
 from experiments.comparison.reading import FINISHED, Run
 from experiments.comparison.results import Comparison
 from experiments.comparison.tables import (
-    UNDEFINED,
     Table,
     difference_table,
     escaped,
@@ -111,7 +111,7 @@ def page(found: Comparison, differing: dict[str, list[str]], warnings: Sequence[
 
 
 def _only_undefined(found: Comparison) -> bool:
-    return len(found.groups) > FEW_GROUPS and all(pair.test.num < 2 for pair in found.pairs)
+    return len(found.groups) > FEW_GROUPS and all(pair.test.difference.num_seeds < 2 for pair in found.pairs)
 
 
 def _threshold(found: Comparison) -> str:

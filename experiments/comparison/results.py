@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from callbacks.metrics.estimate import Estimate
 from experiments.comparison.curves import (
     NO_EPOCH,
     Curve,
@@ -20,7 +21,7 @@ from experiments.comparison.curves import (
     shared_range,
 )
 from experiments.comparison.groups import Group
-from experiments.comparison.inference import Paired, Spread, holm, paired, spread
+from experiments.comparison.inference import Paired, holm, mean_over_seeds, paired
 from experiments.comparison.reading import Run
 
 MOST_UNCORRECTED = 2  # groups; of more the p-values are corrected
@@ -69,9 +70,8 @@ class GroupResult:
     """
 
     group: Group
-    num_seeds: int
-    final: Spread
-    best: Spread
+    final: Estimate
+    best: Estimate
     num_reached: int
     median_step: float | None
     median_images: float | None
@@ -173,14 +173,13 @@ def values_by_seed(results: Sequence[RunResult], what: What) -> dict[int, float]
 def _group_result(group: Group, results: Sequence[RunResult], threshold: float | None) -> GroupResult:
     without = [result for result in results if result.run.seed is None]  # each stands for itself
     final, best = (
-        spread([*values_by_seed(results, what).values(), *(getattr(result, what) for result in without)])
+        mean_over_seeds([*values_by_seed(results, what).values(), *(getattr(result, what) for result in without)])
         for what in WHATS
     )
     reached = [result.reached for result in results]
     known = all(result.run.images_per_step for result in results)
     return GroupResult(
         group=group,
-        num_seeds=final.num,
         final=final,
         best=best,
         num_reached=sum(point is not None for point in reached),

@@ -5,12 +5,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from callbacks.metrics.estimate import UNDEFINED, Estimate
 from datamodules.files import write_csv
-from experiments.comparison.inference import Spread
 from experiments.comparison.reading import FINISHED
 from experiments.comparison.results import Comparison, GroupResult, PairResult, Point, RunResult
 
-UNDEFINED, UNKNOWN, NOT_REACHED, NO_THRESHOLD = "undefined", "unknown", "not reached", "no threshold"
+UNKNOWN, NOT_REACHED, NO_THRESHOLD = "unknown", "not reached", "no threshold"
 LEAST_P = 0.0001  # smaller ones are shown as such
 Cell = float | int | str
 
@@ -85,18 +85,19 @@ def group_table(found: Comparison, whole: bool = False) -> Table:
 
 
 def _whole_group_row(found: Comparison, group: GroupResult) -> tuple[Cell, ...]:
-    values = [_defined(value) for spread in (group.final, group.best) for value in spread[1:]]
+    values = [_defined(number) for mean in (group.final, group.best)
+              for number in (mean.value, mean.deviation, mean.low, mean.high)]  # fmt: skip
     num_runs = len(group.group.runs)
     medians = (_median(found, group.median_step), _median(found, group.median_images))
-    return (group.group.label, num_runs, group.num_seeds, *values, _num_reached(found, group), *medians)
+    return (group.group.label, num_runs, group.final.num_seeds, *values, _num_reached(found, group), *medians)
 
 
 def _group_row(found: Comparison, group: GroupResult) -> tuple[Cell, ...]:
     median = group.median_images if found.axis == "images" else group.median_step
-    cells = [cell for what in (group.final, group.best) for cell in (_mean(what), _interval(what.low, what.high))]
+    cells = [cell for what in (group.final, group.best) for cell in (_mean(what), what.interval(shown))]
     reached = _num_reached(found, group)
     count = reached if isinstance(reached, str) else f"{reached} of {len(group.group.runs)}"
-    return (group.group.tag, group.num_seeds, *cells, count, _median(found, median))
+    return (group.group.tag, group.final.num_seeds, *cells, count, _median(found, median))
 
 
 def pair_table(found: Comparison, whole: bool = False) -> Table:
@@ -108,12 +109,12 @@ def pair_table(found: Comparison, whole: bool = False) -> Table:
 
 
 def _pair_row(found: Comparison, pair: PairResult, whole: bool) -> tuple[Cell, ...]:
-    test = pair.test
+    test, mean = pair.test, pair.test.difference
     groups = (pair.first.label, pair.second.label) if whole else (pair.first.tag, pair.second.tag)
-    bounds = (_defined(test.low), _defined(test.high)) if whole else (_interval(test.low, test.high),)
+    bounds = (_defined(mean.low), _defined(mean.high)) if whole else (mean.interval(shown),)
     p_values = (test.p, pair.corrected) if found.corrected else (test.p,)
     shown_p = [_defined(p) if whole else _probability(p) for p in p_values]
-    return (pair.what, *groups, test.num, _defined(test.difference), *bounds, _defined(test.statistic), *shown_p)
+    return (pair.what, *groups, mean.num_seeds, _defined(mean.value), *bounds, _defined(test.statistic), *shown_p)
 
 
 def label_table(found: Comparison) -> Table | None:
@@ -185,15 +186,10 @@ def _median(found: Comparison, value: float | None) -> Cell:
     return NOT_REACHED if math.isinf(value) else int(value) if value == int(value) else value
 
 
-def _mean(spread: Spread) -> str:
-    if math.isnan(spread.mean):
+def _mean(mean: Estimate) -> str:
+    if math.isnan(mean.value):
         return UNDEFINED
-    deviation = UNDEFINED if math.isnan(spread.deviation) else shown(spread.deviation)
-    return f"{shown(spread.mean)} ± {deviation}"
-
-
-def _interval(low: float, high: float) -> str:
-    return UNDEFINED if math.isnan(low) else f"{shown(low)} to {shown(high)}"
+    return f"{shown(mean.value)} ± {shown(_defined(mean.deviation))}"
 
 
 def _probability(p: float) -> str:

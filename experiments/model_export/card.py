@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from torch import nn
 
+from callbacks.metrics.estimate import from_json
 from experiments.card.front_matter import OWN
 from experiments.card.sections import gigabytes
 from experiments.card.tables import facts_table, markdown
@@ -143,14 +144,12 @@ def measured(evaluation: Mapping[str, Any]) -> list[str]:
     split = next((name for name in ("test", "val") if evaluation.get(name)), None)
     if split is None:
         return []
-    rows = []
-    for name, found in evaluation[split].items():
-        auroc = found.get("auroc")
-        if auroc is None or found.get("num_positive") is None:
-            continue
-        numbers = [auroc.get(key) for key in ("value", "low", "high")]
-        cell = "–" if numbers[0] is None else f"{numbers[0]:.3f} ({said(numbers[1])} to {said(numbers[2])})"
-        rows.append([f"`{name}`", f"{found['num_images']:,}", f"{found['num_positive']:,}", cell])
+    aurocs = {name: metrics.get("auroc") for name, metrics in from_json(evaluation[split]).items()}
+    rows = [
+        [f"`{name}`", f"{one.num_images:,}", f"{one.num_positive:,}", str(one)]
+        for name, one in aurocs.items()
+        if one is not None and one.num_positive is not None
+    ]
     where = {"test": "the run's own test split", "val": "the validation split, which it was chosen by: too favourable"}[
         split
     ]
@@ -160,11 +159,6 @@ def measured(evaluation: Mapping[str, Any]) -> list[str]:
         " ".join([words.EVALUATED.format(where=where), *explained]),
         markdown(["finding", "images", "with it", "AUROC"], rows, 3),
     ]
-
-
-def said(number: float | None) -> str:
-    """A bound of an interval; – where there is none."""
-    return "–" if number is None else f"{number:.3f}"
 
 
 def origin(model: Model) -> dict[str, str]:

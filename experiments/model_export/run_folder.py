@@ -9,15 +9,15 @@ from typing import Any
 from callbacks.csv_table import NUMBERS, CsvTable
 from callbacks.files import misfit, read_json
 from callbacks.measured import MEASURED_KEY
+from callbacks.metrics.estimate import SHAPE
 from callbacks.run_record import code_revision, package_versions
-from experiments.card.facts import FIGURE
 
 BEST = "best.ckpt"  # what evaluation.json of a run is of
 DISTANCES = ("val/fd_", "val/kd_", "val/fid", "val/kid")
 PROJECT = "SynFundus"
 SHAPES = {
     "record.json": {"versions?": {"synfundus?": str}, "code?": {"commit": str}},
-    "evaluation.json": {"*": {"*": {"num_images": int, "num_positive?": int, "auroc?": FIGURE}}},
+    "evaluation.json": {"*": {"*": {"num_images": int, "num_positive?": int, "auroc?": SHAPE}}},
 }  # as misfit reads them
 DISTANCE = {"figure": str, "fd": float, "num_images": int, "num_steps": int, "scheduler": str, "guidance": float,
             "num_real": int, "reference_split": str}  # cells of frechet.csv that the card needs  # fmt: skip

@@ -55,8 +55,8 @@ LIMITS = {
     ),
 }
 EVALUATED = (
-    "Area under the ROC curve on {where}, with 95 % intervals over patients. The value is – where there are not both, "
-    "images with the finding and images without. (– to –) are bounds that mean nothing, as fewer than 90 % of the "
+    "Area under the ROC curve on {where}, with 95 % intervals over patients in brackets. It is undefined where there "
+    "are not both, images with the finding and images without. There is no interval where fewer than 90 % of the "
     "bootstrap's replicates had a value, which happens where few patients have the finding."
 )
 ROWS = {

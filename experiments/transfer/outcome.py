@@ -9,26 +9,29 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from callbacks.metrics.estimate import NUMBERS, SHAPE, Estimate
 from callbacks.metrics.evaluation import MACRO
 from datamodules.files import misfit, read_json
 from experiments.comparison.inference import paired
 from experiments.transfer.cells import FineTuning
 
-INTERVAL = {"value?": float, "low?": float, "high?": float}  # as misfit reads it
 COLOURS = {"random": "#999999", "imagenet": "#0072B2", "synthetic": "#D55E00", "checkpoint": "#009E73"}
 
 
 class Outcome(NamedTuple):
-    """A figure of a cell with its interval over patients; NaN where it is undefined or the cell is not there."""
+    """A figure of a cell with its interval over patients; undefined also where the cell is not there."""
 
     backbone: str
     init: str
     budget: float
     seed: int
     status: str
-    value: float
-    low: float
-    high: float
+    figure: Estimate
+
+    @property
+    def value(self) -> float:
+        """The figure without its interval."""
+        return self.figure.value
 
 
 def outcomes(fine_tunings: Sequence[FineTuning], unavailable: Mapping[str, str], metric: str) -> list[Outcome]:
@@ -40,21 +43,20 @@ def outcomes(fine_tunings: Sequence[FineTuning], unavailable: Mapping[str, str],
     split, finding, name = metric.split("/")
     found, told = [], {}
     for each in fine_tunings:
-        missing = Outcome(*_place(each), "unavailable", math.nan, math.nan, math.nan)
+        missing = Outcome(*_place(each), "unavailable", Estimate(math.nan))
         if f"{each.backbone}/{each.init}" in unavailable:
             found.append(missing)
             continue
         path = each.cell.folder / "evaluation.json"
-        interval = {}
+        content: dict = {}
         if each.cell.status == "finished" and path.is_file():
             scores = _evaluation(path).get(split, {})
-            interval = scores.get(finding, {}).get(name) or {}
-            fault = misfit(interval, INTERVAL, f"{split}.{finding}.{name}")
+            content = scores.get(finding, {}).get(name) or {}
+            fault = misfit(content, SHAPE, f"{split}.{finding}.{name}")
             if fault is not None:
                 raise ValueError(f"{path}: {fault}. Remedy: delete {path.parent}, and the cell is run again.")
             told.setdefault(tuple(sorted(key for key in scores if key != MACRO)), each.cell.name)
-        numbers = (math.nan if interval.get(key) is None else interval[key] for key in ("value", "low", "high"))
-        found.append(Outcome(*_place(each), each.cell.status, *numbers))
+        found.append(Outcome(*_place(each), each.cell.status, Estimate.from_json(content, name=name)))
     if finding == MACRO and len(told) > 1:
         (first, one), (second, other) = list(told.items())[:2]
         raise ValueError(
@@ -120,8 +122,8 @@ def differences(found: Sequence[Outcome], init: str) -> str:
             )
             both = [seed for seed in seeds if not math.isnan(mine[seed] - theirs[seed])]
             test = paired({seed: mine[seed] for seed in both}, {seed: theirs[seed] for seed in both})
-            mean = f"{test.difference:+.3f}" if both else "undefined"
-            bounds = "undefined" if math.isnan(test.low) else f"{test.low:+.3f} to {test.high:+.3f}"
+            mean = f"{test.difference.value:+.3f}" if both else "undefined"
+            bounds = test.difference.interval("{:+.3f}".format)
             p_value = "undefined" if math.isnan(test.p) else f"{test.p:.2g}"
             each = ", ".join(f"{mine[seed] - theirs[seed]:+.3f}" if seed in both else "-" for seed in seeds)
             lines.append(f"| {backbone} | {budget:.0%} | {other} | {mean} | {bounds} | {p_value} | {each} |")
@@ -165,8 +167,12 @@ def figure(found: Sequence[Outcome], metric: str) -> np.ndarray:
 
 def rows(found: Sequence[Outcome]) -> list[list[str]]:
     """The outcomes for CSV, header first, all digits."""
-    cells = [["" if isinstance(x, float) and math.isnan(x) else str(x) for x in outcome] for outcome in found]
-    return [list(Outcome._fields), *cells]
+    numbers = [[getattr(outcome.figure, name) for name in NUMBERS] for outcome in found]
+    cells = [
+        [*map(str, outcome[:-1]), *("" if math.isnan(number) else str(number) for number in of)]
+        for outcome, of in zip(found, numbers, strict=True)
+    ]
+    return [[*Outcome._fields[:-1], *NUMBERS], *cells]
 
 
 def pretraining_facts(folder: Path) -> dict[str, float]:

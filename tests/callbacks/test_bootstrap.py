@@ -5,12 +5,12 @@ import pytest
 
 from callbacks.metrics.bootstrap import (
     BLOCK_SIZE,
-    Interval,
     in_blocks,
     interval,
     paired_difference,
     patient_weights,
 )
+from callbacks.metrics.estimate import Estimate
 
 
 def share(values, weights):
@@ -82,7 +82,7 @@ def test_bounds_are_percentiles_of_the_replicates_that_have_a_value():
 def test_bounds_need_nine_replicates_of_ten():
     replicates = np.ones(100)
     replicates[:10] = np.nan
-    assert interval(1.0, replicates) == Interval(1.0, 1.0, 1.0)
+    assert interval(1.0, replicates) == Estimate(1.0, 1.0, 1.0)
     replicates[10] = np.nan
     assert np.isnan(interval(1.0, replicates).low)
     assert np.isnan(interval(np.nan, np.ones(100)).high)
@@ -139,7 +139,7 @@ def test_p_value_is_two_sided_and_counts_the_rarer_side():
     assert p_value == pytest.approx(2 * 11 / 1000)
     assert paired_difference(np.zeros(999), differences)[1] == pytest.approx(p_value)
     assert found.value == 1.0
-    assert paired_difference(differences, differences) == (Interval(0.0, 0.0, 0.0), 1.0)
+    assert paired_difference(differences, differences) == (Estimate(0.0, 0.0, 0.0), 1.0)
     differences[:200] = np.nan
     found, p_value = paired_difference(differences, np.zeros(999), value=0.5)
     assert found.value == 0.5

@@ -65,7 +65,7 @@ def test_a_group_is_over_its_seeds():
     repeated = (run("x", 1, curve(0.5, 0.6)), run("y", 1, curve(0.5, 0.8)), run("z", 2, curve(0.5, 0.9)))
     found = compare([Group("a", "a", repeated)], "val/auroc", "max", threshold=0.75)
     [group] = found.groups
-    assert group.num_seeds == 2 and group.final.mean == pytest.approx((0.7 + 0.9) / 2)
+    assert group.final.num_seeds == 2 and group.final.value == pytest.approx((0.7 + 0.9) / 2)
     assert (group.num_reached, group.median_step, group.median_images) == (2, 10, 80)
     assert any("several runs of seed 1" in note for note in to_heed(found))
 
@@ -84,7 +84,7 @@ def test_tests_between_groups():
     finals = {(pair.first.label, pair.second.label): pair for pair in found.pairs if pair.what == "final"}
     assert finals["a", "b"].test.p == pytest.approx(stats.ttest_rel([0.7, 0.8, 0.9], [0.68, 0.79, 0.85]).pvalue)
     assert found.corrected and finals["a", "b"].corrected == finals["a", "b"].test.p  # the only one that is defined
-    assert finals["a", "c"].test.difference == pytest.approx(0.1) and math.isnan(finals["a", "c"].test.p)
+    assert finals["a", "c"].test.difference.value == pytest.approx(0.1) and math.isnan(finals["a", "c"].test.p)
     header, rows = pair_table(found).header, pair_table(found).rows
     assert header[-1] == "p, Holm" and rows[1][:4] == ("final", "a", "c", 1) and set(rows[1][5:]) == {"undefined"}
     two = compare(groups[:2], "val/auroc", "max")
@@ -191,7 +191,7 @@ def test_a_run_that_diverged_is_not_averaged_away():
     found = compare(groups, "val/auroc", "max", threshold=0.65)
     row = dict(zip(run_table(found, whole=True).header, run_table(found, whole=True).rows[0], strict=True))
     assert row["final"] == row["area"] == "undefined" and row["best"] == 0.7 and row["threshold step"] == 10
-    assert math.isnan(found.groups[0].final.mean) and found.groups[0].best.mean == pytest.approx(0.75)
+    assert math.isnan(found.groups[0].final.value) and found.groups[0].best.value == pytest.approx(0.75)
     assert any("no finite number: x" in note for note in to_heed(found))
 
 

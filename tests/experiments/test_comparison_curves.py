@@ -17,7 +17,7 @@ from experiments.comparison.curves import (
     shared_range,
 )
 from experiments.comparison.figure import MOST_POINTS, band, outline
-from experiments.comparison.inference import holm, paired, spread
+from experiments.comparison.inference import holm, mean_over_seeds, paired
 from experiments.comparison.reading import effective_batch, read_curve
 
 NAN = math.nan
@@ -119,12 +119,14 @@ def test_images_of_a_step(trainer, record, images):
 
 def test_mean_and_interval_are_those_of_scipy():
     values = [0.71, 0.74, 0.69, 0.8]
-    found = spread(values)
+    found = mean_over_seeds(values)
     low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
-    assert found[:3] == (4, pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)))
-    assert found[3:] == (pytest.approx(low), pytest.approx(high))
-    assert spread([0.5])[:2] == (1, 0.5) and all(map(math.isnan, spread([0.5])[2:]))
-    assert math.isnan(spread([0.5, NAN]).mean) and math.isnan(spread([]).mean)
+    assert found.num_seeds == 4
+    assert (found.value, found.deviation) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    one = mean_over_seeds([0.5])
+    assert (one.num_seeds, one.value) == (1, 0.5) and all(map(math.isnan, (one.deviation, one.low, one.high)))
+    assert math.isnan(mean_over_seeds([0.5, NAN]).value) and math.isnan(mean_over_seeds([]).value)
 
 
 def test_seeds_are_paired_by_number_and_not_by_order():
@@ -132,10 +134,11 @@ def test_seeds_are_paired_by_number_and_not_by_order():
     second = {1: 0.68, 2: 0.79, 3: 0.85, 9: 0.99}
     found = paired(first, second)
     wanted = stats.ttest_rel([0.7, 0.8, 0.9], [0.68, 0.79, 0.85])
-    assert found.num == 3 and found.difference == pytest.approx((0.02 + 0.01 + 0.05) / 3)
+    mean = found.difference
+    assert mean.num_seeds == 3 and mean.value == pytest.approx((0.02 + 0.01 + 0.05) / 3)
     assert (found.statistic, found.p) == (pytest.approx(wanted.statistic), pytest.approx(wanted.pvalue))
     bounds = wanted.confidence_interval(0.95)
-    assert (found.low, found.high) == (pytest.approx(bounds.low), pytest.approx(bounds.high))
+    assert (mean.low, mean.high) == (pytest.approx(bounds.low), pytest.approx(bounds.high))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +149,8 @@ def test_seeds_are_paired_by_number_and_not_by_order():
 )  # fmt: skip
 def test_a_test_that_is_undefined(first, second, num):
     found = paired(first, second)
-    assert found.num == num and math.isnan(found.p) and math.isnan(found.statistic) and math.isnan(found.low)
+    assert found.difference.num_seeds == num and math.isnan(found.difference.low)
+    assert math.isnan(found.p) and math.isnan(found.statistic)
 
 
 def test_holm_by_hand():

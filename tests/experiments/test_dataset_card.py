@@ -211,7 +211,10 @@ def test_consistency_has_intervals_and_notes(dataset):
     text = text_of(dataset)
     figure = "0.812 [0.762, 0.863]"
     rows = table_below(text, "## Do the images show what was asked for?")
-    assert rows == [["`is_gc`", "24", "5", *[figure] * 5, "0.987"], ["`dr_grade>=2`", "24", "5", *[""] * 4, "–", ""]]
+    assert rows == [
+        ["`is_gc`", "24", "5", *[figure] * 5, "0.987"],
+        ["`dr_grade>=2`", "24", "5", *[""] * 4, "undefined", ""],
+    ]
     assert "- Heed this." in text and f"Annotators: a (weights `{'9' * 32}`)" in text
     assert "/home/someone" not in text
     assert "(consistency.png)" not in text, "there is none"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from callbacks.metrics.estimate import Estimate
 from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
 from experiments.composition import compose_config
@@ -143,12 +144,12 @@ def test_the_table_has_every_cell(tmp_path):
 def test_differences_are_those_of_a_paired_test():
     first, second = (0.8, 0.7, 0.9), (0.6, 0.65, 0.72)
     starts = {"synthetic": first, "random": second}
-    found = [Outcome("resnet10t", init, 0.5, seed, "finished", value, 0, 1)
+    found = [Outcome("resnet10t", init, 0.5, seed, "finished", Estimate(value, 0, 1))
              for init, values in starts.items() for seed, value in enumerate(values)]  # fmt: skip
     gaps = np.subtract(first, second)
     half = stats.t.ppf(0.975, 2) * gaps.std(ddof=1) / np.sqrt(3)
     low, high, p_value = gaps.mean() - half, gaps.mean() + half, stats.ttest_rel(first, second).pvalue
-    said = f"{gaps.mean():+.3f} | {low:+.3f} to {high:+.3f} | {p_value:.2g}"
+    said = f"{gaps.mean():+.3f} | [{low:+.3f}, {high:+.3f}] | {p_value:.2g}"
     assert f"| resnet10t | 50% | random | {said} | +0.200, +0.050, +0.180 |" in differences(found, "synthetic")
 
 

@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 
-from callbacks.consistency_page import plain
-from callbacks.diagnosis import _plain
 from callbacks.metrics.consistency import agreement
+from callbacks.metrics.estimate import to_json
 from callbacks.metrics.evaluation import evaluate
 from callbacks.run_record import RunRecord
 from experiments.card.facts import SHAPES, _optional
@@ -37,14 +36,14 @@ def test_a_record_of_a_run(tmp_path):
 def test_an_evaluation_of_a_cell(tmp_path):
     recorded(tmp_path)
     found = evaluate(LEVELS, CHANCES, FINDINGS, list("abcd"), num_replicates=5)
-    (tmp_path / "evaluation.json").write_text(json.dumps(_plain({"test": found})))
+    (tmp_path / "evaluation.json").write_text(json.dumps({"test": to_json(found)}))
     cell = FineTuning("resnet", "random", 1.0, 0, Cell(tmp_path, ()))
-    assert outcomes([cell], {}, "test/is_gc/auroc")[0].value == found["is_gc"].metrics["auroc"].value == 0.75
-    assert pretraining_facts(tmp_path) == {"test/auroc": found["macro"].metrics["auroc"].value}
+    assert outcomes([cell], {}, "test/is_gc/auroc")[0].value == found["is_gc"]["auroc"].value == 0.75
+    assert pretraining_facts(tmp_path) == {"test/auroc": found["macro"]["auroc"].value}
 
 
 def test_consistency_of_a_set(tmp_path):
-    synthetic = plain(agreement(LEVELS, CHANCES, FINDINGS, list("abcd"), {"is_gc": 0.5}, num_replicates=0, seed=0))
+    synthetic = to_json(agreement(LEVELS, CHANCES, FINDINGS, list("abcd"), {"is_gc": 0.5}, num_replicates=0, seed=0))
     told = {"synthetic": {"findings": synthetic}, "real": {"findings": {}, "sources": ["x"]}, "notes": ["none"]}
     path = tmp_path / next(name for name in SHAPES if name.startswith("consistency"))
     path.write_text(json.dumps(told))
