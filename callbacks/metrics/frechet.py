@@ -14,9 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from callbacks.metrics.estimate import Better
-
-BETTER: dict[str, Better] = {"fd": "min", "fid": "min"}
+BETTER = {"fd": "min", "fid": "min"}
 
 
 @dataclass(frozen=True)
@@ -114,11 +112,6 @@ class GaussianMoments:
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     """Fréchet distance between features [N, D] and [M, D]."""
     return Gaussian.from_features(features_a).distance(Gaussian.from_features(features_b))
-
-
-def frechet_distance_from_moments(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    """Fréchet distance between Gaussians given by means [D] and covariances [D, D]."""
-    return Gaussian.from_moments(mean_a, cov_a).distance(Gaussian.from_moments(mean_b, cov_b))
 
 
 def rows_are_cheaper(num_images: int, dim: int) -> bool:

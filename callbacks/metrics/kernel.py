@@ -9,25 +9,16 @@ polynomial kernel, in the unbiased form of Gretton et al. 2012, equation (3). On
 import torch
 from torch import Tensor
 
-from callbacks.metrics.estimate import Better
-
-BETTER: dict[str, Better] = {"kd": "min", "kid": "min"}
+BETTER = {"kd": "min", "kid": "min"}
 
 
-def kernel_distance(
-    features_a: Tensor,
-    features_b: Tensor,
-    subset_size: int | None = None,
-    num_subsets: int = 100,
-    seed: int = 0,
-) -> float:
+def kernel_distance(features_a: Tensor, features_b: Tensor) -> float:
     """Squared maximum mean discrepancy between features [N, D] and [M, D]; about 0 for equal laws, may be negative.
 
-    With subset_size None every pair is used once (least variance, memory N x M). Otherwise the mean over num_subsets
-    random subsets of that size from each side, drawn without replacement by a generator seeded with seed.
+    Every pair is used once: least variance, memory N x M.
 
     Raises:
-        ValueError: fewer than two rows, dimensions that differ, or a subset larger than a set.
+        ValueError: fewer than two rows, or dimensions that differ.
     """
     features_a = features_a.detach().to("cpu", torch.float64)
     features_b = features_b.detach().to("cpu", torch.float64)
@@ -35,24 +26,8 @@ def kernel_distance(
         raise ValueError(
             f"features have shapes {tuple(features_a.shape)} and {tuple(features_b.shape)}: expected [N, D]"
         )
-    smallest = min(len(features_a), len(features_b))
-    if smallest < 2 or (subset_size is not None and not 2 <= subset_size <= smallest):
-        raise ValueError(
-            f"subset_size is {subset_size} and the sets have {len(features_a)} and {len(features_b)} rows: "
-            "each needs at least 2 and at least subset_size rows"
-        )
-    if subset_size is None:
-        return _discrepancy(features_a, features_b)
-    generator = torch.Generator().manual_seed(seed)
-    total = 0.0
-    for _ in range(num_subsets):
-        rows_a = torch.randperm(len(features_a), generator=generator)[:subset_size]
-        rows_b = torch.randperm(len(features_b), generator=generator)[:subset_size]
-        total += _discrepancy(features_a[rows_a], features_b[rows_b])
-    return total / num_subsets
-
-
-def _discrepancy(features_a: Tensor, features_b: Tensor) -> float:
+    if min(len(features_a), len(features_b)) < 2:
+        raise ValueError(f"the sets have {len(features_a)} and {len(features_b)} rows: each needs at least 2")
     num_a, num_b = len(features_a), len(features_b)
     within_a = _kernel(features_a, features_a)
     within_b = _kernel(features_b, features_b)

@@ -18,7 +18,6 @@ from functools import partial
 import numpy as np
 
 from callbacks.metrics.bootstrap import in_blocks
-from callbacks.metrics.estimate import Better
 
 TOLERANCE = 1e-9  # of a specificity: 19 of 20 is 0.95, whatever the rounding
 
@@ -34,37 +33,6 @@ class _Curve:
 def auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Area under the ROC curve [R]: the chance that a positive scores above a negative, ties counting half."""
     return _measure([_area], labels, scores, weights)[0]
-
-
-def average_precision(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Area under the precision-recall curve [R], as the sum of precision times gain in recall, not interpolated."""
-    return _measure([_average_precision], labels, scores, weights)[0]
-
-
-def partial_auroc(
-    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None, max_fpr: float = 0.1
-) -> np.ndarray:
-    """Area under the ROC curve up to a false positive rate, standardised so that chance is 0.5 and the best is 1, [R].
-
-    Raises:
-        ValueError: max_fpr outside (0, 1].
-    """
-    if not 0 < max_fpr <= 1:
-        raise ValueError(f"max_fpr is {max_fpr}, and must lie in (0, 1]")
-    return _measure([partial(_partial_area, max_fpr=max_fpr)], labels, scores, weights)[0]
-
-
-def sensitivity_at_specificity(
-    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None, specificity: float = 0.95
-) -> np.ndarray:
-    """True positive rate at the last point of the ROC curve whose specificity is at least the given one, [R].
-
-    Raises:
-        ValueError: a specificity outside [0, 1].
-    """
-    if not 0 <= specificity <= 1:
-        raise ValueError(f"specificity is {specificity}, and must lie in [0, 1]")
-    return _measure([partial(_sensitivity, specificity=specificity)], labels, scores, weights)[0]
 
 
 def ranking_metrics(
@@ -178,7 +146,7 @@ METRICS: dict[str, Callable[[_Curve], np.ndarray]] = {
     "partial_auroc": partial(_partial_area, max_fpr=0.1),
     "sensitivity_at_95_specificity": partial(_sensitivity, specificity=0.95),
 }
-BETTER: dict[str, Better] = dict.fromkeys(METRICS, "max")
+BETTER = dict.fromkeys(METRICS, "max")
 
 
 def _ratio(part: np.ndarray, whole: float) -> np.ndarray:

@@ -39,15 +39,8 @@ def test_unbiased_on_small_sets_of_one_law():
     assert (values < 0).any()
 
 
-def test_subsets_are_seeded_and_near_the_full_figure():
-    rows_a, rows_b = draw(60, 4), draw(50, 5, 0.5)
-    subsets = kernel_distance(rows_a, rows_b, subset_size=25, num_subsets=50)
-    assert subsets == kernel_distance(rows_a, rows_b, subset_size=25, num_subsets=50)
-    assert subsets == pytest.approx(kernel_distance(rows_a, rows_b), rel=0.2)
-
-
 def test_errors():
-    with pytest.raises(ValueError, match="subset_size is 20"):
-        kernel_distance(draw(10, 0), draw(30, 1), subset_size=20)
+    with pytest.raises(ValueError, match="1 and 30 rows"):
+        kernel_distance(draw(1, 0), draw(30, 1))
     with pytest.raises(ValueError, match="expected"):
         kernel_distance(draw(10, 0), draw(10, 1)[:, :3])
