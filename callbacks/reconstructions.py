@@ -18,6 +18,8 @@ from callbacks.image_sheet import compose, publish
 from callbacks.isolation import demand, isolated, to_uint8
 from callbacks.ranks import Ranks
 
+BETTER = {"psnr": "max", "ssim": "max"}
+
 
 class Reconstructor(Protocol):
     """What the trained module must be able to do."""

@@ -18,7 +18,6 @@ from callbacks.run_record import RunRecord
 from datamodules.findings import FINDINGS, NAMES, NUM_LEVELS, check_name, nearest
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import MAKE, Make, build_callbacks, model_of, plain, seed_all
-from experiments.comparison.curves import mode_by_name
 from experiments.construction import Rebuilder, rebuilding
 from experiments.lineage import trained_on
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
@@ -54,7 +53,7 @@ def classifier_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     monitor = cfg.job.monitor
     trainer = build_trainer(
         asked, output_dir, checkpoint, monitor, hparams(cfg), [monitor, "val/loss"], [diagnosis, *callbacks],
-        mode=mode_by_name(monitor), ends_with_training=False,
+        ends_with_training=False,
     )  # fmt: skip
     fit(trainer, module, datamodule, output_dir, checkpoint)
     metrics = final_metrics(trainer)

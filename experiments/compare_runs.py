@@ -15,7 +15,6 @@ from torch.utils.tensorboard import SummaryWriter
 from callbacks.atomic import write_atomically, write_text
 from callbacks.run_record import RunRecord
 from experiments.assembly import plain
-from experiments.comparison.curves import mode_by_name
 from experiments.comparison.figure import DPI, curves_figure, pixels
 from experiments.comparison.folders import find_groups, find_runs
 from experiments.comparison.groups import Group, differences, group_by_configuration, group_by_name
@@ -23,6 +22,7 @@ from experiments.comparison.page import FIGURE, OF_SEEDS, page, settings, tables
 from experiments.comparison.reading import Run, read_runs
 from experiments.comparison.results import Comparison, compare
 from experiments.comparison.tables import group_table, pair_table, run_table
+from experiments.metric_directions import direction_of
 from experiments.report import ending_text, heading, say
 from experiments.training import recorded
 
@@ -41,7 +41,7 @@ def compare_runs(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
 
     Raises:
         ValueError: weights are given; folders that hold no run; a metric that no run logs; a mode or a threshold that
-            is none.
+            is none; no mode for a metric that declares none.
     """
     start, output_dir = time.monotonic(), Path(cfg.output_dir)
     if checkpoint or cfg.ckpt:
@@ -49,7 +49,7 @@ def compare_runs(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     job = plain(cfg)["job"]
     mode, threshold = check_mode(job["mode"]), check_threshold(job["threshold"])
     gathered = gather(job, output_dir)
-    mode_used = mode or mode_by_name(job["metric"])
+    mode_used = mode or direction_of(job["metric"], "job.metric", "job.mode=max or job.mode=min")
     found = compare(gathered.groups, job["metric"], mode_used, mode is not None, threshold)
     with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
         record.record["runs"] = [str(result.run.folder) for result in found.runs]
@@ -62,13 +62,13 @@ def compare_runs(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
 
 
 def check_mode(mode: Any) -> Any:
-    """`max`, `min`, or None for the name of the metric to say.
+    """`max`, `min`, or None for what the metric declares.
 
     Raises:
         ValueError: anything else.
     """
     if mode is not None and mode not in MODES:
-        raise ValueError(f"job.mode={mode}: must be max (more is better), min (less is better) or null (by the name).")
+        raise ValueError(f"job.mode={mode}: must be max (more is better), min (less is better) or null (as declared).")
     return mode
 
 

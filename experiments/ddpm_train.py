@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig
 
+from callbacks.metrics.estimate import Better
 from callbacks.sample_grid import SampleGrid
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import (
@@ -21,6 +22,7 @@ from experiments.assembly import (
 )
 from experiments.latents import cache_latents, fit_label_maps
 from experiments.lineage import trained_on
+from experiments.metric_directions import direction_of
 from experiments.report import batch_text, ending_text, heading, parameters_text, say
 from experiments.run_time import expectation
 from experiments.trainers import build_trainer, final_metrics, world_size
@@ -85,21 +87,23 @@ def repeat_rare(datamodule: FundusDataModule, threshold: float | None) -> None:
         say(f"job.repeat_threshold={threshold:g} changes nothing: images are streamed, or data.balance draws them")
 
 
-def monitored(name: str | None, callbacks: Sequence[L.Callback]) -> tuple[str, str, int]:
-    """The figure that chooses the best checkpoint, "min" or "max" of it, and every how many epochs it is measured.
+def monitored(name: str | None, callbacks: Sequence[L.Callback]) -> tuple[str, Better, int]:
+    """The metric that chooses the best checkpoint, which direction is better, and every how many epochs it is measured.
 
     Args:
         name: None takes the first that a callback measures, else val/loss.
 
     Raises:
-        ValueError: no callback measures it.
+        ValueError: no callback measures it, or neither the callback nor the metric declares a direction.
     """
     measured = {callback.tag: callback for callback in callbacks if hasattr(callback, "tag")}
     name = next(iter(measured), "val/loss") if name is None else name
     if name not in (*measured, "val/loss"):
         raise ValueError(f"job.monitor={name} is measured by no callback of this run: {', '.join(measured)}, val/loss.")
     callback = measured.get(name)
-    return name, getattr(callback, "mode", "min"), getattr(callback, "every_n_epochs", 1)
+    declare = f"give {type(callback).__name__} an attribute mode, 'max' or 'min'"
+    mode = getattr(callback, "mode", None) or direction_of(name, "job.monitor", declare)
+    return name, mode, getattr(callback, "every_n_epochs", 1)
 
 
 def preview(cfg: DictConfig, callbacks: Sequence[L.Callback] = (), checkpoint: str = "") -> LatentDiffusion:

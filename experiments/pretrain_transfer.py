@@ -18,6 +18,7 @@ from experiments.backbone_names import spelt_out
 from experiments.compare_runs import compare_runs
 from experiments.composition import compose_config
 from experiments.launch import Place
+from experiments.metric_directions import direction_of
 from experiments.report import config_text, ending_text, say
 from experiments.training import recorded
 from experiments.transfer.cells import SYNTHETIC, Cell, FineTuning, check, fine_tunings, pretraining, run
@@ -55,6 +56,7 @@ def pretrain_transfer(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
             "once, without torchrun or srun."
         )
     check_metric(job["metric"])
+    direction_of(job["curve"], "job.curve", "a metric of classifier_train; compare_runs compares the cells by others")
     check_lists(job)
     tunings = fine_tunings(output_dir, job)
     pretrainings = {backbone: pretraining(output_dir, job, backbone) for backbone in job["backbones"]}

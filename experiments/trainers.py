@@ -21,6 +21,7 @@ from callbacks.finite_loss import FiniteLoss
 from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer, MovedFolder
 from callbacks.learning_rate import LearningRate
 from callbacks.measured import Measured
+from callbacks.metrics.estimate import Better
 from callbacks.metrics_csv import MetricsCSV, resume_step
 from callbacks.progress import TimeLeftProgressBar
 from callbacks.run_record import HParams, RunRecord
@@ -30,6 +31,7 @@ from callbacks.watch import Watch
 from callbacks.whole_files import FilesMeanwhile, WholeFiles
 from experiments.assembly import plain
 from experiments.machines import environment
+from experiments.metric_directions import direction_of
 from lightning_modules.checkpoint import load_progress, load_state, load_training
 from lightning_modules.ema import local_part
 
@@ -48,21 +50,26 @@ def build_trainer(
     parts: Sequence[L.Callback] = (),
     find_unused: bool = False,
     monitored_every_n_epochs: int = 1,
-    mode: str = "min",
+    mode: Better | None = None,
     ends_with_training: bool = True,
     **overrides: Any,
 ) -> L.Trainer:
     """A Trainer that records, saves, resumes and stops as every run of ours does.
 
     Args:
-        monitor: log key of which the least value, or with `mode` "max" the greatest, marks the best checkpoint.
+        monitor: log key that chooses the best checkpoint.
         metrics: log keys that are shown beside `hparams` in TensorBoard.
         parts: the callbacks of this run.
         find_unused: some parameters have no gradient in some steps, which DDP must be told.
         monitored_every_n_epochs: epochs between two values of `monitor`.
+        mode: which direction of `monitor` is better; None takes what the metric declares.
         ends_with_training: as RunRecord has it.
         overrides: arguments of the Trainer that differ from `cfg.trainer`.
+
+    Raises:
+        ValueError: no mode for a metric that declares none.
     """
+    mode = mode or direction_of(monitor, "monitor", "give build_trainer mode=max or mode=min")
     folder = str(output_dir)
     step = resume_step(load_training(checkpoint)) if checkpoint else 0
     loggers = [

@@ -21,6 +21,7 @@ from lightning_modules.randomness import seed_global_stream, step_generator
 from lightning_modules.ranks import Part, mean_over_ranks
 from lightning_modules.training import Blocks, Optimisation, TrainedModule, accepts_fields
 
+LOSSES = ("reconstruction", "kl", "perceptual")  # logged beside their sum; less of each is better
 RECONSTRUCTIONS = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
 

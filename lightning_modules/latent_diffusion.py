@@ -27,6 +27,7 @@ from lightning_modules.ranks import Part
 from lightning_modules.training import Blocks, Optimisation, TrainedModule, accepts_fields
 
 GUIDE_DECAY = 0.05
+LOSSES = ("guide",)  # logged beside the denoiser's; less is better
 GUIDE_WEIGHT = 0.01  # of the guide's loss: AdamW's steps do not depend on it, and clipping looks at the denoiser alone
 
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from callbacks.metrics.bootstrap import in_blocks
-from callbacks.metrics.estimate import Better
 
-BETTER: dict[str, Better] = {"ece": "min", "brier": "min"}
+BETTER = {"ece": "min", "brier": "min"}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from callbacks.metrics import decisions
 from callbacks.metrics.bootstrap import interval, patient_weights
-from callbacks.metrics.estimate import Estimate
+from callbacks.metrics.estimate import SIZES, Estimate
 from callbacks.metrics.evaluation import BETTER
 from callbacks.metrics.ranking import auroc
 
@@ -76,16 +76,12 @@ def agreement(
         levels = labels[known, column]
         cut = decided(probabilities[name][known], thresholds.get(name, 0.5))
         for entry, least in _entries(name, num_levels).items():
-            sizes = {
-                "num_images": len(levels),
-                "num_patients": len(np.unique(names[known])),
-                "num_positive": int((levels >= least).sum()),
-            }
+            sizes = (len(levels), len(np.unique(names[known])), int((levels >= least).sum()))
             found[entry] = {}
             for metric in METRICS if entry == name else ("auroc",):
                 drawn = np.concatenate(parts.get(entry, {}).get(metric, [[np.nan]]))
                 why = _why(metric, levels, cut, least) if np.isnan(drawn[0]) else None
-                facts = {"name": metric, "better": BETTER[metric], "why": why, **sizes}
+                facts = {"name": metric, "better": BETTER[metric], "why": why, **dict(zip(SIZES, sizes, strict=True))}
                 found[entry][metric] = interval(drawn[0], drawn[1:], **facts)
     return found
 

@@ -9,9 +9,7 @@ neighbourhood is in it, so that equal sets of images, duplicates among them, hav
 import torch
 from torch import Tensor
 
-from callbacks.metrics.estimate import Better
-
-BETTER: dict[str, Better] = {"coverage": "max"}
+BETTER = {"coverage": "max"}
 NEAREST = 5  # neighbours that reach as far as the neighbourhood of a real image; their section 4.1
 
 

@@ -13,11 +13,8 @@ the levels' own f1.
 import numpy as np
 
 from callbacks.metrics.bootstrap import in_blocks
-from callbacks.metrics.estimate import Better
 
-BETTER: dict[str, Better] = dict.fromkeys(
-    ("accuracy", "precision", "recall", "specificity", "f1", "kappa", "qwk"), "max"
-)
+BETTER = dict.fromkeys(("accuracy", "precision", "recall", "specificity", "f1", "kappa", "qwk"), "max")
 TIE = 1e-9  # probabilities nearer to one half count as one half
 
 

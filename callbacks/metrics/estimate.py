@@ -13,6 +13,7 @@ Better = Literal["max", "min"]
 NUMBERS = ("value", "low", "high")
 SIZES = ("num_images", "num_patients", "num_positive")  # in JSON they stand once, beside the metrics of a finding
 SHAPE = {f"{name}?": float for name in NUMBERS}  # of a figure in JSON, as `misfit` reads it
+FACTS = ("extractor", "seed", "why")  # in JSON where there is one
 UNDEFINED = "undefined"
 
 
@@ -59,23 +60,24 @@ class Estimate:
 
     def json(self) -> dict[str, Any]:
         """`value`, `low`, `high`, null where undefined; then `extractor`, `seed`, `why`, where there is one."""
-        numbers = {name: getattr(self, name) for name in NUMBERS}
-        known = {name: getattr(self, name) for name in ("extractor", "seed", "why")}
-        return {name: number if math.isfinite(number) else None for name, number in numbers.items()} | {
-            name: fact for name, fact in known.items() if fact is not None
-        }
+        numbers = {name: number if math.isfinite(number := getattr(self, name)) else None for name in NUMBERS}
+        return numbers | {name: fact for name in FACTS if (fact := getattr(self, name)) is not None}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], **facts: Any) -> "Estimate":
         """Read what `json` gave; a number that is null or absent is NaN. `facts` are further attributes."""
         numbers = {name: math.nan if found.get(name) is None else found[name] for name in NUMBERS}
-        return cls(**numbers, **{name: found.get(name) for name in ("extractor", "seed", "why")}, **facts)
+        return cls(**numbers, **{name: found.get(name) for name in FACTS}, **facts)
 
 
 def to_json(found: Mapping[str, Mapping[str, Estimate]]) -> dict[str, Any]:
     """Findings, each with one metric at least: the sizes of a finding, then each figure by the name of its metric."""
-    return {finding: _sizes(metrics) | {name: one.json() for name, one in metrics.items()}
-            for finding, metrics in found.items()}  # fmt: skip
+    result = {}
+    for finding, metrics in found.items():
+        first = next(iter(metrics.values()))
+        sizes = {name: getattr(first, name) for name in SIZES}
+        result[finding] = sizes | {name: one.json() for name, one in metrics.items()}
+    return result
 
 
 def from_json(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Estimate]]:
@@ -86,8 +88,3 @@ def from_json(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Est
         figures = {name: one for name, one in content.items() if isinstance(one, Mapping)}
         result[finding] = {name: Estimate.from_json(one, name=name, **sizes) for name, one in figures.items()}
     return result
-
-
-def _sizes(metrics: Mapping[str, Estimate]) -> dict[str, Any]:
-    first = next(iter(metrics.values()))
-    return {name: getattr(first, name) for name in SIZES}

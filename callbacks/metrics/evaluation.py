@@ -14,11 +14,11 @@ import numpy as np
 from callbacks.metrics import calibration, decisions, ranking
 from callbacks.metrics.bootstrap import interval, patient_weights
 from callbacks.metrics.calibration import brier_score, expected_calibration_error
-from callbacks.metrics.estimate import Better, Estimate
+from callbacks.metrics.estimate import SIZES, Estimate
 from callbacks.metrics.ranking import ranking_metrics
 
 MACRO = "macro"
-BETTER: dict[str, Better] = {**ranking.BETTER, **decisions.BETTER, **calibration.BETTER}
+BETTER = {**ranking.BETTER, **decisions.BETTER, **calibration.BETTER}
 MACRO_METRICS = ("auroc", "aupr", "f1", "accuracy", "ece")
 REFERABLE: Mapping[str, int] = MappingProxyType({"dr_grade": 2})  # from moderate on: Wilkinson et al. 2003
 SUM_TOLERANCE = 0.02  # of probabilities: half-precision ones do not add up to 1
@@ -72,13 +72,10 @@ def evaluate(
         else:
             of_finding = name.removesuffix("_referable")
             known, positive = columns[of_finding] >= 0, columns[of_finding] >= referable[of_finding]
-        sizes = {
-            "num_images": int(known.sum()),
-            "num_patients": len(np.unique(patients[known])),
-            "num_positive": int(positive.sum()),
-        }
+        sizes = (int(known.sum()), len(np.unique(patients[known])), int(positive.sum()))
+        facts = dict(zip(SIZES, sizes, strict=True))
         result[name] = {
-            metric: interval(values[0], values[1:], name=metric, better=BETTER[metric], **sizes)
+            metric: interval(values[0], values[1:], name=metric, better=BETTER[metric], **facts)
             for metric, values in metrics.items()
         }
     return result

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from callbacks.metrics.bootstrap import interval, patient_weights
-from callbacks.metrics.estimate import Better, Estimate
+from callbacks.metrics.estimate import Estimate
 from callbacks.metrics.ranking import auroc
 
-BETTER: dict[str, Better] = {"agreement": "max"}
+BETTER = {"agreement": "max", "agreement_real": "max"}
 RIDGES = tuple(10.0**power for power in range(0, 6))  # over features of unit variance
 FEWEST = 5  # images of a level, and of the others, from which it is learnt
 

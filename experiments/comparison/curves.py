@@ -1,34 +1,14 @@
 """Learning curves, and what is read off them. Every definition is in docs/comparing-runs.md."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-Mode = Literal["max", "min"]
+from callbacks.metrics.estimate import Better
 
 NO_EPOCH = -1
 SHARE_OF_THE_WAY = 0.95  # from the worst start to the best final value, where no threshold is given
-LESS_IS_BETTER = {
-    "loss",
-    "fd",
-    "kd",
-    "fid",
-    "kid",
-    "ece",
-    "brier",
-    "nll",
-    "kl",
-    "lpips",
-    "mse",
-    "mae",
-    "rmse",
-    "error",
-    "reconstruction",
-    "perceptual",
-}  # words of a metric's name; fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,24 +37,19 @@ class Curve:
         return float(self.values[-1])
 
 
-def mode_by_name(metric: str) -> Mode:
-    """`min` where a word of the name is that of an error or a distance, else `max`."""
-    return "min" if LESS_IS_BETTER & set(re.split(r"[^a-z0-9]+", metric.lower())) else "max"
-
-
-def is_better(value: float, other: float, mode: Mode) -> bool:
+def is_better(value: float, other: float, mode: Better) -> bool:
     """Whether a value is strictly better than another."""
     return value > other if mode == "max" else value < other
 
 
-def best_point(curve: Curve, mode: Mode) -> int:
+def best_point(curve: Curve, mode: Better) -> int:
     """Place of the best finite value, the first of equal ones."""
     worst = -np.inf if mode == "max" else np.inf
     values = np.where(np.isfinite(curve.values), curve.values, worst)
     return int(np.argmax(values) if mode == "max" else np.argmin(values))
 
 
-def default_threshold(curves: Sequence[Curve], mode: Mode) -> float | None:
+def default_threshold(curves: Sequence[Curve], mode: Better) -> float | None:
     """95 % of the way from the worst first value to the best final one, over all curves; None if there is no such way.
 
     Only finite values count: the first finite one of each curve, and the final ones that are finite.
@@ -87,7 +62,7 @@ def default_threshold(curves: Sequence[Curve], mode: Mode) -> float | None:
     return float(worst + SHARE_OF_THE_WAY * (best - worst)) if is_better(best, worst, mode) else None
 
 
-def first_reached(curve: Curve, threshold: float, mode: Mode) -> int | None:
+def first_reached(curve: Curve, threshold: float, mode: Better) -> int | None:
     """Place of the first logged value at the threshold or beyond; None if there is none. Nothing is interpolated."""
     reached = curve.values >= threshold if mode == "max" else curve.values <= threshold
     reached &= np.isfinite(curve.values)

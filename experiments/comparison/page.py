@@ -39,7 +39,7 @@ def settings(found: Comparison) -> dict[str, str]:
     """Metric, direction, threshold and range, each with how it was chosen."""
     better = "greatest" if found.mode == "max" else "least"
     other = "min" if found.mode == "max" else "max"
-    why = "as given" if found.mode_given else f"by the metric's name; job.mode={other} takes the other"
+    why = "as given" if found.mode_given else f"as the metric declares; job.mode={other} takes the other"
     return {
         "metric": found.metric,
         "best": f"the {better} value ({why})",

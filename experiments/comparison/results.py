@@ -9,11 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from callbacks.metrics.estimate import Estimate
+from callbacks.metrics.estimate import Better, Estimate
 from experiments.comparison.curves import (
     NO_EPOCH,
     Curve,
-    Mode,
     best_point,
     default_threshold,
     first_reached,
@@ -100,7 +99,7 @@ class Comparison:
     """
 
     metric: str
-    mode: Mode
+    mode: Better
     mode_given: bool
     axis: Axis
     threshold: float | None
@@ -125,7 +124,7 @@ class Comparison:
 
 
 def compare(
-    groups: Sequence[Group], metric: str, mode: Mode, mode_given: bool = False, threshold: float | None = None
+    groups: Sequence[Group], metric: str, mode: Better, mode_given: bool = False, threshold: float | None = None
 ) -> Comparison:
     """Compare groups of runs, all of which have a curve of the metric; without a threshold it is found by the rule."""
     pairs = [(run, group, run.curve) for group in groups for run in group.runs if run.curve is not None]

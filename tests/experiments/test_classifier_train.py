@@ -8,7 +8,7 @@ import torch
 from tiny_runs import DATA, TRAINER
 
 from callbacks.diagnosis import Diagnosis
-from experiments import classifier_train
+from experiments import trainers
 from experiments.classifier_train import load_classifier
 from lightning_modules.checkpoint import CONFIG_KEY
 
@@ -54,14 +54,14 @@ def test_where_the_monitored_figure_is_never_defined_the_last_epoch_is_measured(
 
 
 @pytest.mark.parametrize(("monitor", "mode"), [("val/ece", "min"), ("val/loss", "min"), ("val/qwk_dr_grade", "max")])
-def test_what_is_better_is_told_by_the_name(command, here, monkeypatch, monitor, mode):
+def test_the_best_epoch_is_that_of_the_direction_that_the_metric_declares(command, here, monkeypatch, monitor, mode):
     class Enough(ValueError):
         pass
 
-    def trainer(*arguments, **settings):
+    def best(*arguments, **settings):
         raise Enough(f"mode={settings['mode']}")
 
-    monkeypatch.setattr(classifier_train, "build_trainer", trainer)
+    monkeypatch.setattr(trainers, "BestCheckpoint", best)
     assert f"mode={mode}" in command(*SMALL, f"job.monitor={monitor}").err
 
 

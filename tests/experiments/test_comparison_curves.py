@@ -13,7 +13,6 @@ from experiments.comparison.curves import (
     default_threshold,
     first_reached,
     mean_over,
-    mode_by_name,
     shared_range,
 )
 from experiments.comparison.figure import MOST_POINTS, band, outline
@@ -29,16 +28,6 @@ def curve(*values: float, every: int = 10) -> Curve:
 
 
 # -- what is read off a curve
-
-
-@pytest.mark.parametrize(
-    ("metric", "mode"),
-    [("val/loss", "min"), ("val/fd_efficientnet_lite0", "min"), ("val/kd_x", "min"), ("test/ece", "min"),
-     ("val/brier_macro", "min"), ("val/fid", "min"), ("val/auroc", "max"), ("val/psnr", "max"),
-     ("val/lossless", "max"), ("val/feceal", "max"), ("FD", "min")],
-)  # fmt: skip
-def test_direction_by_the_words_of_the_name(metric, mode):
-    assert mode_by_name(metric) == mode
 
 
 def test_best_is_the_first_of_equal_ones_and_finite():

@@ -109,5 +109,11 @@ def test_the_figure_that_chooses_the_best_checkpoint():
     assert monitored(cfg.job.monitor, callbacks) == ("val/fd_x", "min", 2)
     assert monitored("val/agreement", callbacks) == ("val/agreement", "max", 3)
     assert monitored(None, []) == monitored("val/loss", callbacks) == ("val/loss", "min", 1)
+    unknown = SimpleNamespace(tag="val/hd95")
+    with pytest.raises(
+        ValueError, match="job.monitor=val/hd95: it is not known.*give SimpleNamespace an attribute mode"
+    ):
+        monitored(None, [unknown])
+    assert monitored(None, [SimpleNamespace(tag="val/hd95", mode="min")]) == ("val/hd95", "min", 1)
     with pytest.raises(ValueError, match="job.monitor=val/fid is measured by no callback.*val/fd_x, val/agreement"):
         monitored("val/fid", callbacks)
