@@ -45,6 +45,16 @@ def best_of_run(path: str | Path) -> Path:
     return path / "checkpoints" / "best.ckpt" if path.is_dir() and not (path / REST).is_file() else path
 
 
+def run_of(path: str | Path) -> Path | None:
+    """The folder of the run that wrote a checkpoint; None for one that does not lie where a run puts it.
+
+    A sharded checkpoint is a link into a folder below `checkpoints`: the link's own place counts, then its target's.
+    """
+    path = Path(path).expanduser()
+    folders = (folder for place in (path.absolute(), path.resolve()) for folder in place.parents[:2])
+    return next((folder.parent for folder in folders if folder.name == "checkpoints"), None)
+
+
 def load_progress(path: str | Path) -> dict[str, Any]:
     """As `load_state`, for what is said of the training: tensors of weights and optimisers are not read.
 

@@ -11,7 +11,7 @@ from datamodules.findings import NAMES, check_name
 from datamodules.synthetic import SyntheticSet
 from experiments.classifier_train import load_classifier
 from lightning_modules.annotator import Annotator
-from lightning_modules.checkpoint import best_of_run
+from lightning_modules.checkpoint import best_of_run, run_of
 from lightning_modules.classifier import Classifier
 
 FORMAT = 1
@@ -47,12 +47,7 @@ def load_members(paths: Sequence[str], trusted: Sequence[str] = ()) -> list[Memb
     for place, path in enumerate(checkpoints):
         if path.resolve() in [other.resolve() for other in checkpoints[:place]]:
             raise ValueError(f"job.annotators names {path} twice: it would count twice. Leave one out.")
-    return [Member(load_classifier(path, trusted), path, _run_of(path)) for path in checkpoints]
-
-
-def _run_of(checkpoint: Path) -> Path | None:
-    folder = checkpoint.absolute().parent  # not resolve: a checkpoint may be a link to its shares
-    return folder.parent if folder.name == "checkpoints" else None
+    return [Member(load_classifier(path, trusted), path, run_of(path)) for path in checkpoints]
 
 
 def thresholds_of(given: float | Mapping[str, float], findings: Mapping[str, int]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from callbacks.files import misfit, read_json
 from callbacks.measured import MEASURED_KEY
 from callbacks.metrics.estimate import SHAPE
 from callbacks.run_record import code_revision, package_versions
+from lightning_modules.checkpoint import run_of
 
 BEST = "best.ckpt"  # what evaluation.json of a run is of
 DISTANCES = ("val/fd_", "val/kd_", "val/fid", "val/kid")
@@ -21,12 +22,6 @@ SHAPES = {
 }  # as misfit reads them
 DISTANCE = {"figure": str, "fd": float, "num_images": int, "num_steps": int, "scheduler": str, "guidance": float,
             "num_real": int, "reference_split": str}  # cells of frechet.csv that the card needs  # fmt: skip
-
-
-def run_folder(path: Path) -> Path | None:
-    """The folder of the run that wrote a checkpoint; None for one that does not lie where a run puts it."""
-    folder = path.resolve().parent
-    return folder.parent if folder.name == "checkpoints" else None
 
 
 def evaluation(path: Path) -> Mapping[str, Any]:
@@ -94,7 +89,7 @@ def measured(path: Path, state: Mapping[str, Any]) -> tuple[str, float] | None:
 
 def _distances(path: Path, state: Mapping[str, Any]) -> list[dict[str, str]]:
     """Rows of frechet.csv at the checkpoint's step that tell all of DISTANCE: those of earlier versions may not."""
-    folder = run_folder(path)
+    folder = run_of(path)
     if folder is None or not (folder / "frechet.csv").is_file():
         return []
     rows = CsvTable(folder / "frechet.csv").read()
@@ -108,7 +103,7 @@ def _tells_all(row: Mapping[str, str]) -> bool:
 
 def _read(path: Path, name: str) -> Mapping[str, Any]:
     """A file of JSON of the run's folder; {} where there is none that can be read."""
-    folder = run_folder(path)
+    folder = run_of(path)
     if folder is not None:
         with suppress(OSError, ValueError):
             return read_json(folder / name, SHAPES[name])

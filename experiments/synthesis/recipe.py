@@ -11,7 +11,7 @@ from datamodules.files import read_json
 from datamodules.plan.written import Plan
 from datamodules.synthetic import FORMAT, MANIFEST, MOST_SHARDS, RECIPE, SyntheticSet
 from experiments.runs import differing_keys
-from lightning_modules.checkpoint import weights_fingerprint
+from lightning_modules.checkpoint import run_of, weights_fingerprint
 from lightning_modules.latent_diffusion import LatentDiffusion
 
 LEAST_SHARDS, MOST_IMAGES = 8, 2500  # by default: so that processes can share the work, and little is lost by a kill
@@ -37,9 +37,11 @@ def image_size_of(generator: LatentDiffusion) -> int:
 
 def _fingerprints(checkpoint: Path) -> dict[str, str]:
     """Of the generator's training data and its split, where the record of its run lies by its checkpoint."""
-    path = checkpoint.expanduser().absolute().parent.parent / "record.json"
+    run = run_of(checkpoint)
+    if run is None:
+        return {}
     try:
-        return read_json(path, {"fingerprints?": {"*": str}}).get("fingerprints") or {}
+        return read_json(run / "record.json", {"fingerprints?": {"*": str}}).get("fingerprints") or {}
     except (OSError, ValueError):
         return {}
 

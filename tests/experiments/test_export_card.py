@@ -106,6 +106,16 @@ def test_what_a_run_measured_of_a_classifier_is_told(tmp_path):
     assert evaluation(path.with_name("last.ckpt")) == {}, "it is of the best checkpoint"
 
 
+def test_a_sharded_checkpoint_keeps_its_evaluation_and_its_record(tmp_path):
+    path, record = run(tmp_path), RunRecord(str(tmp_path), {"seed": 1})
+    (path.parent / "shards" / "best-00000007-abcdef").mkdir(parents=True)
+    path.symlink_to("shards/best-00000007-abcdef")
+    record.start()
+    (tmp_path / "evaluation.json").write_text(json.dumps({"val": {"is_gc": {"num_images": 4}}}))
+    assert evaluation(path) == {"val": {"is_gc": {"num_images": 4}}}
+    assert software(path)["trained with"] == software(path)["exported with"]
+
+
 def test_the_code_is_named_by_the_record_that_a_run_writes(tmp_path):
     path, record = run(tmp_path), RunRecord(str(tmp_path), {"seed": 1})
     record.start()

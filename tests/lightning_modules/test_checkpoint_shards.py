@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_modules import checkpoint_shards
-from lightning_modules.checkpoint import load_progress, load_state
+from lightning_modules.checkpoint import load_progress, load_state, run_of
 from lightning_modules.checkpoint_shards import (
     FOLDER,
     REST,
@@ -109,6 +109,20 @@ def test_the_folder_of_a_run_is_told_from_a_broken_checkpoint(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match=f"the folder of a run: name its checkpoint, {tmp_path}/checkpoints/best.ckpt"):
         load_state(tmp_path)
+
+
+def test_the_run_of_a_checkpoint_is_found_whether_it_is_a_file_or_a_link_to_its_shards(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    torch.save(make(1), run / "checkpoints" / "last.ckpt")
+    folder = save(make(2), run / "checkpoints" / "best.ckpt")
+    (tmp_path / "mine.ckpt").symlink_to(run / "checkpoints" / "best.ckpt")
+    (tmp_path / "latest").symlink_to(run)
+    for path in (run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt", folder, tmp_path / "mine.ckpt"):
+        assert run_of(path) == run
+    assert run_of(tmp_path / "latest" / "checkpoints" / "best.ckpt") == tmp_path / "latest"
+    torch.save(make(1), tmp_path / "moved.ckpt")
+    assert run_of(tmp_path / "moved.ckpt") is None
 
 
 def test_a_file_that_one_process_does_not_see_is_missed_when_it_is_gone(tmp_path):
