@@ -2,18 +2,29 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.annotation_folder import AnnotationFolder
 from callbacks.atomic import write_atomically
 from callbacks.metrics.consistency import decided
 
 TRUTH = "is_"  # findings whose names begin so are written as true or false, others as the number of the level
+
+
+class AnnotationFolder(Protocol):
+    """Where annotations are written, and by which recipe; its `thresholds` name findings of two levels."""
+
+    recipe: Mapping[str, Any]
+
+    def shard(self, name: str) -> Path:
+        """Where the annotations of a data shard lie, by its name without ending."""
+
+    def write_checksum(self, name: str, path: Path, num_rows: int) -> None:
+        """Note what a shard will be that lies at `path` for now."""
 
 
 class AnnotationWriter(Callback):
@@ -27,7 +38,7 @@ class AnnotationWriter(Callback):
     "probabilities": {finding: float [B, K]}}.
 
     Args:
-        folder: where, and by which recipe; its `thresholds` name findings of two levels (0.5 for others).
+        folder: where, and by which recipe; the threshold of a finding that it does not name is 0.5.
         levels: number of levels of every finding there is, in the order of the columns.
         advise: the levels of an image (None where not told) to a text.
     """

@@ -61,7 +61,7 @@ class ImageEncoder:
 
 
 class ShardWriter(Callback):
-    """Of what `predict_step` gives writes `data/<name>.parquet` and before it `checksums/<name>.json`.
+    """Write what `predict_step` gives as shards, and before each its checksum as JSON.
 
     A batch has `index`, `labels` [B, F], `shard` (its number) and `is_last` (of its shard); what comes of it `image`
     uint8 [B, 3, H, W], `seed`, `attempts` and perhaps `accepted`. A batch is encoded while the next one is made, and
@@ -70,7 +70,7 @@ class ShardWriter(Callback):
 
     Args:
         root: the set's folder.
-        names: of all shards, by number.
+        places: where all shards and their checksums lie, by number.
         findings: the columns of the labels.
         encoder: of images.
         id_prefix: what ids begin with; the image's number follows.
@@ -83,10 +83,10 @@ class ShardWriter(Callback):
     """
 
     def __init__(
-        self, root: str | Path, names: Sequence[str], findings: Sequence[str], encoder: ImageEncoder, id_prefix: str,
-        rows_per_group: int = 100, num_threads: int = 4,
+        self, root: str | Path, places: Sequence[tuple[Path, Path]], findings: Sequence[str], encoder: ImageEncoder,
+        id_prefix: str, rows_per_group: int = 100, num_threads: int = 4,
     ) -> None:  # fmt: skip
-        self.root, self.names, self.findings = Path(root), list(names), list(findings)
+        self.root, self.places, self.findings = Path(root), list(places), list(findings)
         self.encoder, self.id_prefix, self.rows_per_group = encoder, id_prefix, rows_per_group
         self.num_threads = num_threads
         self.num_images = 0  # written by this process
@@ -98,8 +98,8 @@ class ShardWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the folders."""
-        for name in ("data", "checksums"):
-            own_folder(self.root, name)
+        for folder in {path.parent for place in self.places for path in place}:
+            own_folder(self.root, folder.relative_to(self.root))
         self._threads = ThreadPoolExecutor(self.num_threads)
 
     def on_predict_batch_end(
@@ -132,10 +132,10 @@ class ShardWriter(Callback):
         if encoding is None:
             return
         begun, outputs, batch = encoding
-        name = self.names[batch["shard"]]
+        shard, checksum = self.places[batch["shard"]]
         try:
             if self._shard is None:
-                self._shard = _Shard(self.root, name, _schema(self.findings, "accepted" in outputs))
+                self._shard = _Shard(self.root, shard, checksum, _schema(self.findings, "accepted" in outputs))
             self._rows += self._rows_of([file.result() for file in begun], outputs, batch)
             while len(self._rows) >= self.rows_per_group or (batch["is_last"] and self._rows):
                 group, self._rows = self._rows[: self.rows_per_group], self._rows[self.rows_per_group :]
@@ -148,7 +148,7 @@ class ShardWriter(Callback):
             full = refusal(error)
             if full is None:
                 raise
-            raise self._full(full.errno, name) from error
+            raise self._full(full.errno, shard) from error
         self.num_images += len(batch["index"])
 
     def _rows_of(
@@ -171,16 +171,15 @@ class ShardWriter(Callback):
             rows.append({"image": {"bytes": file, "path": f"{name}.{self.encoder.ending}"}, "id": name, **own})
         return rows
 
-    def _full(self, number: int, name: str) -> OSError:
+    def _full(self, number: int, shard: Path) -> OSError:
         """That the disk is full, and how much is wanted."""
-        left = [other for other in self.names if not (self.root / "data" / f"{other}.parquet").is_file()]
-        # of earlier runs too
-        written = [path.stat().st_size for path in self.root.glob("data/shard-*.parquet")]
+        written = [path.stat().st_size for path, _ in self.places if path.is_file()]  # of earlier runs too
+        num_left = len(self.places) - len(written)
         wanted = "how much they take is not known yet"
         if written:
-            wanted = f"they take about {len(left) * sum(written) / len(written) / GB:.2g} GB"
+            wanted = f"they take about {num_left * sum(written) / len(written) / GB:.2g} GB"
         text = (
-            f"no space left to write {name}.parquet. {len(left)} of {len(self.names)} shards are still to be made, "
+            f"no space left to write {shard.name}. {num_left} of {len(self.places)} shards are still to be made, "
             f"{wanted}, and {shutil.disk_usage(self.root).free / GB:.2g} GB are free for {str(self.root)!r}"
         )
         return OSError(number, text)
@@ -200,10 +199,9 @@ class ShardWriter(Callback):
 class _Shard:
     """A shard in the making."""
 
-    def __init__(self, root: Path, name: str, schema: pa.Schema) -> None:
-        self.path = root / "data" / f"{name}.parquet"
-        self.checksum = root / "checksums" / f"{name}.json"
-        self.partial = self.path.with_name(f".{name}.{socket.gethostname()}-{os.getpid()}.part")
+    def __init__(self, root: Path, path: Path, checksum: Path, schema: pa.Schema) -> None:
+        self.path, self.checksum, self.name = path, checksum, path.relative_to(root).as_posix()
+        self.partial = path.with_name(f".{path.stem}.{socket.gethostname()}-{os.getpid()}.part")
         self.schema, self.num_rows = schema, 0
         try:
             self._writer = pq.ParquetWriter(self.partial, schema, compression="none")  # images are compressed already
@@ -225,7 +223,7 @@ class _Shard:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()
-        written = {"file": f"data/{self.path.name}", "sha256": digest, "num_rows": self.num_rows, "num_bytes": size}
+        written = {"file": self.name, "sha256": digest, "num_rows": self.num_rows, "num_bytes": size}
         write_text(self.checksum, json.dumps(written, indent=2) + "\n")
         os.replace(self.partial, self.path)
 

@@ -18,9 +18,9 @@ from datamodules.parquet import read_parquet
 from datamodules.shard_files import ShardError
 from datamodules.shards import Footers, ShardSource
 from datamodules.synthetic import SyntheticSet, SyntheticSetError
+from datamodules.synthetic.layout import ANNOTATIONS, DATA, MANIFEST
 
 LABELS = ("condition", "annotation")
-FOLDER = "annotations"
 
 
 class SyntheticSource(ShardSource):
@@ -97,7 +97,7 @@ class SyntheticSource(ShardSource):
                 raise ShardError(
                     f"{str(self._annotations(file))!r} has other row groups ({metadata.num_rows} rows) than its shard "
                     f"{file.name} ({footers.groups.num_rows[mine].sum()} rows): it is of another set. Remedy: delete "
-                    f"the folder {FOLDER}, and annotate again: {command}."
+                    f"the folder {ANNOTATIONS}, and annotate again: {command}."
                 )
 
     def _check_schema(self, file: Path, schema: pa.Schema) -> None:
@@ -109,13 +109,13 @@ class SyntheticSource(ShardSource):
             columns = ", ".join(f"{field.name} {field.type}" for field in schema)
             raise ShardError(
                 f"{str(self._annotations(file))!r} holds no annotations, in which id is text, and levels are whole "
-                f"numbers. Its columns are: {columns[:300]}. Remedy: delete the folder {FOLDER}, and annotate again "
-                "with +exp=annotate."
+                f"numbers. Its columns are: {columns[:300]}. Remedy: delete the folder {ANNOTATIONS}, and annotate "
+                "again with +exp=annotate."
             )
 
     def _annotations(self, file: Path) -> Path:
         """Where the annotations of a data shard lie."""
-        return self.root / FOLDER / file.name
+        return self.root / ANNOTATIONS / file.name
 
     def _columns(self, file: Path) -> pa.Table:
         table = super()._columns(file)
@@ -144,7 +144,7 @@ class SyntheticSource(ShardSource):
         if not ids.equals(theirs):
             raise ShardError(
                 f"{str(self._annotations(file))!r} has other ids than its shard {file.name}: it is of another set. "
-                f"Remedy: delete the folder {FOLDER}, and annotate again with +exp=annotate."
+                f"Remedy: delete the folder {ANNOTATIONS}, and annotate again with +exp=annotate."
             )
         for name in (name for name in NAMES if name in annotations.column_names):
             table = table.append_column(name, annotations.column(name))
@@ -166,7 +166,7 @@ def _check_files(footers: Footers, manifest: Mapping[str, Any] | None) -> None:
     if manifest is None:
         return
     found = {
-        f"data/{file.name}": (int(footers.groups.num_rows[footers.groups.shard == place].sum()), file.stat().st_size)
+        f"{DATA}/{file.name}": (int(footers.groups.num_rows[footers.groups.shard == place].sum()), file.stat().st_size)
         for place, file in enumerate(footers.files)
     }
     written = {each["file"]: (each["num_rows"], each["num_bytes"]) for each in manifest["files"]}
@@ -175,6 +175,6 @@ def _check_files(footers: Footers, manifest: Mapping[str, Any] | None) -> None:
             said = [f"{rows} rows in {size} bytes" if rows else "nothing" for rows, size in
                     (each.get(name, (0, 0)) for each in (found, written))]  # fmt: skip
             raise ShardError(
-                f"{name} of {footers.files[0].parent.parent} is {said[0]}, and manifest.json has {said[1]}. Remedy: "
+                f"{name} of {footers.files[0].parent.parent} is {said[0]}, and {MANIFEST} has {said[1]}. Remedy: "
                 "take that shard from a whole copy, or make it again by the same command with resume=auto."
             )

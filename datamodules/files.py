@@ -6,6 +6,7 @@ same, as a test sees to: the rooms do not import each other.
 
 import csv
 import errno
+import hashlib
 import json
 import os
 import re
@@ -249,6 +250,17 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write text in UTF-8, atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON for people and programs, in UTF-8, atomically."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file's bytes, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:

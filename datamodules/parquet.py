@@ -1,6 +1,7 @@
 """Reading Parquet files that may be empty, cut short or altered: one place, which names the file and the remedy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,10 +11,9 @@ import pyarrow.parquet as pq
 Found = TypeVar("Found")
 
 
-def read_parquet(
-    path: str | Path, read: Callable[[pq.ParquetFile], Found], wrong: type[ValueError], remedy: str
-) -> Found:
-    """What `read` finds in a Parquet file.
+@contextmanager
+def open_parquet(path: str | Path, wrong: type[ValueError], remedy: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file; an error of Arrow, also while it is read, names the file.
 
     Args:
         wrong: the error to raise for a file that is no whole Parquet file.
@@ -25,9 +25,17 @@ def read_parquet(
     """
     try:
         with pq.ParquetFile(path) as parquet:
-            return read(parquet)
+            yield parquet
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise wrong(f"{str(path)!r} is no whole Parquet file ({said}). Remedy: {remedy}.") from error
+
+
+def read_parquet(
+    path: str | Path, read: Callable[[pq.ParquetFile], Found], wrong: type[ValueError], remedy: str
+) -> Found:
+    """What `read` finds in a Parquet file; arguments and errors are those of `open_parquet`."""
+    with open_parquet(path, wrong, remedy) as parquet:
+        return read(parquet)

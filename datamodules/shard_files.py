@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from datamodules.synthetic.layout import ANNOTATIONS, DATA, PLAN, TRAINED_ON
+
 log = logging.getLogger(__name__)
 
 # train-00000-of-00002.parquet, and as Hugging Face's push_to_hub once wrote it, train-00000-of-00002-0123456789abcdef
@@ -17,7 +19,7 @@ WORDS = {  # in a file's name, as Hugging Face datasets reads them
     "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 MEANT = re.compile(r"(?<![a-z])x?(?:train|test|val)")  # testset, validate, xval: what none of these words tells
-BESIDE = ("plan.parquet", "trained_on.parquet", "manifest.parquet", "annotations")  # files and a folder of a set's own
+BESIDE = (PLAN, TRAINED_ON, "manifest.parquet", ANNOTATIONS)  # files and a folder of a set's own
 ABOUT = (
     "data.root is the folder of the shards, shard-00000-of-00008.parquet …, or one with them in a folder `data` below, "
     "or in a folder for each split (train, validation, test)."
@@ -41,7 +43,7 @@ def find_shards(root: Path, partial: bool = False) -> list[Path]:
     if not root.is_dir():
         state = "is not a folder" if root.exists() else "does not exist"
         raise FileNotFoundError(f"data.root is {str(root)!r}, which {state}. {ABOUT}")
-    files = _parquet_files(root / "data") or _parquet_files(root)
+    files = _parquet_files(root / DATA) or _parquet_files(root)
     if not files:
         raise FileNotFoundError(f"data.root is {str(root)!r}, and there is no Parquet file in it. {ABOUT}")
     sets: dict[tuple[Path, str, int], dict[int, Path]] = {}

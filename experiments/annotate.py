@@ -10,18 +10,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from callbacks.advice import advice_of
-from callbacks.annotation_folder import AnnotationFolder
 from callbacks.annotation_writer import AnnotationWriter
 from callbacks.locks import alone
 from callbacks.run_record import RunRecord
 from callbacks.shared_work import SharedWork
 from callbacks.shutdown import PredictionShutdown
 from datamodules.findings import NAMES, NUM_LEVELS
-from datamodules.shard_batches import ShardBatches
 from datamodules.shards import ShardSource
 from datamodules.synthetic import SyntheticSet
+from datamodules.synthetic.annotations import AnnotationFolder
+from datamodules.synthetic.batches import ShardBatches
+from datamodules.synthetic.layout import CONSISTENCY, CONSISTENCY_FIGURE, CONSISTENCY_PAGE
 from experiments.annotation.ceiling import real_images
-from experiments.annotation.measuring import FILES, Found, measure, numbers, write
+from experiments.annotation.measuring import Found, measure, numbers, write
 from experiments.annotation.members import Member, load_members, recipe_of, thresholds_of
 from experiments.assembly import plain
 from experiments.prediction import PRECISION, predict, trainer_of
@@ -29,8 +30,6 @@ from experiments.report import ending_text, heading, say
 from experiments.trainers import world_size
 from experiments.training import recorded
 from lightning_modules.annotator import Annotator
-
-FOLDER = "annotations"  # in the folder of the set
 
 
 def annotate(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
@@ -48,7 +47,7 @@ def annotate(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     annotator = Annotator([member.classifier for member in members], NAMES)
     thresholds = thresholds_of(job["thresholds"], annotator.findings)
     recipe = recipe_of(members, annotator, thresholds, PRECISION, data)
-    folder = AnnotationFolder(data.root / FOLDER, recipe)
+    folder = data.annotations_by(recipe)
     if rank_zero_only.rank == 0:
         folder.check(job["overwrite"])
     announce(data, members, annotator)
@@ -58,7 +57,7 @@ def annotate(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
             metrics = speed | sum_up(data, members, annotator, folder, job["num_replicates"], cfg.seed)
             record.finish("finished", metrics)
     say(ending_text(output_dir, speed, time.monotonic() - start))
-    say(f"consistency:  {data.root / FILES[1]}, {data.root / FILES[2]}")
+    say(f"consistency:  {data.root / CONSISTENCY_PAGE}, {data.root / CONSISTENCY_FIGURE}")
     say(f"its card:     python -m experiments.run +exp=dataset_card job.dataset={data.root}   (writes it again)")
     return metrics
 
@@ -86,16 +85,13 @@ def whole_set(dataset: str, output_dir: Path) -> SyntheticSet:
         ValueError: it is not complete, or a shard is cut short; the run's folder is that of the set.
     """
     data = SyntheticSet(Path(dataset).expanduser())
-    names = [Path(file["file"]).stem for file in data.manifest["files"]]
+    _ = data.manifest
     if output_dir.resolve().is_relative_to(data.root.resolve()):
         raise ValueError(
             f"output_dir={output_dir} is the folder of the set, or in it: that keeps the record of its own making. "
             "Leave output_dir out; the annotations are written into job.dataset all the same."
         )
-    for name in names:
-        fault = data.wrong_with(name, thorough=False)
-        if fault is not None:
-            raise ValueError(f"{data.shard(name)}: {fault}. Remedy: make it again, by +exp=synthesize resume=auto.")
+    data.check_sizes("make it again, by +exp=synthesize resume=auto")
     data.check_shards()
     return data
 
@@ -162,9 +158,8 @@ def hand_out(data: SyntheticSet, folder: AnnotationFolder, work: SharedWork, ove
     folder.begin(overwrite)
     wanted = folder.pending()
     say(heading(f"annotation: {len(wanted)} of {len(folder.names)} shards are to be annotated"))
-    sizes = {Path(file["file"]).stem: file["num_rows"] for file in data.manifest["files"]}
-    work.hand_out([data.shard(name).name for name in wanted], sum(sizes[name] for name in wanted))
-    for name in FILES if wanted else ():  # of what was there before
+    work.hand_out([data.shard(name).name for name in wanted], sum(data.sizes[name] for name in wanted))
+    for name in (CONSISTENCY, CONSISTENCY_PAGE, CONSISTENCY_FIGURE) if wanted else ():  # of what was there before
         (data.root / name).unlink(missing_ok=True)
     return bool(wanted)
 

@@ -10,18 +10,16 @@ from callbacks.atomic import write_atomically, write_text
 from callbacks.files import own_folder
 from callbacks.locks import alone
 from callbacks.run_record import RunRecord
-from datamodules.plan.written import Plan
-from datamodules.synthetic import PLAN, SyntheticSet
+from datamodules.synthetic import SyntheticSet
+from datamodules.synthetic.layout import CARD, CONTACT_SHEET
 from experiments.assembly import plain
 from experiments.card.facts import Facts, gather
 from experiments.card.front_matter import check_licence, head_of, licence_of
 from experiments.card.markdown import card, own_words
-from experiments.card.sections import SHEET
 from experiments.card.sheet import sheet
 from experiments.report import ending_text, heading, say
 from experiments.training import recorded
 
-CARD = "README.md"
 VERSION = "1.0.0"
 NUM_COLUMNS = 6
 
@@ -88,9 +86,9 @@ def _written(
     facts = gather(dataset)
     title = title or before.get("pretty_name") or f"Synthetic fundus photographs, {facts.image_size} px"
     version = str(version or before.get("version") or VERSION)
-    picture = Image.fromarray(sheet(dataset, Plan(dataset.root / PLAN), num_columns))
-    own_folder(dataset.root, Path(SHEET).parent)
-    write_atomically(dataset.root / SHEET, picture.save)
+    picture = Image.fromarray(sheet(dataset, dataset.plan, num_columns))
+    own_folder(dataset.root, Path(CONTACT_SHEET).parent)
+    write_atomically(dataset.root / CONTACT_SHEET, picture.save)
     write_text(path, card(facts, title, version, license, own))
     return path, facts
 
@@ -112,7 +110,7 @@ def summary(path: Path, facts: Facts) -> str:
     }
     lines = {
         "card": str(path),
-        "contact sheet": str(path.parent / SHEET),
+        "contact sheet": str(path.parent / CONTACT_SHEET),
         "it says that it lacks": ", ".join(name for name, lacks in lacking.items() if lacks) or "nothing",
     }
     return "\n".join([heading("dataset card"), *(f"  {name + ':':<24}{line}" for name, line in lines.items())])

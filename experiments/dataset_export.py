@@ -11,9 +11,9 @@ from callbacks.atomic import remove_unfinished, write_text
 from callbacks.files import refuse_link
 from callbacks.run_record import RunRecord
 from datamodules.files import read_json
-from datamodules.synthetic import RECIPE, SyntheticSet
+from datamodules.synthetic import SyntheticSet
+from datamodules.synthetic.set import is_begun
 from experiments.assembly import plain
-from experiments.card.annotations import annotations_of
 from experiments.export.layouts import LAYOUTS, Layout, layout_named
 from experiments.export.pictures import Written, write_pictures
 from experiments.export.tables import write_tables
@@ -38,7 +38,7 @@ def dataset_export(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     job = plain(cfg)["job"]
     layout, dataset = layout_named(job["format"]), SyntheticSet(Path(job["dataset"]).expanduser())
     check(dataset, job["only_accepted"])
-    annotations = annotations_of(dataset)
+    annotations = dataset.annotations
     claim(output_dir, layout, dataset, job["only_accepted"])
     with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
         written = write_pictures(dataset, layout, output_dir, job["only_accepted"], job["num_workers"])
@@ -72,7 +72,7 @@ def claim(output_dir: Path, layout: Layout, dataset: SyntheticSet, only_accepted
         ValueError: the folder is that of a set, holds another export, files of which it cannot be told what of, or
             links in the place of its own folders.
     """
-    if (output_dir / RECIPE).exists() or output_dir.resolve().is_relative_to(dataset.root.resolve()):
+    if is_begun(output_dir) or output_dir.resolve().is_relative_to(dataset.root.resolve()):
         raise ValueError(f"output_dir={output_dir} is the folder of a synthetic set, or in it: give another.")
     folders = [folder for name in OWN_FOLDERS for folder in output_dir.glob(name)]
     for folder in folders:

@@ -12,20 +12,21 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from tqdm import tqdm
 
 from callbacks.atomic import write_text
-from callbacks.files import printable, refuse_link
+from callbacks.files import printable
 from callbacks.run_record import RunRecord
 from callbacks.shard_writer import GB, ImageEncoder, ShardWriter
 from callbacks.shared_work import SharedWork
 from callbacks.shutdown import PredictionShutdown
 from datamodules.findings import NAMES
-from datamodules.lineage import FILE as TRAINED_ON_FILE
-from datamodules.lineage import write_trained_on
 from datamodules.plan.laws import LabelRows, Law
 from datamodules.plan.rows import PlanDataModule
-from datamodules.plan.written import Plan, write_plan
-from datamodules.synthetic import MANIFEST, PLAN, RECIPE, SyntheticSet
+from datamodules.synthetic import SyntheticSet
+from datamodules.synthetic.counts import acceptance, condition_counts
+from datamodules.synthetic.layout import PLAN, TRAINED_ON
+from datamodules.synthetic.plan import Plan, write_plan
+from datamodules.synthetic.set import clear_unfinished, is_begun
+from datamodules.synthetic.trained_on import write_trained_on
 from experiments.assembly import load_generator, plain
-from experiments.card.counts import acceptance, condition_counts
 from experiments.card.front_matter import check_licence
 from experiments.dataset_card import write_card
 from experiments.prediction import encoding_threads, predict, trainer_of
@@ -34,7 +35,6 @@ from experiments.synthesis.dry_run import dry_run
 from experiments.synthesis.filtering import agreement_facts, build_agreement
 from experiments.synthesis.levels import accepted_text, levels_text
 from experiments.synthesis.recipe import (
-    complete,
     generator_facts,
     image_size_of,
     keep_to,
@@ -129,10 +129,7 @@ def take_over(root: Path, work: SharedWork) -> None:
     """On the first process: see that nobody is at work any more, and take away what killed ones have left."""
     if rank_zero_only.rank == 0:
         work.begin()
-        for name in ("data", "checksums"):
-            refuse_link(root / name)
-        for left in (left for folder in ("", "data", "checksums") for left in (root / folder).glob(".*.part*")):
-            left.unlink()
+        clear_unfinished(root)
 
 
 @contextmanager
@@ -154,7 +151,7 @@ def begin(cfg: DictConfig, root: Path, generator: LatentDiffusion, law: Law, syn
     if not (root / "config.yaml").is_file():  # by which resume=auto finds the folder
         write_text(root / "config.yaml", config_text(plain(cfg)) + "\n")
     shards_of(1, job.images_per_shard, job.images_per_row_group)  # what means nothing is said before a plan is written
-    if not (root / RECIPE).is_file():  # a plan without one is left of a start that came to nothing
+    if not is_begun(root):  # a plan without one is left of a start that came to nothing
         write_plan(root / PLAN, law.chunks(cfg.num_images, cfg.seed, seen(generator)), cfg.seed)
     elif not (root / PLAN).is_file():
         raise ValueError(f"{root / PLAN} is gone, by which the set was begun. Remedy: put it back, or begin anew.")
@@ -168,9 +165,9 @@ def begin(cfg: DictConfig, root: Path, generator: LatentDiffusion, law: Law, syn
     )  # fmt: skip
     found = keep_to(root, recipe)
     patients = (generator.trained_on or {}).get("patients")
-    (root / MANIFEST).unlink(missing_ok=True)  # until every shard is known to be there and whole
-    if job.carry_patients and patients is not None and not (root / TRAINED_ON_FILE).is_file():
-        write_trained_on(root / TRAINED_ON_FILE, patients.numpy(), (generator.trained_on or {}).get("unknown", ()))
+    found.reopen()
+    if job.carry_patients and patients is not None and not (root / TRAINED_ON).is_file():
+        write_trained_on(root / TRAINED_ON, patients.numpy(), (generator.trained_on or {}).get("unknown", ()))
     say(f"{plan.num_images:,} images in {shards['num_shards']} shards: {root / PLAN}")
     say(levels_text(condition_counts(plan)))
     return found
@@ -224,8 +221,8 @@ def make(
         work.hand_out(wanted, sum(bounds[number][1] - bounds[number][0] for number in wanted))
     say(heading(f"synthesis: {work.num_images:,} of {found.num_images:,} images are to be made"))
     rows = found.recipe["shards"]["images_per_row_group"]
-    writer = ShardWriter(found.root, found.names, NAMES, encoder, found.id_prefix, rows, encoding_threads(cfg))
-    data = PlanDataModule(Plan(found.root / PLAN), bounds, work.items, cfg.job.batch_size)
+    writer = ShardWriter(found.root, found.places, NAMES, encoder, found.id_prefix, rows, encoding_threads(cfg))
+    data = PlanDataModule(found.plan, bounds, work.items, cfg.job.batch_size)
     trainer = trainer_of(cfg, [writer, work, PredictionShutdown()])
     predict(trainer, synthesizer, data)
     metrics = {**work.speed(trainer), "num_processes": num_processes}
@@ -236,7 +233,7 @@ def make(
 
 def finish(found: SyntheticSet, license: str | None) -> dict[str, float]:
     """The manifest, the card, and what the whole set has."""
-    manifest = complete(found)
+    manifest = found.complete()
     say(f"complete: {manifest['num_images']:,} images, {manifest['num_bytes'] / GB:.3g} GB")
     say(f"card:         {write_card(found.root, license)}")
     counted = {"num_images": manifest["num_images"], "num_bytes": manifest["num_bytes"]}

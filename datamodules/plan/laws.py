@@ -7,7 +7,6 @@ labels gets its share but for less than one image, in an order at random.
 Letters: K different label rows, F findings.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from datamodules.files import sha256
 from datamodules.findings import NAMES, NUM_LEVELS
 from datamodules.plan.table import check_table, table_chunks
-from datamodules.plan.written import CHUNK, PlanError
+from datamodules.synthetic.plan import CHUNK, PlanError
 
 Chunk = tuple[np.ndarray, np.ndarray | None]
 NO_LABELS = (
@@ -127,8 +127,7 @@ class TableLaw:
 
     def describe(self) -> dict[str, Any]:
         """As a Law."""
-        with open(self.path, "rb") as file:
-            return {"law": "table", "path": str(self.path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {"law": "table", "path": str(self.path), "sha256": sha256(self.path)}
 
 
 def draw(labels: np.ndarray, weights: np.ndarray, num_images: int, seed: int) -> Iterator[Chunk]:

@@ -11,7 +11,7 @@ from datamodules.files import read_yaml
 from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, check_name, encode, nearest
 from datamodules.plan.laws import Chunk, LabelRows, draw, known, number
 from datamodules.plan.raking import Wish, rake
-from datamodules.plan.written import PlanError
+from datamodules.synthetic.plan import PlanError
 
 
 class PrevalencesLaw:

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.loader import as_it_is
-from datamodules.plan.written import Plan
+from datamodules.synthetic.plan import Plan
 
 
 class PlanRowsDataset(IterableDataset):

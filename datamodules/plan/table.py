@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 
 from datamodules.findings import NAMES, UNKNOWN, nearest
 from datamodules.manifest import ManifestError
-from datamodules.plan.written import CHUNK, SEED_LIMIT, PlanError
 from datamodules.sources.csv import BLANK, finding_levels
 from datamodules.sources.harmonise import FIRST_ROW
 from datamodules.sources.tables import dialect, read_table, tidied
+from datamodules.synthetic.plan import CHUNK, SEED_LIMIT, PlanError
 
 KNOWN = ("index", "seed", *NAMES)
 LONG_RUN = 1 << 20  # seeds that are sorted together: ten million in one piece would be copied over and over

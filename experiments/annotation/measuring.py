@@ -1,6 +1,5 @@
 """How well the annotations of a set agree with its conditions: read, measured, written."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +14,14 @@ from callbacks.consistency_figure import DPI, figure_of
 from callbacks.consistency_page import page
 from callbacks.metrics.consistency import agreement
 from callbacks.metrics.estimate import Estimate, to_json
+from datamodules.files import write_json
 from datamodules.findings import FINDINGS, NAMES, UNKNOWN
-from datamodules.synthetic import SyntheticSet, read_columns
+from datamodules.synthetic import SyntheticSet
+from datamodules.synthetic.layout import CONSISTENCY, CONSISTENCY_FIGURE, CONSISTENCY_PAGE
+from datamodules.synthetic.tables import read_columns
 from experiments.annotation.ceiling import SPLIT, RealImages, named
 
 FORMAT = 1
-FILES = ("consistency.json", "consistency.md", "consistency.png")
 TITLES = {finding.name: finding.title for finding in FINDINGS}
 
 
@@ -115,10 +116,10 @@ def write(
     found: Found, data: SyntheticSet, recipe: Mapping[str, Any], real: RealImages, num_replicates: int, seed: int
 ) -> None:
     """Write consistency.png, consistency.md and consistency.json into the folder of the set."""
-    root, notes = data.root, notes_of(data, recipe, real)
+    notes = notes_of(data, recipe, real)
     not_told = [name for name in NAMES if name not in recipe["findings"]]
     picture = figure_of(*found.aurocs(), TITLES)
-    write_atomically(root / FILES[2], lambda path: Image.fromarray(picture).save(path, dpi=(DPI, DPI)))
+    write_atomically(data.root / CONSISTENCY_FIGURE, lambda path: Image.fromarray(picture).save(path, dpi=(DPI, DPI)))
     runs = ", ".join(one["run"] for one in recipe["annotators"])
     patients = len(set(real.patients))
     ceiling = (
@@ -129,7 +130,7 @@ def write(
     )
     facts = _facts(data, recipe, num_replicates, seed)
     text = page(found.synthetic, found.real if len(real) else {}, facts, notes, not_told, ceiling)
-    write_text(root / FILES[1], text)
+    write_text(data.root / CONSISTENCY_PAGE, text)
     content = {
         "format": FORMAT,
         "annotators": recipe["annotators"],
@@ -149,7 +150,7 @@ def write(
         "not_told": not_told,
         "notes": notes,
     }
-    write_text(root / FILES[0], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_json(data.root / CONSISTENCY, content)
 
 
 def _facts(data: SyntheticSet, recipe: Mapping[str, Any], num_replicates: int, seed: int) -> dict[str, str]:

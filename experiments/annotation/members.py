@@ -79,7 +79,7 @@ def thresholds_of(given: float | Mapping[str, float], findings: Mapping[str, int
 def recipe_of(
     members: Sequence[Member], annotator: Annotator, thresholds: Mapping[str, float], precision: str, data: SyntheticSet
 ) -> dict[str, Any]:
-    """What annotations follow from, in plain containers (callbacks/annotation_folder.py)."""
+    """What annotations follow from, in plain containers (datamodules/synthetic/annotations.py)."""
     described = zip(members, annotator.fingerprints(), annotator.image_sizes, strict=True)
     return {
         "format": FORMAT,

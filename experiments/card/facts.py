@@ -2,19 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from callbacks.metrics.estimate import SHAPE
-from datamodules.files import WHOLE_COPY, read_json
-from datamodules.plan.written import Plan
-from datamodules.synthetic import MANIFEST, PLAN, SyntheticSet, SyntheticSetError, sha256
-from experiments.card.annotations import FOLDER, Annotations, annotations_of
-from experiments.card.counts import Acceptance, Counts, acceptance, annotation_counts, condition_counts
+from datamodules.files import WHOLE_COPY
+from datamodules.synthetic import SyntheticSet, SyntheticSetError
+from datamodules.synthetic.annotations import Annotations
+from datamodules.synthetic.counts import Acceptance, Counts, acceptance, annotation_counts, condition_counts
+from datamodules.synthetic.layout import (
+    CONSISTENCY,
+    CONSISTENCY_FIGURE,
+    CONSISTENCY_PAGE,
+    MANIFEST,
+    PRIVACY,
+    TRAINED_ON,
+)
 from experiments.card.origin import generator_facts, sampling_facts
 from experiments.card.tables import METRICS
 
-CONSISTENCY, PRIVACY, RECORD = "consistency.json", "privacy.json", "record.json"
+RECORD = "record.json"
 AGREEMENT = {"num_images?": int, "num_positive?": int, **{f"{metric}?": SHAPE for metric in METRICS}}
 SHAPES = {
     CONSISTENCY: {"synthetic?": {"findings?": {"*": AGREEMENT}},
@@ -72,12 +78,12 @@ def gather(dataset: SyntheticSet) -> Facts:
     """
     root, manifest = dataset.root, dataset.manifest
     dataset.check_shards()
-    plan, annotations = Plan(root / PLAN), annotations_of(dataset)
+    plan, annotations = dataset.plan, dataset.annotations
     if plan.num_images != dataset.num_images:
         raise SyntheticSetError(
             f"{plan.path} has {plan.num_images:,} images, and {MANIFEST} {dataset.num_images:,}. Remedy: {WHOLE_COPY}."
         )
-    record, filtered = _optional(root / RECORD) or {}, dataset.recipe.get("filter")
+    record, filtered = _report(dataset, RECORD) or {}, dataset.recipe.get("filter")
     return Facts(
         recipe=dataset.recipe,
         num_images=manifest["num_images"],
@@ -87,25 +93,23 @@ def gather(dataset: SyntheticSet) -> Facts:
         conditions=condition_counts(plan),
         annotations=annotations,
         annotated=None if annotations is None else annotation_counts(annotations.files),
-        half_annotated=annotations is None and any((root / FOLDER).glob("*.parquet")),
+        half_annotated=annotations is None and dataset.has_annotation_shards,
         acceptance=acceptance(dataset.shards, filtered["findings"]) if filtered else None,
-        consistency=_optional(root / CONSISTENCY),
-        privacy=_optional(root / PRIVACY),
+        consistency=_report(dataset, CONSISTENCY),
+        privacy=_report(dataset, PRIVACY),
         generator=generator_facts(dataset.recipe, root),
         sampling=sampling_facts(dataset.recipe),
         made=_day(record),
         code=_code(record),
-        manifest_sha256=sha256(root / MANIFEST),
-        has_consistency_figure=(root / "consistency.png").is_file(),
-        has_consistency_page=(root / "consistency.md").is_file(),
-        has_patients=(root / "trained_on.parquet").is_file(),
+        manifest_sha256=dataset.manifest_sha256,
+        has_consistency_figure=(root / CONSISTENCY_FIGURE).is_file(),
+        has_consistency_page=(root / CONSISTENCY_PAGE).is_file(),
+        has_patients=(root / TRAINED_ON).is_file(),
     )
 
 
-def _optional(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    return read_json(path, SHAPES[path.name], "write it again, or remove it", SyntheticSetError)
+def _report(dataset: SyntheticSet, name: str) -> dict[str, Any] | None:
+    return dataset.report(name, SHAPES[name], "write it again, or remove it")
 
 
 def _day(record: Mapping[str, Any]) -> str:

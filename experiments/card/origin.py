@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from datamodules.lineage import FILE, read_trained_on, unknown_of
+from datamodules.synthetic.layout import TRAINED_ON
+from datamodules.synthetic.trained_on import read_trained_on, unknown_of
 
 ROOM = "datamodules."  # only classes of here are looked at: a recipe may name any
 DRAWN = "datamodules.sources.phantom.PhantomSource"
@@ -76,7 +77,7 @@ def generator_facts(recipe: Mapping[str, Any], root: Path) -> dict[str, str]:
     facts["trained on"] = "; ".join(source.markdown() for source in training_sources(config)) or "not told"
     patients = read_trained_on(root)
     if patients is not None:
-        facts["patients in its training"] = f"{len(patients):,} (hashes in [{FILE}]({FILE}))"
+        facts["patients in its training"] = f"{len(patients):,} (hashes in [{TRAINED_ON}]({TRAINED_ON}))"
     unknown = unknown_of(root)
     if unknown:
         facts["not known of its training"] = "; ".join(unknown)

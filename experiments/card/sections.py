@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from datamodules.lineage import FILE as PATIENTS
+from datamodules.synthetic.layout import CONTACT_SHEET, TRAINED_ON
 from experiments.annotation.ceiling import named
 from experiments.card.facts import Facts
 from experiments.card.front_matter import OWN
@@ -22,7 +22,6 @@ from experiments.card.tables import (
 )
 
 GB = 1e9
-SHEET = "samples/contact_sheet.png"
 NO_AUDIT = (
     "No privacy audit was run: do not release images of a generator trained on private photographs before one. A "
     "generator can reproduce photographs that it was trained on."
@@ -46,7 +45,7 @@ def opening(facts: Facts, title: str, version: str, licence: str | None) -> list
         "these images; what that protects and what not is said under [Privacy](#privacy). They are not for diagnosis."
     )
     caption = (
-        f"![Images by condition]({SHEET})",
+        f"![Images by condition]({CONTACT_SHEET})",
         "A row a condition, with the number of images that have it. Of each the first images of a few row groups are "
         "shown, none chosen by its looks.",
     )
@@ -216,7 +215,7 @@ def privacy(facts: Facts) -> list[str]:
         parts.append("An audit left [privacy.json](privacy.json), which holds no verdict: read it before any release.")
     if facts.has_patients:
         parts.append(
-            f"[{PATIENTS}]({PATIENTS}) holds hashes of the names of the patients whose photographs trained the "
+            f"[{TRAINED_ON}]({TRAINED_ON}) holds hashes of the names of the patients whose photographs trained the "
             "generator, so that tests on them can be refused. Who knows a name can see whether it is among them: leave "
             "the file out where names or numbers of private patients could be guessed."
         )

@@ -9,8 +9,9 @@ import numpy as np
 from datamodules.files import WHOLE_COPY
 from datamodules.findings import FINDINGS, NAMES
 from datamodules.images import ImageError, read_image
-from datamodules.plan.written import Plan
-from datamodules.synthetic import SyntheticSet, SyntheticSetError, opened, read_columns
+from datamodules.synthetic import SyntheticSet, SyntheticSetError
+from datamodules.synthetic.plan import Plan
+from datamodules.synthetic.tables import opened, read_columns
 from experiments.inspection.pictures import SheetRow, contact_sheet, shown
 
 SIDE = 160  # pixels of a picture of the sheet at most

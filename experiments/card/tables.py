@@ -7,7 +7,7 @@ import numpy as np
 
 from callbacks.metrics.estimate import from_json
 from datamodules.findings import FINDINGS, NAMES, Finding, describe_levels
-from experiments.card.counts import Counts
+from datamodules.synthetic.counts import Counts
 
 METRICS = {"accuracy": "agreement", "precision": "precision", "recall": "recall", "kappa": "kappa", "auroc": "AUROC"}
 NOT_TOLD = "not told"

@@ -14,7 +14,8 @@ from callbacks.atomic import write_atomically
 from callbacks.files import own_folder
 from datamodules.files import WHOLE_COPY, safe_name
 from datamodules.images import ImageError, read_image
-from datamodules.synthetic import SyntheticSet, SyntheticSetError, opened, read_columns
+from datamodules.synthetic import SyntheticSet, SyntheticSetError
+from datamodules.synthetic.tables import opened, read_columns
 from experiments.export.layouts import Layout
 
 BEGINNINGS = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF"}  # of a file, by its format

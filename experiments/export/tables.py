@@ -6,9 +6,10 @@ from typing import Any
 
 from datamodules.files import write_csv
 from datamodules.findings import NAMES, UNKNOWN
-from datamodules.synthetic import SyntheticSet, SyntheticSetError, opened, read_columns
-from experiments.card.annotations import Annotations
-from experiments.card.counts import levels_of
+from datamodules.synthetic import SyntheticSet, SyntheticSetError
+from datamodules.synthetic.annotations import Annotations
+from datamodules.synthetic.counts import levels_of
+from datamodules.synthetic.tables import opened, read_columns
 from experiments.export.layouts import Layout
 from experiments.export.pictures import columns, rows_of
 

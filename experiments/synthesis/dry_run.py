@@ -17,9 +17,9 @@ from callbacks.shard_writer import GB, ImageEncoder, ShardWriter
 from datamodules.findings import NAMES
 from datamodules.plan.laws import LabelRows, Law
 from datamodules.plan.rows import PlanDataModule
-from datamodules.plan.written import Plan, write_plan
-from datamodules.synthetic import PLAN, shard_names
-from experiments.card.counts import condition_counts
+from datamodules.synthetic.counts import condition_counts
+from datamodules.synthetic.layout import PLAN, shard_places
+from datamodules.synthetic.plan import Plan, write_plan
 from experiments.prediction import encoding_threads, predict, trainer_of
 from experiments.report import heading, say
 from experiments.synthesis.levels import levels_text
@@ -53,9 +53,10 @@ def dry_run(
         data = PlanDataModule(plan, [first] * processes, lambda: range(processes), size)
         rate, work = Rate(), operations(synthesizer.generator)
         say(heading("dry run"))
-        writer = ShardWriter(folder, shard_names(processes), NAMES, encoder, "dry-", 100, encoding_threads(cfg))
+        places = shard_places(Path(folder), processes)
+        writer = ShardWriter(folder, places, NAMES, encoder, "dry-", 100, encoding_threads(cfg))
         predict(trainer_of(cfg, [writer, rate]), synthesizer, data)
-        each = sum(path.stat().st_size for path in Path(folder).glob("data/*.parquet")) / first[1]
+        each = sum(shard.stat().st_size for shard, _ in places if shard.is_file()) / first[1]
     say(estimate_text(rate, work, each, encoder.format, plan.num_images, processes, Path(cfg.output_dir)))
     return {"images_per_second": rate.num_images / rate.seconds * processes}
 

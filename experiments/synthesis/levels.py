@@ -1,7 +1,7 @@
 """How many images of a plan have which condition, and what a filter made of them, for the terminal."""
 
 from datamodules.findings import FINDINGS
-from experiments.card.counts import Counts
+from datamodules.synthetic.counts import Counts
 
 
 def levels_text(counts: Counts) -> str:

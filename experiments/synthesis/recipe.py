@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from callbacks.atomic import write_text
 from datamodules.files import read_json
-from datamodules.plan.written import Plan
-from datamodules.synthetic import FORMAT, MANIFEST, MOST_SHARDS, RECIPE, SyntheticSet
+from datamodules.synthetic import SyntheticSet
+from datamodules.synthetic.plan import Plan
+from datamodules.synthetic.recipe import FORMAT, MOST_SHARDS
 from experiments.runs import differing_keys
 from lightning_modules.checkpoint import run_of, weights_fingerprint
 from lightning_modules.latent_diffusion import LatentDiffusion
@@ -102,9 +102,7 @@ def keep_to(root: Path, recipe: Mapping[str, Any]) -> SyntheticSet:
     Raises:
         ValueError: what is there was begun by another recipe; names what differs.
     """
-    if not (root / RECIPE).is_file():
-        write_text(root / RECIPE, json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
-    found = SyntheticSet(root)
+    found = SyntheticSet.begin(root, recipe)
     begun = {**found.recipe, "sampling": LATER | dict(found.recipe["sampling"])}
     differing = [key for key in differing_keys(recipe, begun) if not key.startswith(FOR_PEOPLE)]
     if differing:
@@ -121,20 +119,3 @@ def _at(tree: Any, key: str) -> Any:
     for name in key.split("."):
         tree = tree.get(name) if isinstance(tree, Mapping) else None
     return tree
-
-
-def complete(found: SyntheticSet) -> dict[str, Any]:
-    """Write the manifest of a set whose shards are all there; returns it.
-
-    Raises:
-        ValueError: one is missing, or of another size than was written.
-    """
-    for name in found.names:
-        fault = found.wrong_with(name, thorough=False)
-        if fault is not None:
-            raise ValueError(f"{found.shard(name)}: {fault}. Remedy: go on, by the same command with resume=auto.")
-    files = [found.checksum(name) for name in found.names]
-    totals = {"num_images": sum(f["num_rows"] for f in files), "num_bytes": sum(f["num_bytes"] for f in files)}
-    manifest = {**found.recipe, "files": files, **totals}
-    write_text(found.root / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    return manifest

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from callbacks.annotation_folder import AnnotationFolder
 from callbacks.annotation_writer import AnnotationWriter, schema_of
+from datamodules.synthetic.annotations import AnnotationFolder
 
 LEVELS = {"dr_grade": 3, "is_gc": 2, "is_amd": 2, "eye_side": 2}
 NAMES = ["shard-00000-of-00002", "shard-00001-of-00002"]

@@ -34,7 +34,8 @@ def outputs(of: dict, accepted: bool = False) -> dict:
 
 def writer(root, **settings) -> ShardWriter:
     names = [f"shard-{number:05d}-of-00002" for number in range(2)]
-    made = ShardWriter(root, names, FINDINGS, settings.pop("encoder", ImageEncoder()), "abcd-", **settings)
+    places = [(root / "data" / f"{name}.parquet", root / "checksums" / f"{name}.json") for name in names]
+    made = ShardWriter(root, places, FINDINGS, settings.pop("encoder", ImageEncoder()), "abcd-", **settings)
     made.on_predict_start(None, None)
     return made
 

@@ -13,7 +13,7 @@ from ten_million_rows import peak_gib
 from datamodules.findings import NAMES
 from datamodules.phantom.labels import labels_of
 from datamodules.plan.laws import LabelRows, TableLaw, TrainingLaw
-from datamodules.plan.written import Plan, write_plan
+from datamodules.synthetic.plan import Plan, write_plan
 
 NUM_IMAGES, SHARD = 10_000_000, 2500
 

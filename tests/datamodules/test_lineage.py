@@ -14,20 +14,13 @@ from shard_files import write
 from synthetic_sets import write_set
 
 from datamodules.findings import NAMES, NUM_LEVELS
-from datamodules.lineage import (
-    generators,
-    label_rows,
-    patient_codes,
-    patients_among,
-    read_trained_on,
-    unknown_of,
-    write_trained_on,
-)
+from datamodules.lineage import generators, label_rows, patient_codes, patients_among
 from datamodules.manifest import Manifest
 from datamodules.shards import ShardSource
 from datamodules.sources.csv import CsvSource
 from datamodules.sources.phantom import PhantomSource
 from datamodules.sources.union import UnionSource
+from datamodules.synthetic.trained_on import read_trained_on, unknown_of, write_trained_on
 from experiments.known_keys import locate
 
 

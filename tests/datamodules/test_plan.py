@@ -16,7 +16,7 @@ from datamodules.findings import NAMES, NUM_LEVELS
 from datamodules.phantom.labels import labels_of
 from datamodules.plan.laws import BalancedLaw, LabelRows, TrainingLaw, draw
 from datamodules.plan.rows import PlanDataModule
-from datamodules.plan.written import CHUNK, SCHEMA, Plan, PlanError, write_plan
+from datamodules.synthetic.plan import CHUNK, SCHEMA, Plan, PlanError, write_plan
 
 DR, GC, EYE = (NAMES.index(name) for name in ("dr_grade", "is_gc", "eye_side"))
 

@@ -10,7 +10,7 @@ from datamodules.phantom.labels import labels_of
 from datamodules.plan.laws import LabelRows
 from datamodules.plan.prevalences import PrevalencesLaw
 from datamodules.plan.raking import Wish, rake
-from datamodules.plan.written import PlanError
+from datamodules.synthetic.plan import PlanError
 
 DR, GC, DME, RVO = (NAMES.index(name) for name in ("dr_grade", "is_gc", "is_dme", "is_rvo"))
 

@@ -9,7 +9,7 @@ import pytest
 from datamodules.findings import NAMES
 from datamodules.plan import table
 from datamodules.plan.laws import TableLaw
-from datamodules.plan.written import Plan, PlanError, write_plan
+from datamodules.synthetic.plan import Plan, PlanError, write_plan
 
 ROWS = {"dr_grade": [0, 4, -1, 2], "is_gc": [1, 0, 1, -1], "seed": [11, 12, 13, 2**32 - 1]}
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from synthetic_sets import write_set
 
-from datamodules.shard_batches import ShardBatches
 from datamodules.shards import ShardSource
+from datamodules.synthetic.batches import ShardBatches
 
 SIDE = 32
 SHARDS = [f"shard-{number:05d}-of-00003.parquet" for number in range(3)]

@@ -15,7 +15,7 @@ from callbacks.due import BestCheckpoint
 from callbacks.kept_checkpoints import BestCheckpoints, MovedFolder
 from datamodules.findings import NAMES
 from datamodules.plan.laws import BalancedLaw, TrainingLaw
-from datamodules.plan.written import write_plan
+from datamodules.synthetic.plan import write_plan
 from experiments.assembly import load_generator
 from experiments.classifier_train import load_classifier
 from experiments.model_export.kinds import AVERAGED, export_of

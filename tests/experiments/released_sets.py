@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from callbacks.annotation_writer import chance_columns, schema_of
+from datamodules.files import sha256
 from datamodules.findings import NAMES, NUM_LEVELS
-from datamodules.synthetic import sha256
 
 SAVED = {"png": {}, "jpeg": {"quality": 95}, "webp": {"lossless": True}}
 

@@ -15,8 +15,8 @@ from synthetic_sets import write_set
 from callbacks.image_sheet import MARGIN
 from datamodules.findings import NAMES
 from datamodules.images import read_image
-from datamodules.plan.written import Plan
 from datamodules.synthetic import SyntheticSet
+from datamodules.synthetic.plan import Plan
 from experiments.card import sheet
 from experiments.dataset_card import write_card
 from experiments.inspection.pictures import shown

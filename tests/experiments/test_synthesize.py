@@ -18,8 +18,8 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.findings import NAMES
-from datamodules.lineage import read_trained_on
 from datamodules.synthetic import SyntheticSet
+from datamodules.synthetic.trained_on import read_trained_on
 from experiments.assembly import load_generator
 from experiments.classifier_train import load_classifier
 from experiments.synthesis.dry_run import operations

@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 from tiny_runs import Result, run_process, start_process
 
+from datamodules.files import sha256
 from datamodules.findings import NAMES
-from datamodules.synthetic import SyntheticSet, sha256
+from datamodules.synthetic import SyntheticSet
 
 WORDS = ["+exp=synthesize", "output_dir=set", "num_images=320", "job.images_per_shard=16", "job.batch_size=8",
          "job.images_per_row_group=8", "job.num_steps=25", "trainer.accelerator=cpu"]  # fmt: skip

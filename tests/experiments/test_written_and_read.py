@@ -8,7 +8,8 @@ from callbacks.metrics.consistency import agreement
 from callbacks.metrics.estimate import to_json
 from callbacks.metrics.evaluation import evaluate
 from callbacks.run_record import RunRecord
-from experiments.card.facts import SHAPES, _optional
+from datamodules.files import read_json
+from experiments.card.facts import SHAPES
 from experiments.runs import status_of
 from experiments.synthesis.recipe import _fingerprints
 from experiments.transfer.cells import Cell, FineTuning
@@ -30,7 +31,7 @@ def test_a_record_of_a_run(tmp_path):
     recorded(tmp_path)
     assert status_of(tmp_path) == Cell(tmp_path, ()).status == "finished"
     assert _fingerprints(tmp_path / "checkpoints/best.ckpt") == FINGERPRINTS
-    assert _optional(tmp_path / "record.json")["sessions"][0]["status"] == "finished"
+    assert read_json(tmp_path / "record.json", SHAPES["record.json"])["sessions"][0]["status"] == "finished"
 
 
 def test_an_evaluation_of_a_cell(tmp_path):
@@ -47,4 +48,4 @@ def test_consistency_of_a_set(tmp_path):
     told = {"synthetic": {"findings": synthetic}, "real": {"findings": {}, "sources": ["x"]}, "notes": ["none"]}
     path = tmp_path / next(name for name in SHAPES if name.startswith("consistency"))
     path.write_text(json.dumps(told))
-    assert _optional(path) == told and synthetic["is_gc"]["auroc"]["value"] == 0.75
+    assert read_json(path, SHAPES[path.name]) == told and synthetic["is_gc"]["auroc"]["value"] == 0.75

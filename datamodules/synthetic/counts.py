@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from datamodules.files import WHOLE_COPY
 from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels
-from datamodules.plan.written import CHUNK, Plan
-from datamodules.synthetic import SyntheticSetError, opened
+from datamodules.synthetic.plan import CHUNK, Plan
+from datamodules.synthetic.tables import SyntheticSetError, opened
 
 Counts = Mapping[str, np.ndarray]  # finding -> images of each level, int64 [levels + 1], unknown last
 

@@ -1,4 +1,4 @@
-"""The folder of a set's annotations: whose they are, which shards are there, and what is wrong with them.
+"""The annotations of a set: whose they are, which shards are there, and what is wrong with them.
 
 recipe.json           which annotators, thresholds, versions; written before the first shard
 shard-00000-of-00008.parquet …   what is said of the images of the data shard of that name
@@ -10,17 +10,52 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from callbacks.atomic import write_text
-from callbacks.files import own_folder, read_json, refuse_link
+from datamodules.files import own_folder, read_json, refuse_link, sha256, write_json
+from datamodules.synthetic.layout import CHECKSUM_SHAPE, CHECKSUMS, checksum_file
+from datamodules.synthetic.tables import SyntheticSetError, check_parquet
 
 RECIPE, FINISHED = "recipe.json", "annotation.json"
+FINISHED_SHAPE = {"annotators?": list, "files?": list}
+REMEDY = "run annotate again; or remove the folder, and the set counts as not annotated"
 TOLD_APART_BY = ("annotators", "thresholds", "precision", "advice", "data")
 OF_ANNOTATORS = ("weights", "findings", "image_size")
 RECIPE_SHAPE = {"annotators": [{"weights": str}]}  # as misfit reads it
-CHECKSUM_SHAPE = {"file": str, "sha256": str, "num_rows": int, "num_bytes": int, "identity": str}
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A Parquet file for each shard, in their order, with the same rows; and what annotation.json tells of them."""
+
+    files: list[Path]
+    told: Mapping[str, Any]
+
+
+def read_annotations(folder: Path, sizes: Mapping[str, int]) -> Annotations | None:
+    """The annotations in a folder; None before annotation.json, which is written last, is there.
+
+    Args:
+        sizes: rows of every shard of the set, by its name without ending, in order.
+
+    Raises:
+        SyntheticSetError: annotation.json cannot be read, or files are missing, or are not of the set's shards.
+    """
+    if not (folder / FINISHED).is_file():
+        return None
+    told = read_json(folder / FINISHED, FINISHED_SHAPE, REMEDY, SyntheticSetError)
+    files = [folder / f"{name}.parquet" for name in sizes]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise SyntheticSetError(
+            f"{folder} has {FINISHED}, but not {missing[0]}: {len(missing)} of {len(files)} files are missing. Remedy: "
+            f"{REMEDY}."
+        )
+    for file, num_rows in zip(files, sizes.values(), strict=True):
+        check_parquet(file, num_rows, ("id",))
+    return Annotations(files, told)
 
 
 class AnnotationFolder:
@@ -87,7 +122,7 @@ class AnnotationFolder:
         for left in self.root.rglob(".*.part*"):  # of a process that was killed
             left.unlink()
         if not (self.root / RECIPE).is_file():
-            _write(self.root / RECIPE, self.recipe)
+            write_json(self.root / RECIPE, self.recipe)
 
     def wrong_with(self, name: str) -> str | None:
         """Why a shard has to be made: missing, or how it differs from what was written; None for a good one."""
@@ -96,10 +131,10 @@ class AnnotationFolder:
             return "missing"
         if written is None or written.get("identity") != self.identity:
             return "there is no checksum of it"
-        return None if _sha256(path) == written["sha256"] else "its bytes are not those that were written"
+        return None if sha256(path) == written["sha256"] else "its bytes are not those that were written"
 
     def _checksum(self, name: str) -> dict[str, Any] | None:
-        return _read(self.root / "checksums" / f"{name}.json", CHECKSUM_SHAPE)
+        return _read(checksum_file(self.root, name), CHECKSUM_SHAPE | {"identity": str})
 
     def pending(self) -> list[str]:
         """Names of the shards that are not there, or not whole, in order; reads every byte of the others."""
@@ -109,12 +144,13 @@ class AnnotationFolder:
         """Note what a shard will be that lies at `path` for now."""
         told = {
             "file": f"{self.root.name}/{name}.parquet",
-            "sha256": _sha256(path),
+            "sha256": sha256(path),
             "num_rows": num_rows,
             "num_bytes": path.stat().st_size,
             "identity": self.identity,
         }
-        _write(own_folder(self.root, "checksums") / f"{name}.json", told)
+        own_folder(self.root, CHECKSUMS)
+        write_json(checksum_file(self.root, name), told)
 
     def finish(self) -> dict[str, Any]:
         """Write annotation.json, and return it.
@@ -135,7 +171,7 @@ class AnnotationFolder:
             "files": [{key: value for key, value in file.items() if key != "identity"} for file in files],
             "num_images": sum(file["num_rows"] for file in files),
         }
-        _write(self.root / FINISHED, whole)
+        write_json(self.root / FINISHED, whole)
         return whole
 
 
@@ -168,18 +204,9 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str
     return lines
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read(path: Path, shape: Mapping[str, Any]) -> dict[str, Any] | None:
     """A JSON file; None where there is none, or not a whole one of this shape."""
     try:
         return read_json(path, dict(shape))
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

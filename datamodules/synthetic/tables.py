@@ -1,0 +1,66 @@
+"""The Parquet files of a synthetic set: opened, checked and read, with errors that name the file."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datamodules.files import WHOLE_COPY
+from datamodules.parquet import open_parquet
+
+KINDS = {
+    "image": lambda kind: pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_binary(
+        kind.field("bytes").type),
+    "id": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+    "index": pa.types.is_integer,
+    "attempts": pa.types.is_integer,
+    "accepted": pa.types.is_boolean,
+}  # of columns of a shard; findings are whole numbers or, in annotations, true or false  # fmt: skip
+
+
+class SyntheticSetError(ValueError):
+    """A folder that is no synthetic set, or not a whole one; the message says what is wrong with it, and the remedy."""
+
+
+def opened(path: Path) -> AbstractContextManager[pq.ParquetFile]:
+    """A Parquet file of a set; an error of Arrow, also while it is read, names the file.
+
+    Raises:
+        SyntheticSetError: it is not whole, or its bytes are not what they should be.
+        OSError: it is out of reach, which is no fault of its own.
+    """
+    return open_parquet(path, SyntheticSetError, WHOLE_COPY)
+
+
+def check_parquet(path: Path, num_rows: int, columns: Sequence[str]) -> None:
+    """See that a file of a set has so many rows, and these columns, of the kind that they must be of.
+
+    Raises:
+        SyntheticSetError: it has not, or is no whole Parquet file.
+    """
+    with opened(path) as parquet:
+        found, schema = parquet.metadata.num_rows, parquet.schema_arrow
+    if found != num_rows:
+        raise SyntheticSetError(f"{path} has {found:,} rows, and must have {num_rows:,}. Remedy: {WHOLE_COPY}.")
+    for name in columns:
+        fits = KINDS.get(name, lambda kind: pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+        if name not in schema.names or not fits(schema.field(name).type):
+            said = f"of type {schema.field(name).type}" if name in schema.names else "missing"
+            raise SyntheticSetError(f"{path}: the column {name!r} is {said}. Remedy: {WHOLE_COPY}.")
+
+
+def read_columns(path: Path, columns: Sequence[str], group: int | None = None) -> pa.Table:
+    """Columns of a file of a set, or of one of its row groups, checked down to their bytes; raises as `opened`."""
+    with opened(path) as parquet:
+        if group is None:
+            table = parquet.read(list(columns), use_threads=False)
+        else:
+            table = parquet.read_row_group(group, list(columns), use_threads=False)
+        table.validate(full=True)
+        return table
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
