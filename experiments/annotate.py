@@ -1,13 +1,11 @@
 """`+exp=annotate`: what classifiers see in a synthetic set, beside its conditions; and how far the two agree."""
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
 
 from callbacks.advice import advice_of
 from callbacks.annotation_writer import AnnotationWriter
@@ -24,53 +22,48 @@ from datamodules.synthetic.layout import CONSISTENCY, CONSISTENCY_FIGURE, CONSIS
 from experiments.annotation.ceiling import real_images
 from experiments.annotation.measuring import Found, measure, numbers, write
 from experiments.annotation.members import Member, load_members, recipe_of, thresholds_of
-from experiments.assembly import plain
 from experiments.prediction import PRECISION, predict, trainer_of
-from experiments.report import ending_text, heading, say
-from experiments.trainers import world_size
-from experiments.training import recorded
+from experiments.report import heading, say
+from experiments.session import Run
 from lightning_modules.annotator import Annotator
 
 
-def annotate(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+def annotate(run: Run) -> dict[str, float]:
     """Annotate the shards that are not annotated yet, then measure the agreement with the conditions.
 
     Raises:
         ValueError: weights that are to be trained, a set that is not whole, annotators that are none, annotations of
             others.
     """
-    start, output_dir = time.monotonic(), Path(cfg.output_dir)
-    job = check_job(cfg, checkpoint)
-    num_processes = world_size(cfg)
-    data = whole_set(job["dataset"], output_dir)
+    job, _ = check_job(run), run.world_size  # a Trainer tells this process its rank
+    data = whole_set(job["dataset"], run.output_dir)
     members = load_members(job["annotators"], job["trusted"])
     annotator = Annotator([member.classifier for member in members], NAMES)
     thresholds = thresholds_of(job["thresholds"], annotator.findings)
     recipe = recipe_of(members, annotator, thresholds, PRECISION, data)
     folder = data.annotations_by(recipe)
-    if rank_zero_only.rank == 0:
+    if run.is_first:
         folder.check(job["overwrite"])
     announce(data, members, annotator)
-    with session(cfg, data, recipe, num_processes) as record:
-        metrics = speed = see(cfg, data, annotator, folder, num_processes)
-        if record is not None:
-            metrics = speed | sum_up(data, members, annotator, folder, job["num_replicates"], cfg.seed)
+    with session(run, data, recipe) as record:
+        metrics = speed = see(run, data, annotator, folder)
+        if run.is_first:
+            metrics = speed | sum_up(data, members, annotator, folder, job["num_replicates"], run.cfg.seed)
             record.finish("finished", metrics)
-    say(ending_text(output_dir, speed, time.monotonic() - start))
+    run.end(speed)
     say(f"consistency:  {data.root / CONSISTENCY_PAGE}, {data.root / CONSISTENCY_FIGURE}")
     say(f"its card:     python -m experiments.run +exp=dataset_card job.dataset={data.root}   (writes it again)")
     return metrics
 
 
-def check_job(cfg: DictConfig, checkpoint: str) -> dict[str, Any]:
+def check_job(run: Run) -> dict[str, Any]:
     """The settings of the job in plain containers.
 
     Raises:
         ValueError: one that means nothing.
     """
-    if checkpoint or cfg.ckpt:
-        raise ValueError("annotate trains nothing: leave ckpt out, name classifiers by job.annotators=[<run>].")
-    job = plain(cfg)["job"]
+    run.refuse_weights("trains nothing: leave ckpt out, name classifiers by job.annotators=[<run>]")
+    job = run.job
     for name, least in (("batch_size", 1), ("num_workers", 0), ("num_replicates", 0)):
         if job[name] < least:
             raise ValueError(f"job.{name}={job[name]} must be at least {least}.")
@@ -108,32 +101,25 @@ def announce(data: SyntheticSet, members: list[Member], annotator: Annotator) ->
 
 
 @contextmanager
-def session(
-    cfg: DictConfig, data: SyntheticSet, recipe: dict[str, Any], num_processes: int
-) -> Iterator[RunRecord | None]:
-    """On the first process: hold the set, and keep the record of the run; on the others nothing."""
-    if rank_zero_only.rank != 0:
-        yield None
-        return
+def session(run: Run, data: SyntheticSet, recipe: dict[str, Any]) -> Iterator[RunRecord]:
+    """Keep the record of the run; the first process holds the set meanwhile."""
     weights = ",".join(one["weights"] for one in recipe["annotators"])
     prints = {"data": data.id_prefix.rstrip("-"), "annotators": weights}
-    with alone(data.root), recorded(RunRecord(cfg.output_dir, plain(cfg), prints)) as record:
-        record.record["num_processes"] = num_processes
+    with alone(data.root) if run.is_first else nullcontext(), run.recorded(prints) as record:
+        record.record["num_processes"] = run.world_size
         yield record
 
 
-def see(
-    cfg: DictConfig, data: SyntheticSet, annotator: Annotator, folder: AnnotationFolder, num_processes: int
-) -> dict[str, float]:
+def see(run: Run, data: SyntheticSet, annotator: Annotator, folder: AnnotationFolder) -> dict[str, float]:
     """Annotate what is missing, whole shards on each process; returns how fast."""
-    job = cfg.job
+    job, num_processes = run.cfg.job, run.world_size
     work = SharedWork(data.root, "annotating")
     with cleared(work, num_processes):
         if rank_zero_only.rank == 0 and not hand_out(data, folder, work, job.overwrite) and num_processes == 1:
             return {}
         source = ShardSource(data.root)
         batches = ShardBatches(source, data.recipe["image"]["size"], work.items, job.batch_size, job.num_workers)
-        trainer = trainer_of(cfg, [AnnotationWriter(folder, NUM_LEVELS, advice_of), work, PredictionShutdown()])
+        trainer = trainer_of(run, [AnnotationWriter(folder, NUM_LEVELS, advice_of), work, PredictionShutdown()])
         predict(trainer, annotator, batches)
         speed = work.speed(trainer)
     return {"images_annotated": speed["images"], "images_per_second": speed["images_per_second"]}

@@ -1,6 +1,6 @@
 """Objects from a configuration: the only place, with the jobs, where the two meet."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,14 @@ from typing import Any
 import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
+from datamodules.findings import NAMES
 from datamodules.fundus import FundusDataModule
-from experiments.construction import Rebuilder, rebuilding
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY, load_state, load_weights
+from lightning_modules.checkpoint import load_state
 from lightning_modules.checkpoint_shards import REST
+from lightning_modules.classifier import Classifier
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.networks.kl import pretrained
 from lightning_modules.weights_file import check_finite
@@ -99,10 +100,10 @@ def _take_measures(module: Autoencoder, found: Mapping[str, Tensor | None], sour
     check_finite(found, source)
     for name, tensor in ours.items():
         tensor.copy_(found[name])
-    _check_scale(module, source)
+    check_scale(module, source)
 
 
-def _check_scale(module: Autoencoder, source: str) -> None:
+def check_scale(module: Autoencoder, source: str) -> None:
     """See that latents can be divided by their deviations."""
     if not (module.latent_scale > 0).all():
         raise ValueError(
@@ -165,42 +166,15 @@ def build_diffusion(cfg: DictConfig, autoencoder: Autoencoder, make: Make = MAKE
     return module
 
 
-def load_generator(checkpoint: str | Path, trusted: Sequence[str] = ()) -> LatentDiffusion:
-    """Rebuild a latent diffusion model from its checkpoint alone.
-
-    Args:
-        trusted: modules besides ours whose classes the checkpoint's configuration may name and so call.
-
-    Raises:
-        FileNotFoundError: no such checkpoint.
-        ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
-    """
-    state, origin = load_state(checkpoint), str(checkpoint)
-    if "denoiser" not in model_of(state):
-        raise ValueError(f"ckpt={checkpoint}: it was not written by ddpm_train; give the checkpoint of a generator.")
-    with rebuilding(origin):
-        there = [f"model.{name}" for name in OPTIONAL_PARTS if model_of(state).get(name) is not None]
-        make = Rebuilder(state[CONFIG_KEY], (*AUTOENCODER_PARTS, *DIFFUSION_PARTS, *there), trusted, origin)
-        autoencoder = build_autoencoder(make.cfg, with_judges=False, start=origin, make=make)
-        module = build_diffusion(make.cfg, autoencoder, make)
-    load_weights(module, state, origin)
-    _check_scale(module.autoencoder, origin)
-    module.trained_on = state.get(TRAINED_ON_KEY)
-    return module.eval()
+def columns_of(cfg: DictConfig) -> dict[str, int]:
+    """Column of each finding that is learnt."""
+    return {name: NAMES.index(name) for name in cfg.model.findings}
 
 
-def model_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the configuration of a checkpoint says under `model`, by which it is known what it is of; {} for nothing."""
-    model = state.get(CONFIG_KEY, {}).get("model")
-    return model if isinstance(model, Mapping) else {}
-
-
-def start_from(module: LatentDiffusion, checkpoint: str | Path) -> None:
-    """Take the averaged weights of another run's network, autoencoder included, as the start of training.
-
-    Raises:
-        FileNotFoundError, ValueError: no such checkpoint, or one of another architecture.
-    """
-    load_weights(module, load_state(checkpoint), f"ckpt={checkpoint}")
-    module.network.load_state_dict(module.ema.network.state_dict())
-    module.ema.restart()
+def build_classifier(cfg: DictConfig, make: Make = MAKE) -> Classifier:
+    """The classifier of `cfg.model`, weights at random by `cfg.seed`; `make` as `build_autoencoder` has it."""
+    seed_all(cfg)
+    backbone: nn.Module = make(cfg.model.backbone)
+    module = make(cfg.model.classifier, backbone=backbone, columns=columns_of(cfg))
+    module.config = plain(cfg)
+    return module

@@ -23,25 +23,25 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from callbacks.atomic import write_text
-from callbacks.run_record import RunRecord, code_revision, package_versions
+from callbacks.run_record import code_revision, package_versions
 from datamodules.fundus import FundusDataModule
-from experiments.assembly import build_datamodule, plain
+from experiments.assembly import build_datamodule
 from experiments.benchmarks.common import spread
-from experiments.report import config_text, heading, say
-from experiments.training import describe_data, recorded
+from experiments.report import heading, say
+from experiments.session import Run
+from experiments.training import describe_data
 
 
-def benchmark_data(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+def benchmark_data(run: Run) -> dict[str, float]:
     """Take `num_turns` turns each, then `num_epochs` epochs from the cache; writes benchmark_data.json.
 
     Raises:
         ValueError: weights are given, or the source has no files.
     """
-    if checkpoint or cfg.ckpt:
-        raise ValueError("benchmark_data has no weights: leave ckpt out, and give resume as auto or not at all.")
-    output_dir = Path(cfg.output_dir)
+    run.refuse_weights()
+    cfg, output_dir = run.cfg, run.output_dir
     threads = torch.get_num_threads(), cv2.getNumThreads()
-    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+    with run.recorded() as record:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         try:
@@ -62,7 +62,6 @@ def benchmark_data(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
 
 def measured(cfg: DictConfig, output_dir: Path) -> dict[str, Any]:
     """Milliseconds an image of each kind, their ratios, and how the memory of this process grew over the epochs."""
-    write_text(output_dir / "config.yaml", config_text(plain(cfg)) + "\n")
     theirs, first, cached = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         links = linked(build_datamodule(cfg), Path(folder) / "photographs")

@@ -1,14 +1,12 @@
 """`+exp=classifier_train`: learn findings from photographs, and say how well they are told, with intervals."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from callbacks.diagnosis import Diagnosis
 from callbacks.image_sheet import compose, publish
@@ -17,27 +15,28 @@ from callbacks.mistakes_gallery import gallery
 from callbacks.run_record import RunRecord
 from datamodules.findings import FINDINGS, NAMES, NUM_LEVELS, check_name, nearest
 from datamodules.fundus import FundusDataModule
-from experiments.assembly import MAKE, Make, build_callbacks, model_of, plain, seed_all
-from experiments.construction import Rebuilder, rebuilding
+from experiments.assembly import build_callbacks, build_classifier, columns_of
 from experiments.lineage import trained_on
-from experiments.report import batch_text, ending_text, heading, parameters_text, say
-from experiments.trainers import build_trainer, final_metrics, world_size
+from experiments.loading import model_of, with_weights
+from experiments.report import batch_text, heading, parameters_text, say
+from experiments.session import Run
+from experiments.trainers import build_trainer, final_metrics
 from experiments.training import describe_data, fit, prepare_data
-from lightning_modules.checkpoint import CONFIG_KEY, best_of_run, load_state, load_weights
+from lightning_modules.checkpoint import load_state, load_weights
 from lightning_modules.classifier import Classifier
 
 
-def classifier_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+def classifier_train(run: Run) -> dict[str, float]:
     """Train, take the best epoch, and measure it on the validation and the test split; returns the final metrics."""
-    start, output_dir = time.monotonic(), Path(cfg.output_dir)
+    cfg, output_dir, checkpoint = run.cfg, run.output_dir, run.checkpoint
     callbacks = build_callbacks(cfg)
     check_job(cfg)
-    announce(cfg, checkpoint)
+    announce(run)
     weights = beginning(cfg, checkpoint)
-    datamodule = prepare_data(cfg, output_dir, weights)
+    datamodule = prepare_data(run, weights)
     datamodule.setup("fit")
     describe_data(datamodule, output_dir)
-    asked, cfg = cfg, OmegaConf.merge(cfg, {"model": {"findings": chosen_findings(cfg, datamodule)}})
+    cfg = OmegaConf.merge(cfg, {"model": {"findings": chosen_findings(cfg, datamodule)}})
     say(heading("classifier"))
     say(f"findings: {', '.join(cfg.model.findings)}")
     check_monitor(cfg.job.monitor, cfg.model.findings)
@@ -52,15 +51,15 @@ def classifier_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     diagnosis = Diagnosis(str(output_dir), columns_of(cfg), num_replicates=cfg.job.num_replicates, seed=cfg.seed)
     monitor = cfg.job.monitor
     trainer = build_trainer(
-        asked, output_dir, checkpoint, monitor, hparams(cfg), [monitor, "val/loss"], [diagnosis, *callbacks],
+        run, monitor, hparams(cfg), [monitor, "val/loss"], [diagnosis, *callbacks],
         ends_with_training=False,
     )  # fmt: skip
-    fit(trainer, module, datamodule, output_dir, checkpoint)
+    fit(trainer, module, datamodule, run)
     metrics = final_metrics(trainer)
     metrics |= measure(cfg, trainer, datamodule, diagnosis, chosen_checkpoint(trainer, output_dir))
     [record] = [callback for callback in trainer.callbacks if isinstance(callback, RunRecord)]
     record.finish_after(trainer, metrics)
-    say(ending_text(output_dir, metrics, time.monotonic() - start))
+    run.end(metrics)
     return metrics
 
 
@@ -91,16 +90,17 @@ def check_monitor(monitor: str, findings: Sequence[str]) -> None:
         raise ValueError(f"job.monitor={monitor} is not logged.{hint} Known: {', '.join(known)}.")
 
 
-def announce(cfg: DictConfig, checkpoint: str) -> None:
+def announce(run: Run) -> None:
     """Build what is going to be trained once, so that what cannot be is said before the data are read."""
+    cfg = run.cfg
     for name in cfg.model.findings or ():
         check_name(name)
     backbone = instantiate(cfg.model.backbone)
     say(heading("model"))
-    start = checkpoint or cfg.ckpt
+    start = run.checkpoint or cfg.ckpt
     say(f"weights of backbone and heads: {start}" if start else str(instantiate(cfg.model.init)(backbone)))
     say(parameters_text({"backbone": backbone}))
-    say("classifier:   " + batch_text(cfg.data.batch_size, cfg.trainer, world_size(cfg),
+    say("classifier:   " + batch_text(cfg.data.batch_size, cfg.trainer, run.world_size,
                                       cfg.model.classifier.learning_rate))  # fmt: skip
 
 
@@ -128,27 +128,6 @@ def chosen_findings(cfg: DictConfig, datamodule: FundusDataModule) -> list[str]:
     return named or varying
 
 
-def with_weights(cfg: DictConfig, checkpoint: Path) -> Classifier:
-    """The classifier of `cfg.model` with the weights of a checkpoint, all of them on this process."""
-    module = build_classifier(cfg)
-    load_weights(module, load_state(checkpoint), str(checkpoint))
-    return module
-
-
-def columns_of(cfg: DictConfig) -> dict[str, int]:
-    """Column of each finding that is learnt."""
-    return {name: NAMES.index(name) for name in cfg.model.findings}
-
-
-def build_classifier(cfg: DictConfig, make: Make = MAKE) -> Classifier:
-    """The classifier of `cfg.model`, weights at random by `cfg.seed`; `make` as `build_autoencoder` has it."""
-    seed_all(cfg)
-    backbone: nn.Module = make(cfg.model.backbone)
-    module = make(cfg.model.classifier, backbone=backbone, columns=columns_of(cfg))
-    module.config = plain(cfg)
-    return module
-
-
 def beginning(cfg: DictConfig, checkpoint: str) -> str | None:
     """Where the weights lie that training begins with; None for those at random or of ImageNet: they know no fundus."""
     if checkpoint or cfg.ckpt:
@@ -174,27 +153,6 @@ def begin(cfg: DictConfig, module: Classifier) -> str:
     if module.ema is not None:
         module.ema.network.load_state_dict(module.network.state_dict())
     return str(report)
-
-
-def load_classifier(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Classifier:
-    """Rebuild a classifier from its checkpoint alone, or from the best one in the folder of a run.
-
-    Args:
-        trusted: modules besides ours whose classes the checkpoint's configuration may name and so call.
-
-    Raises:
-        FileNotFoundError: no such checkpoint.
-        ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
-    """
-    checkpoint = best_of_run(checkpoint)
-    state, origin = load_state(checkpoint), str(checkpoint)
-    if "classifier" not in model_of(state):
-        raise ValueError(f"ckpt={checkpoint}: it was not written by classifier_train; give one of a classifier.")
-    with rebuilding(origin):
-        make = Rebuilder(state[CONFIG_KEY], ("model.backbone", "model.classifier"), trusted, origin)
-        module = build_classifier(make.cfg, make)
-    load_weights(module, state, origin)
-    return module.eval()
 
 
 def chosen_checkpoint(trainer: L.Trainer, output_dir: Path) -> Path:

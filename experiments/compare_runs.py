@@ -3,18 +3,14 @@
 import difflib
 import math
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.atomic import write_atomically, write_text
-from callbacks.run_record import RunRecord
-from experiments.assembly import plain
 from experiments.comparison.figure import DPI, curves_figure, pixels
 from experiments.comparison.folders import find_groups, find_runs
 from experiments.comparison.groups import Group, differences, group_by_configuration, group_by_name
@@ -23,8 +19,7 @@ from experiments.comparison.reading import Run, read_runs
 from experiments.comparison.results import Comparison, compare
 from experiments.comparison.tables import group_table, pair_table, run_table
 from experiments.metric_directions import direction_of
-from experiments.report import ending_text, heading, say
-from experiments.training import recorded
+from experiments.report import heading, say
 
 MODES = ("max", "min")
 
@@ -36,28 +31,26 @@ class Gathered(NamedTuple):
     warnings: list[str]
 
 
-def compare_runs(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+def compare_runs(run: Run) -> dict[str, float]:
     """Compare the runs of `cfg.job.runs` or `cfg.job.groups` by `cfg.job.metric`; returns what the record keeps.
 
     Raises:
         ValueError: weights are given; folders that hold no run; a metric that no run logs; a mode or a threshold that
             is none; no mode for a metric that declares none.
     """
-    start, output_dir = time.monotonic(), Path(cfg.output_dir)
-    if checkpoint or cfg.ckpt:
-        raise ValueError("compare_runs has no weights: leave ckpt out, and give resume as auto or not at all.")
-    job = plain(cfg)["job"]
+    run.refuse_weights()
+    job, output_dir = run.job, run.output_dir
     mode, threshold = check_mode(job["mode"]), check_threshold(job["threshold"])
     gathered = gather(job, output_dir)
     mode_used = mode or direction_of(job["metric"], "job.metric", "job.mode=max or job.mode=min")
     found = compare(gathered.groups, job["metric"], mode_used, mode is not None, threshold)
-    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+    with run.recorded() as record:
         record.record["runs"] = [str(result.run.folder) for result in found.runs]
         write(found, gathered, output_dir)
         metrics = numbers(found)
         record.finish("finished", metrics)
     say(summary(found, gathered, output_dir))
-    say(ending_text(output_dir, {}, time.monotonic() - start))
+    run.end()
     return metrics
 
 

@@ -1,52 +1,47 @@
 """`+exp=dataset_card`: README.md of a synthetic set, as Hugging Face reads it, with a contact sheet; from its files."""
 
-import time
 from pathlib import Path
 
-from omegaconf import DictConfig
 from PIL import Image
 
 from callbacks.atomic import write_atomically, write_text
 from callbacks.files import own_folder
 from callbacks.locks import alone
-from callbacks.run_record import RunRecord
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.layout import CARD, CONTACT_SHEET
-from experiments.assembly import plain
 from experiments.card.facts import Facts, gather
 from experiments.card.front_matter import check_licence, head_of, licence_of
 from experiments.card.markdown import card, own_words
 from experiments.card.sheet import sheet
-from experiments.report import ending_text, heading, say
-from experiments.training import recorded
+from experiments.report import heading, say
+from experiments.session import Run
 
 VERSION = "1.0.0"
 NUM_COLUMNS = 6
 
 
-def dataset_card(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+def dataset_card(run: Run) -> dict[str, float]:
     """Write the card of the set `cfg.job.dataset` into its folder; returns what the record keeps.
 
     Raises:
         ValueError: weights are given; a licence that is none; a set that is not complete; a README.md of another hand.
         FileNotFoundError: no set at `cfg.job.dataset`.
     """
-    start, output_dir = time.monotonic(), Path(cfg.output_dir)
-    if checkpoint or cfg.ckpt:
-        raise ValueError("dataset_card has no weights: leave ckpt out, and give resume as auto or not at all.")
-    job, dataset = plain(cfg)["job"], SyntheticSet(Path(cfg.job.dataset).expanduser())
+    run.refuse_weights()
+    output_dir = run.output_dir
+    job, dataset = run.job, SyntheticSet(Path(run.job["dataset"]).expanduser())
     if output_dir.resolve().is_relative_to(dataset.root.resolve()):
         raise ValueError(
             f"output_dir={output_dir} is the folder of the set, or in it: that keeps the record of its own making. "
             "Leave output_dir out; the card is written into job.dataset all the same."
         )
-    with alone(dataset.root), recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+    with alone(dataset.root), run.recorded() as record:
         settings = {name: job[name] for name in ("license", "title", "version", "num_columns")}
         path, facts = _written(dataset, **settings)
         metrics = numbers(facts)
         record.finish("finished", metrics)
     say(summary(path, facts))
-    say(ending_text(output_dir, {}, time.monotonic() - start))
+    run.end()
     return metrics
 
 

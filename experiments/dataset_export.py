@@ -1,30 +1,25 @@
 """`+exp=dataset_export`: a synthetic set as files: in SynFundus-1M's layout, or as a folder of images with a table."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from callbacks.atomic import remove_unfinished, write_text
 from callbacks.files import refuse_link
-from callbacks.run_record import RunRecord
 from datamodules.files import read_json
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.set import is_begun
-from experiments.assembly import plain
 from experiments.export.layouts import LAYOUTS, Layout, layout_named
 from experiments.export.pictures import Written, write_pictures
 from experiments.export.tables import write_tables
-from experiments.report import ending_text, heading, say
-from experiments.training import recorded
+from experiments.report import heading, say
+from experiments.session import Run
 
 OWN_FOLDERS = ("images", "Part*")  # that layouts write into
 MARK = "export.json"  # of which set and which layout the files of a folder are
 
 
-def dataset_export(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+def dataset_export(run: Run) -> dict[str, float]:
     """Write the set `cfg.job.dataset` into `cfg.output_dir`; what is there whole stays. Returns what the record keeps.
 
     Raises:
@@ -32,21 +27,19 @@ def dataset_export(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
             accepted images alone are wanted; a folder that holds something else.
         FileNotFoundError: no set at `cfg.job.dataset`.
     """
-    start, output_dir = time.monotonic(), Path(cfg.output_dir)
-    if checkpoint or cfg.ckpt:
-        raise ValueError("dataset_export has no weights: leave ckpt out, and give resume as auto or not at all.")
-    job = plain(cfg)["job"]
+    run.refuse_weights()
+    job, output_dir = run.job, run.output_dir
     layout, dataset = layout_named(job["format"]), SyntheticSet(Path(job["dataset"]).expanduser())
     check(dataset, job["only_accepted"])
     annotations = dataset.annotations
     claim(output_dir, layout, dataset, job["only_accepted"])
-    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+    with run.recorded() as record:
         written = write_pictures(dataset, layout, output_dir, job["only_accepted"], job["num_workers"])
         tables = write_tables(dataset, annotations, layout, output_dir, job["only_accepted"])
         metrics = {"export/num_written": float(written.num_new), "export/num_there": float(written.num_there)}
         record.finish("finished", metrics)
     say(summary(written, tables, layout, output_dir))
-    say(ending_text(output_dir, {}, time.monotonic() - start))
+    run.end()
     return metrics
 
 

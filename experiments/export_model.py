@@ -1,16 +1,12 @@
 """`+exp=export_model`: a checkpoint as a folder for diffusers, or for timm and ONNX, compared with the original."""
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from callbacks.atomic import whole_folder, write_text
-from callbacks.run_record import RunRecord, package_versions
-from experiments.assembly import plain
+from callbacks.run_record import package_versions
 from experiments.card.front_matter import check_licence
 from experiments.model_export.agreement import Comparison, check
 from experiments.model_export.card import Model, card
@@ -18,27 +14,26 @@ from experiments.model_export.code_licence import write_licence
 from experiments.model_export.kinds import AVERAGED, RAW, export_of
 from experiments.model_export.samples import write_samples
 from experiments.model_export.training import level_counts
-from experiments.report import ending_text, heading, parameters_text, say
-from experiments.training import recorded
+from experiments.report import heading, parameters_text, say
+from experiments.session import Run
 from lightning_modules.checkpoint import best_of_run, load_state
 from lightning_modules.names import check_name
 
 FOLDER, REPORT, CARD = "model", "export.json", "README.md"
 
 
-def export_model(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+def export_model(run: Run) -> dict[str, float]:
     """Write `model/` into the run's folder, if it gives what the original gives; returns what the record keeps.
 
     Raises:
         ValueError: settings that mean nothing, a checkpoint that cannot be exported, a bound that does not hold.
         FileNotFoundError: no such checkpoint.
     """
-    start, output_dir = time.monotonic(), Path(cfg.output_dir)
-    job = check_job(cfg, checkpoint)
-    path = best_of_run(cfg.ckpt)
+    output_dir, job = run.output_dir, check_job(run)
+    path = best_of_run(run.cfg.ckpt)
     export = export_of(path, load_state(path), job["weights"], job["onnx"], job["trusted"])
     say(heading(f"{export.model.kind}, {export.model.weights} weights of {path}"))
-    with recorded(RunRecord(str(output_dir), plain(cfg))) as record, whole_folder(output_dir / FOLDER) as folder:
+    with run.recorded() as record, whole_folder(output_dir / FOLDER) as folder:
         networks = export.write(folder)
         say(parameters_text(networks))
         say(heading("the folder against the original, in a process that has only the folder"))
@@ -53,28 +48,28 @@ def export_model(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         write_text(output_dir / REPORT, report(export.model, path, comparisons))
         metrics = {"export/largest_difference": max(one.largest_difference for one in comparisons)}
         record.finish("finished", metrics)  # before the folder is there: killed in between it is made again
-    say(ending_text(output_dir, metrics, time.monotonic() - start))
+    run.end(metrics)
     say(f"model:        {output_dir / FOLDER}   ({CARD} there says how to use it)")
     return metrics
 
 
-def check_job(cfg: DictConfig, checkpoint: str) -> dict[str, Any]:
+def check_job(run: Run) -> dict[str, Any]:
     """The settings of the job in plain containers.
 
     Raises:
         ValueError: one that means nothing; a folder that holds a model.
     """
-    if checkpoint:
+    if run.checkpoint:
         raise ValueError("export_model trains nothing: leave resume out, and name the checkpoint by ckpt=<path>.")
-    if not cfg.ckpt:
+    if not run.cfg.ckpt:
         raise ValueError(
             "ckpt is not given: name a checkpoint of ddpm_train, vae_train or classifier_train, or the folder of such "
             "a run, whose best one is taken, as in ckpt=runs/ddpm_train/<date>_<time>."
         )
-    job = plain(cfg)["job"]
+    job = run.job
     check_name("job.weights", job["weights"], (AVERAGED, RAW))
     check_licence(job["license"])
-    there = Path(cfg.output_dir) / FOLDER
+    there = run.output_dir / FOLDER
     if there.exists():
         raise ValueError(
             f"{there} is there already, and is not written over. Remedy: move it away, or give another output_dir."

@@ -1,33 +1,29 @@
 """`+exp=gather_checkpoint`: a checkpoint in shares as one file, which every strategy, job and script reads."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
 from callbacks.atomic import write_atomically
-from callbacks.run_record import RunRecord
 from callbacks.whole_files import to_file
-from experiments.assembly import plain
-from experiments.report import ending_text, heading, say
-from experiments.training import recorded
+from experiments.report import heading, say
+from experiments.session import Run
 from lightning_modules.checkpoint import best_of_run, load_state
 
 OF_THE_OPTIMIZER = ("optimizer_states", "lr_schedulers")  # the Trainer refuses to go on where they are left out
 
 
-def gather_checkpoint(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+def gather_checkpoint(run: Run) -> dict[str, float]:
     """Write the checkpoint `cfg.ckpt` to one file in the run's folder; returns what the record keeps.
 
     Raises:
         ValueError: no checkpoint named, one that is not whole, or the file is there already.
         FileNotFoundError: no checkpoint there.
     """
-    start, output_dir = time.monotonic(), Path(cfg.output_dir)
-    if checkpoint:
+    cfg, output_dir = run.cfg, run.output_dir
+    if run.checkpoint:
         raise ValueError("gather_checkpoint takes no resume: it is done in one go, or not at all.")
     if not cfg.ckpt:
         raise ValueError("gather_checkpoint needs ckpt=<a run's folder or a checkpoint>, as runs/ddpm_train/first.")
@@ -37,7 +33,7 @@ def gather_checkpoint(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         raise ValueError(f"job.filename={cfg.job.filename} must be a name without folders; output_dir says where.")
     if target.exists() and not cfg.resume:
         raise ValueError(f"{target} is there already, and is not replaced. Remedy: another output_dir or job.filename.")
-    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+    with run.recorded() as record:
         metrics = gather(source, target, cfg.job.optimizer)
         record.finish("finished", metrics)
     say(heading("gathered"))
@@ -45,7 +41,7 @@ def gather_checkpoint(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         say(f"{source} was one file already: this is a copy")
     say(f"{source} -> {target}: {metrics['gather/num_tensors']:.0f} tensors, {metrics['gather/mib']:.1f} MiB, "
         f"after step {metrics['gather/step']:.0f}")  # fmt: skip
-    say(ending_text(output_dir, {}, time.monotonic() - start))
+    run.end()
     return metrics
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import shlex
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from datamodules.dataset import RowsOf
 from datamodules.duplicates import SIDE
 from datamodules.fundus import FundusDataModule
 from datamodules.manifest import SPLITS, Manifest
-from experiments.assembly import build_datamodule, plain
+from experiments.assembly import build_datamodule
 from experiments.inspection.page import MOST_PAIRS, Inspection, Sheet, page
 from experiments.inspection.pictures import (
     contact_sheet,
@@ -40,26 +39,26 @@ from experiments.inspection.tables import (
     source_facts,
     write_counts,
 )
-from experiments.report import data_text, ending_text, heading, say
-from experiments.training import describe_data, recorded
+from experiments.report import data_text, heading, say
+from experiments.session import Run
+from experiments.training import describe_data
 
 COMMAND = "python -m experiments.run"
 
 
-def inspect_data(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+def inspect_data(run: Run) -> dict[str, float]:
     """Read every image of `cfg.data`, and write what there is as tables, pictures and a page; returns the counts.
 
     Raises:
         ValueError: weights are given, or a number of columns below 1.
     """
-    start, output_dir = time.monotonic(), Path(cfg.output_dir)
-    if checkpoint or cfg.ckpt:
-        raise ValueError("inspect_data has no weights: leave ckpt out, and give resume as auto or not at all.")
+    run.refuse_weights()
+    cfg, output_dir = run.cfg, run.output_dir
     if cfg.job.num_columns < 1:
         raise ValueError(f"job.num_columns={cfg.job.num_columns}: a row of images needs at least 1.")
     datamodule = build_datamodule(cfg)
     say(heading("data, by the index"))
-    with heard() as warnings, recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+    with heard() as warnings, run.recorded() as record:
         indexed = datamodule.preview()
         say(data_text(indexed))
         datamodule.max_rejected = indexed["num_images"]  # they are put up with, and listed
@@ -71,7 +70,7 @@ def inspect_data(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         metrics = numbers(found)
         record.finish("finished", metrics)
     say(summary(found, output_dir))
-    say(ending_text(output_dir, {}, time.monotonic() - start))
+    run.end()
     return metrics
 
 

@@ -6,21 +6,20 @@ from datetime import timedelta
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import DictConfig
 
 from experiments import launch
-from experiments.trainers import world_size
+from experiments.session import Run
 
 PRECISION = "32-true"  # whatever trainer.precision says: what is made follows from the recipe alone
 PATIENCE = timedelta(hours=6)  # of processes for the first, which looks at what is there before it joins them
 MOST_ENCODERS = 8
 
 
-def trainer_of(cfg: DictConfig, callbacks: Sequence[L.Callback]) -> L.Trainer:
-    """A Trainer that predicts on the devices of `cfg`, and keeps nothing."""
-    several = world_size(cfg) > 1
+def trainer_of(run: Run, callbacks: Sequence[L.Callback]) -> L.Trainer:
+    """A Trainer that predicts on the devices of a run, and keeps nothing."""
+    several = run.world_size > 1
     return L.Trainer(
-        **{name: cfg.trainer[name] for name in ("accelerator", "devices", "num_nodes")},
+        **{name: run.cfg.trainer[name] for name in ("accelerator", "devices", "num_nodes")},
         precision=PRECISION,
         strategy=DDPStrategy(timeout=PATIENCE) if several else "auto",
         callbacks=list(callbacks),
@@ -29,7 +28,7 @@ def trainer_of(cfg: DictConfig, callbacks: Sequence[L.Callback]) -> L.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        default_root_dir=cfg.output_dir,
+        default_root_dir=str(run.output_dir),
     )
 
 
@@ -50,7 +49,7 @@ def predict(trainer: L.Trainer, module: L.LightningModule, data: L.LightningData
         raise
 
 
-def encoding_threads(cfg: DictConfig) -> int:
+def encoding_threads(run: Run) -> int:
     """Threads that encode images, of each process: the machine's cores, shared out."""
-    here = max(1, world_size(cfg) // cfg.trainer.num_nodes)
+    here = max(1, run.world_size // run.cfg.trainer.num_nodes)
     return max(1, min(MOST_ENCODERS, (os.cpu_count() or 1) // here))

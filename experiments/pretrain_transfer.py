@@ -6,21 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.atomic import write_atomically, write_text
-from callbacks.run_record import RunRecord
 from datamodules.files import write_csv
-from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
 from experiments.compare_runs import compare_runs
 from experiments.composition import compose_config
 from experiments.launch import Place
 from experiments.metric_directions import direction_of
-from experiments.report import config_text, ending_text, say
-from experiments.training import recorded
+from experiments.report import say
+from experiments.session import Run
 from experiments.transfer.cells import SYNTHETIC, Cell, FineTuning, check, fine_tunings, pretraining, run
 from experiments.transfer.outcome import (
     Outcome,
@@ -41,7 +38,7 @@ NOTE = (
 )
 
 
-def pretrain_transfer(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+def pretrain_transfer(run: Run) -> dict[str, float]:
     """Pretrain each backbone on the source, fine-tune every cell on the target, and compare; returns the means.
 
     A cell that is finished is not run again, and one that was stopped goes on: the same command plus resume=auto.
@@ -49,7 +46,7 @@ def pretrain_transfer(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     Raises:
         ValueError: settings that mean nothing; a cell that failed: the others are kept, and resume=auto goes on.
     """
-    start, output_dir, job = time.monotonic(), Path(cfg.output_dir), plain(cfg)["job"]
+    cfg, output_dir, job = run.cfg, run.output_dir, run.job
     if Place.here().size > 1:
         raise ValueError(
             "pretrain_transfer runs each cell in a process of its own, and was started as several. Remedy: start it "
@@ -64,8 +61,7 @@ def pretrain_transfer(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     unavailable = starts_that_cannot_be_had(tunings)
     for name, reason in unavailable.items():
         say(f"not available, left out: {name}: {reason}")
-    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
-        write_text(output_dir / "config.yaml", config_text(plain(cfg)) + "\n")
+    with run.recorded() as record:
         record.record["unavailable"] = unavailable
         if SYNTHETIC in job["inits"]:
             run_all(list(pretrainings.values()), "pretraining", cfg.cache_dir)
@@ -80,7 +76,7 @@ def pretrain_transfer(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         record.finish("finished", metrics)
     say(table(found, job["metric"]))
     say(f"table:        {output_dir / 'transfer.md'}\nfigure:       {output_dir / 'transfer.png'}")
-    say(ending_text(output_dir, {}, time.monotonic() - start))
+    run.end()
     return metrics
 
 
@@ -164,7 +160,7 @@ def compare(wanted: Sequence[FineTuning], job: Mapping[str, Any], output_dir: Pa
     folders = [str(tuning.cell.folder) for tuning in wanted if tuning.budget == largest]
     cfg = compose_config(["+exp=compare_runs", f"job.metric={job['curve']}"])
     cfg.job.runs, cfg.output_dir = folders, str(output_dir / "comparison")
-    compare_runs(cfg, "")
+    compare_runs(Run(cfg))
 
 
 def means(found: Sequence[Outcome]) -> dict[str, float]:

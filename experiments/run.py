@@ -15,6 +15,7 @@ from experiments import launch
 from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
 from experiments.composition import check_command, check_resolved, register_resolvers
+from experiments.devices import trial_trainer
 from experiments.known_keys import locate
 from experiments.machines import machine, note
 from experiments.mistakes import explained, heard
@@ -22,9 +23,9 @@ from experiments.quiet import silence
 from experiments.report import config_text, heading, say
 from experiments.requeue import requeue_if_warned
 from experiments.runs import RunFolder, settled
+from experiments.session import Run
 from experiments.synthesis.words import plan_spelt_out
 from experiments.terminal import steady
-from experiments.trainers import trial_trainer
 
 FOLDERS = ("checkpoints", "samples", "tensorboard", "cells", "pretraining", "comparison")  # that a run writes into
 
@@ -65,7 +66,7 @@ def go(cfg: DictConfig, folder: RunFolder) -> None:
     say(heading(f"output folder: {folder.output_dir}"))
     if folder.note:
         say(folder.note)
-    locate(cfg.job._target_)(cfg, folder.checkpoint)
+    locate(cfg.job._target_)(Run(cfg, folder.checkpoint))
     dismiss()
 
 

@@ -21,8 +21,8 @@ from datamodules.mixed import SYNTHETIC
 from datamodules.squares import Squares
 from datamodules.streaming import ShardDataModule
 from experiments.assembly import build_autoencoder
-from experiments.trainers import trial_trainer
-from experiments.vae_train import existing_autoencoder
+from experiments.autoencoders import existing_autoencoder
+from experiments.session import Run
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.blocks import prepare_blocks
 from lightning_modules.latent_diffusion import LatentDiffusion
@@ -35,7 +35,7 @@ Context = Callable[[], AbstractContextManager]
 
 
 def expectation(
-    cfg: DictConfig,
+    run: Run,
     module: LatentDiffusion,
     callbacks: Sequence[Any],
     datamodule: FundusDataModule,
@@ -47,12 +47,14 @@ def expectation(
         module: not trained yet, on the CPU, where it is again afterwards; it is let go of.
         datamodule: not read yet; `summary` is what its `preview` says.
     """
-    trainer = trial_trainer(cfg)
+    trainer = run.trial
     if hasattr(trainer.strategy, "shard") or "DeepSpeed" in type(trainer.strategy).__name__:
         return "expected:     not known, since weights are spread over the processes"
     context, device = trainer.precision_plugin.forward_context, trainer.strategy.root_device
     try:
-        seconds = expected_seconds(cfg, module.to(device), callbacks, datamodule, summary, trainer.world_size, context)
+        seconds = expected_seconds(
+            run.cfg, module.to(device), callbacks, datamodule, summary, trainer.world_size, context
+        )
     except torch.OutOfMemoryError:
         return "expected:     not known, since a step did not fit into memory beside what is there before training"
     finally:

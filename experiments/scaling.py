@@ -1,46 +1,41 @@
 """`+exp=scaling`: what a training would take on one device and on many, by a simple model of computing and sending."""
 
 import json
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks.atomic import write_text
-from callbacks.run_record import RunRecord
-from experiments.assembly import build_autoencoder, build_diffusion, plain
-from experiments.report import ending_text, heading, say
+from experiments.assembly import build_autoencoder, build_diffusion
+from experiments.report import heading, say
 from experiments.scaling_model import Machine, Step, Work, choice, largest_batch, steps_of
-from experiments.training import recorded
+from experiments.session import Run
 from lightning_modules.blocks import blocks, prepare_blocks
 from lightning_modules.latent_diffusion import LatentDiffusion
 
 GIB = 2**30
 
 
-def scaling(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+def scaling(run: Run) -> dict[str, float]:
     """Count the work of a step of this generator, and say what each strategy would make of it; writes scaling.json.
 
     Raises:
         ValueError: numbers of devices, images or bytes that mean nothing; weights are given.
     """
-    start, output_dir, job = time.monotonic(), Path(cfg.output_dir), plain(cfg)["job"]
-    if checkpoint or cfg.ckpt:
-        raise ValueError("scaling has no weights: leave ckpt and resume out; the sizes are those of the configuration.")
+    run.refuse_weights("has no weights: leave ckpt and resume out; the sizes are those of the configuration")
+    cfg, output_dir, job = run.cfg, run.output_dir, run.job
     if "denoiser" not in cfg.model:
         raise ValueError(
             f"+exp={cfg.name} trains no generator, whose step alone is counted. Remedy: +exp=ddpm_train job=scaling."
         )
     machine = machine_of(job)
-    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+    with run.recorded() as record:
         module = build_diffusion(cfg, build_autoencoder(cfg, with_judges=False))
         work = work_of(module, str(cfg.trainer.precision))
         steps = [step for num in job["devices"] for step in steps_of(work, machine, num, cfg.data.batch_size)]
@@ -49,7 +44,7 @@ def scaling(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
         metrics = {"scaling/gflop_per_image": work.flop / 1e9}
         record.finish("finished", metrics)
     say(report(work, machine, steps))
-    say(ending_text(output_dir, {}, time.monotonic() - start))
+    run.end()
     return metrics
 
 
@@ -71,7 +66,7 @@ def machine_of(job: dict[str, Any]) -> Machine:
 def work_of(module: LatentDiffusion, precision: str) -> Work:
     """What a training step is made of: counted on this machine's processor, of one image and of two."""
     network = module.network.train()
-    prepare_blocks(network.denoiser, module.activation_checkpointing, False)
+    prepare_blocks(network.denoiser, module.blocks.activation_checkpointing, False)
     one, two = (kept_bytes(network, _inputs(module, num), precision) for num in (1, 2))
     with FlopCounterMode(display=False) as counter:
         network(*_inputs(module, 1)).square().mean().backward()

@@ -1,9 +1,6 @@
 """`+exp=synthesize`: a generator's checkpoint and a plan to a labelled set of images, stopped and gone on at will."""
 
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -11,9 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from tqdm import tqdm
 
-from callbacks.atomic import write_text
 from callbacks.files import printable
-from callbacks.run_record import RunRecord
 from callbacks.shard_writer import GB, ImageEncoder, ShardWriter
 from callbacks.shared_work import SharedWork
 from callbacks.shutdown import PredictionShutdown
@@ -26,11 +21,12 @@ from datamodules.synthetic.layout import PLAN, TRAINED_ON
 from datamodules.synthetic.plan import Plan, write_plan
 from datamodules.synthetic.set import clear_unfinished, is_begun
 from datamodules.synthetic.trained_on import write_trained_on
-from experiments.assembly import load_generator, plain
 from experiments.card.front_matter import check_licence
 from experiments.dataset_card import write_card
+from experiments.loading import load_generator
 from experiments.prediction import encoding_threads, predict, trainer_of
-from experiments.report import config_text, ending_text, heading, parameters_text, say
+from experiments.report import heading, parameters_text, say
+from experiments.session import Run
 from experiments.synthesis.dry_run import dry_run
 from experiments.synthesis.filtering import agreement_facts, build_agreement
 from experiments.synthesis.levels import accepted_text, levels_text
@@ -41,8 +37,6 @@ from experiments.synthesis.recipe import (
     make_recipe,
     shards_of,
 )
-from experiments.trainers import world_size
-from experiments.training import recorded
 from lightning_modules.checkpoint import best_of_run
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import Synthesizer
@@ -52,10 +46,9 @@ NUM_READERS = 4  # threads that look at what is there
 INTERVALS = ("guidance_interval", "classifier_interval")
 
 
-def synthesize(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+def synthesize(run: Run) -> dict[str, float]:
     """Write the plan, make the shards that are missing, and the manifest; returns what was counted."""
-    start, root = time.monotonic(), Path(cfg.output_dir)
-    world_size(cfg)  # a Trainer tells this process its rank, whoever started it
+    cfg, root, _ = run.cfg, run.output_dir, run.world_size  # a Trainer tells this process its rank
     check_kinds(cfg)
     if cfg.job.license is not None:
         check_licence(cfg.job.license)
@@ -66,17 +59,17 @@ def synthesize(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
     )
     announce(cfg, generator)
     if cfg.job.dry_run:
-        return dry_run(cfg, synthesizer, law, seen(generator), encoder)
+        return dry_run(run, synthesizer, law, seen(generator), encoder)
     work = SharedWork(root, "synthesis")
     take_over(root, work)
-    found = begin(cfg, root, generator, law, synthesizer)  # what is wrong with a plan is said before there is a run
-    with kept(cfg, root) as record:
-        metrics = make(cfg, found, synthesizer, encoder, work)
-        if record is not None:
+    found = begin(run, generator, law, synthesizer)  # what is wrong with a plan is said before there is a run
+    with run.recorded() as record:
+        metrics = make(run, found, synthesizer, encoder, work)
+        if run.is_first:
             metrics |= finish(found, cfg.job.license)
             record.finish("finished", metrics)
             work.clear()
-    say(ending_text(root, metrics, time.monotonic() - start))
+    run.end(metrics)
     say(f"annotate it:  python -m experiments.run +exp=annotate job.dataset={root} job.annotators=[<run>]")
     return metrics
 
@@ -132,24 +125,14 @@ def take_over(root: Path, work: SharedWork) -> None:
         clear_unfinished(root)
 
 
-@contextmanager
-def kept(cfg: DictConfig, root: Path) -> Iterator[RunRecord | None]:
-    """On the first process: keep the run's record. On the others None."""
-    if rank_zero_only.rank != 0:
-        yield None
-        return
-    with recorded(RunRecord(str(root), plain(cfg))) as record:
-        yield record
-
-
-def begin(cfg: DictConfig, root: Path, generator: LatentDiffusion, law: Law, synthesizer: Synthesizer) -> SyntheticSet:
+def begin(run: Run, generator: LatentDiffusion, law: Law, synthesizer: Synthesizer) -> SyntheticSet:
     """Plan and recipe, written by the first process or there already."""
-    if rank_zero_only.rank != 0:
+    cfg, root, job = run.cfg, run.output_dir, run.cfg.job
+    if not run.is_first:
         return SyntheticSet(root)
     say(heading("plan"))
-    job = cfg.job
-    if not (root / "config.yaml").is_file():  # by which resume=auto finds the folder
-        write_text(root / "config.yaml", config_text(plain(cfg)) + "\n")
+    if not (root / "config.yaml").is_file():
+        run.write_config()
     shards_of(1, job.images_per_shard, job.images_per_row_group)  # what means nothing is said before a plan is written
     if not is_begun(root):  # a plan without one is left of a start that came to nothing
         write_plan(root / PLAN, law.chunks(cfg.num_images, cfg.seed, seen(generator)), cfg.seed)
@@ -205,14 +188,14 @@ def missing(found: SyntheticSet, thorough: bool) -> list[int]:
 
 
 def make(
-    cfg: DictConfig, found: SyntheticSet, synthesizer: Synthesizer, encoder: ImageEncoder, work: SharedWork
+    run: Run, found: SyntheticSet, synthesizer: Synthesizer, encoder: ImageEncoder, work: SharedWork
 ) -> dict[str, float]:
     """Make the shards that are missing; the first process returns what all made, and how fast.
 
     Raises:
         KeyboardInterrupt: it was told to stop.
     """
-    num_processes = world_size(cfg)
+    cfg, num_processes = run.cfg, run.world_size
     bounds = [found.bounds(number) for number in range(len(found.names))]
     if rank_zero_only.rank == 0:
         wanted = missing(found, cfg.job.verify)
@@ -221,9 +204,9 @@ def make(
         work.hand_out(wanted, sum(bounds[number][1] - bounds[number][0] for number in wanted))
     say(heading(f"synthesis: {work.num_images:,} of {found.num_images:,} images are to be made"))
     rows = found.recipe["shards"]["images_per_row_group"]
-    writer = ShardWriter(found.root, found.places, NAMES, encoder, found.id_prefix, rows, encoding_threads(cfg))
+    writer = ShardWriter(found.root, found.places, NAMES, encoder, found.id_prefix, rows, encoding_threads(run))
     data = PlanDataModule(found.plan, bounds, work.items, cfg.job.batch_size)
-    trainer = trainer_of(cfg, [writer, work, PredictionShutdown()])
+    trainer = trainer_of(run, [writer, work, PredictionShutdown()])
     predict(trainer, synthesizer, data)
     metrics = {**work.speed(trainer), "num_processes": num_processes}
     if writer.num_images:

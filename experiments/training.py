@@ -1,32 +1,28 @@
 """The steps that the training jobs share."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
 
-from callbacks.atomic import write_text
-from callbacks.run_record import RunRecord, changed_data
+from callbacks.run_record import changed_data
 from datamodules.fundus import FundusDataModule
 from datamodules.manifest import SPLITS
 from datamodules.mixed import SYNTHETIC
 from experiments import launch
-from experiments.assembly import build_datamodule, plain
+from experiments.assembly import build_datamodule
 from experiments.lineage import check_test_patients
 from experiments.machines import environment_text
-from experiments.report import config_text, data_text, heading, say, say_error
-from experiments.trainers import environment_of, world_size
+from experiments.report import data_text, heading, say
+from experiments.session import Run
 from lightning_modules.checkpoint import load_training
 from lightning_modules.checkpoint_shards import prune
 
 
 def prepare_data(
-    cfg: DictConfig,
-    output_dir: Path,
+    run: Run,
     weights: str | None = None,
     foretell: Callable[[FundusDataModule, Mapping[str, Any]], None] | None = None,
 ) -> FundusDataModule:
@@ -40,32 +36,32 @@ def prepare_data(
         ValueError: rejected images beyond data.max_rejected; they are in `rejected.csv` all the same. Test patients
             who trained the generator of a synthetic set in the data, or `weights`.
     """
-    say(environment_text(environment_of(cfg)))
-    datamodule = build_datamodule(cfg)
+    say(environment_text(run.environment))
+    datamodule = build_datamodule(run.cfg)
     say(heading("data, by the index"))
     summary = datamodule.preview()
     say(data_text(summary))
-    check_batch_size(cfg, sum(summary["splits"].get(name, {}).get("num_images", 0) for name in ("train", SYNTHETIC)))
+    check_batch_size(run, sum(summary["splits"].get(name, {}).get("num_images", 0) for name in ("train", SYNTHETIC)))
     check_test_patients(datamodule, weights)
     if rank_zero_only.rank == 0:
         if foretell is not None:
             foretell(datamodule, summary)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        write_text(output_dir / "config.yaml", config_text(plain(cfg)) + "\n")
+        run.output_dir.mkdir(parents=True, exist_ok=True)
+        run.write_config()
         try:
             datamodule.prepare_data()
         finally:
-            datamodule.write_rejected(output_dir)
+            datamodule.write_rejected(run.output_dir)
     return datamodule
 
 
-def check_batch_size(cfg: DictConfig, num_images: int) -> None:
+def check_batch_size(run: Run, num_images: int) -> None:
     """See that there is a batch for each process.
 
     Raises:
         ValueError: fewer training images than a step takes.
     """
-    processes = world_size(cfg)
+    cfg, processes = run.cfg, run.world_size
     sizes = {"data.batch_size": cfg.data.batch_size}
     if "batch_size" in cfg.autoencoder and not (cfg.autoencoder.pretrained or cfg.ckpt):
         sizes["autoencoder.batch_size"] = cfg.autoencoder.batch_size
@@ -92,16 +88,15 @@ def describe_data(datamodule: FundusDataModule, output_dir: Path) -> None:
         say(f"duplicates: {datamodule.copies}{listed}")
 
 
-def fit(
-    trainer: L.Trainer, module: L.LightningModule, datamodule: FundusDataModule, output_dir: Path, checkpoint: str
-) -> None:
-    """Train from `checkpoint` ("" from the start) and leave `checkpoints/last.ckpt` of the last step.
+def fit(trainer: L.Trainer, module: L.LightningModule, datamodule: FundusDataModule, run: Run) -> None:
+    """Train from the run's checkpoint, or from the start, and leave `checkpoints/last.ckpt` of the last step.
 
     Only tensors and plain containers are read from the checkpoint.
 
     Raises:
         ValueError: a checkpoint of more epochs than are to be trained, or of weights alone.
     """
+    checkpoint, folder = run.checkpoint, run.output_dir / "checkpoints"
     if checkpoint:
         progress = load_training(checkpoint)
         _check_epochs(progress, checkpoint, trainer.max_epochs)
@@ -109,9 +104,9 @@ def fit(
         say_changed_data(Path(checkpoint).parent.parent, datamodule)
     launch.begin()
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint or None, weights_only=True)
-    trainer.save_checkpoint(output_dir / "checkpoints" / "last.ckpt", weights_only=False)
+    trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
     if trainer.is_global_zero:
-        prune(output_dir / "checkpoints")  # of shares that a strategy before this one wrote
+        prune(folder)  # of shares that a strategy before this one wrote
 
 
 def say_changed_data(run: Path, datamodule: FundusDataModule) -> None:
@@ -134,20 +129,3 @@ def _check_epochs(progress: Mapping[str, Any], checkpoint: str, max_epochs: int 
             f"{checkpoint} has {done} epochs behind it, and trainer.max_epochs={max_epochs}: nothing is left to train. "
             f"Give {done} or more, or another output_dir to begin anew."
         )
-
-
-@contextmanager
-def recorded(record: RunRecord) -> Iterator[RunRecord]:
-    """Open a session of the record; one that does not come to its end is closed as interrupted or failed."""
-    record.start()
-    try:
-        yield record
-    except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        if not stopped:
-            record.record["error"] = f"{type(error).__name__}: {error}"
-        try:
-            record.finish("interrupted" if stopped else "failed")
-        except OSError as refused:  # as on a full disk, of which the error itself says more
-            say_error(f"record.json could not be written ({refused}), and says that this still runs.")
-        raise

@@ -1,234 +1,24 @@
-"""`+exp=vae_train`: the autoencoder; and how other jobs find one, or train it when there is none."""
+"""`+exp=vae_train`: the autoencoder alone."""
 
-import hashlib
-import json
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any
-
-import lightning as L
-import numpy as np
-import torch
-import torch.distributed
-from lightning.pytorch.strategies import DeepSpeedStrategy
-from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
-
-from callbacks.atomic import write_atomically
-from callbacks.reconstructions import Reconstructions
-from callbacks.whole_files import to_file
-from datamodules.fundus import FundusDataModule
-from experiments.assembly import (
-    build_autoencoder,
-    build_callbacks,
-    build_datamodule,
-    check_image_size,
-    plain,
-    pretrained_autoencoder,
-)
-from experiments.lineage import trained_on
-from experiments.report import batch_text, ending_text, heading, parameters_text, say
-from experiments.runs import NOT_OF_THE_RESULT, named_checkpoint, newest_whole
-from experiments.trainers import (
-    build_strategy,
-    build_trainer,
-    final_metrics,
-    root_device,
-    strategy_words,
-    world_size,
-)
-from experiments.training import describe_data, fit, prepare_data
-from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.checkpoint import load_state
-
-# of the Trainer: replaced for the autoencoder, counted as world_size, or without effect on the weights
-NOT_OF_THE_RECIPE = ("max_epochs", "max_steps", "gradient_clip_val", "devices", "num_nodes", "log_every_n_steps",
-                     "enable_model_summary")  # fmt: skip
-ORDER_KEYS = ("epoch_size", "num_lanes", "window_groups")  # of data: what the order of the images depends on
-LATER = {"equivariance": 0.0}  # keys of the module that came later, and the value by which nothing changes
-RECIPE_VERSION = 2  # raise it when the same configuration no longer trains the same autoencoder
+from experiments.assembly import build_autoencoder, build_callbacks, check_image_size
+from experiments.autoencoders import announce, check_optimisers, train_autoencoder
+from experiments.session import Run
+from experiments.training import prepare_data
 
 
-def vae_train(cfg: DictConfig, checkpoint: str) -> dict[str, float]:
+def vae_train(run: Run) -> dict[str, float]:
     """Train the autoencoder of `cfg.model.autoencoder`; returns the final metrics."""
-    start, output_dir = time.monotonic(), Path(cfg.output_dir)
+    cfg = run.cfg
     if cfg.autoencoder.pretrained:
         raise ValueError("autoencoder.pretrained is for ddpm_train. vae_train starts from weights with ckpt=<path>.")
     check_optimisers(cfg)
-    cfg = OmegaConf.merge(cfg, {"data": {"batch_size": cfg.autoencoder.batch_size}})
-    module = build_autoencoder(cfg, start=None if checkpoint else cfg.ckpt)
+    run = run.but({"data": {"batch_size": cfg.autoencoder.batch_size}})
+    module = build_autoencoder(run.cfg, start=None if run.checkpoint else cfg.ckpt)
     check_image_size(cfg.data.image_size, module.downsampling)
-    announce(cfg, module)
-    callbacks = build_callbacks(cfg)
-    datamodule = prepare_data(cfg, output_dir)
+    announce(run, module)
+    callbacks = build_callbacks(run.cfg)
+    datamodule = prepare_data(run)
     limits = {"max_epochs": cfg.autoencoder.max_epochs}
-    metrics = train_autoencoder(cfg, module, datamodule, output_dir, checkpoint, callbacks, limits)
-    say(ending_text(output_dir, metrics, time.monotonic() - start))
+    metrics = train_autoencoder(run, module, datamodule, callbacks, limits)
+    run.end(metrics)
     return metrics
-
-
-def check_optimisers(cfg: DictConfig) -> None:
-    """See that the strategy takes as many optimisers as there will be, before anything is read.
-
-    Raises:
-        ValueError: a discriminator, which has one of its own, under DeepSpeed.
-    """
-    if cfg.autoencoder.module.get("discriminator") and isinstance(build_strategy(cfg), DeepSpeedStrategy):
-        raise ValueError(
-            f"an autoencoder with a discriminator has two optimisers, and strategy {strategy_words(cfg)} takes one. "
-            "Remedy: train it by +exp=vae_train with strategy=single, ddp or fsdp2, and give it to others as "
-            "autoencoder.pretrained=<its checkpoint>; or autoencoder.module.discriminator=null."
-        )
-
-
-def announce(cfg: DictConfig, module: Autoencoder) -> None:
-    """Say how large it is, and at what batch and rate it is going to be trained."""
-    parts = {"network": module.network}
-    if module.discriminator is not None:
-        parts["discriminator"] = module.discriminator
-    say(heading("autoencoder"))
-    say(parameters_text(parts))
-    say(batch_text(cfg.autoencoder.batch_size, cfg.trainer, world_size(cfg), cfg.autoencoder.module.learning_rate))
-
-
-def find_or_train_autoencoder(cfg: DictConfig, datamodule: FundusDataModule, output_dir: Path) -> Autoencoder:
-    """The autoencoder that the configuration names, or the one of this recipe on these data, trained if need be.
-
-    A trained one is kept as `<cache_dir>/autoencoders/<fingerprint>.ckpt`, the fingerprint being over all that it
-    depends on.
-    """
-    source = existing_autoencoder(cfg)
-    if source:
-        say(heading(f"autoencoder: {source}"))
-        module = pretrained_autoencoder(cfg, source)
-        check_image_size(cfg.data.image_size, module.downsampling)
-        if not module.measured:
-            datamodule.setup("fit")
-            measure(module.to(root_device(cfg)), datamodule)
-        return module.cpu()
-    own = OmegaConf.merge(cfg, {"data": {"batch_size": cfg.autoencoder.batch_size}})
-    data = build_datamodule(own)
-    data.setup("fit")
-    kept = Path(cfg.cache_dir) / "autoencoders" / f"{recipe_fingerprint(cfg, data)}.ckpt"
-    if not kept.exists():
-        say(heading(f"no trained autoencoder for these data and settings ({kept}): training one first"))
-        module = build_autoencoder(cfg)
-        announce(cfg, module)
-        folder = output_dir / "autoencoder"
-        limits = {"max_epochs": cfg.autoencoder.max_epochs, "max_steps": -1, "gradient_clip_val": None}
-        resumed, note = newest_whole(folder) if cfg.resume else ("", "")
-        if note:
-            say(f"{note}going on from {resumed}")
-        train_autoencoder(own, module, data, folder, resumed, limits=limits)
-        if rank_zero_only.rank == 0:
-            _publish(folder / "checkpoints" / "last.ckpt", kept)
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-    say(f"autoencoder: {kept}")
-    return pretrained_autoencoder(cfg, str(kept))
-
-
-def existing_autoencoder(cfg: DictConfig) -> str | None:
-    """Where the configuration says that a trained autoencoder is: `autoencoder.pretrained`, or inside `ckpt`.
-
-    Raises:
-        ValueError: both are given.
-        FileNotFoundError: no such ckpt.
-    """
-    if cfg.ckpt:
-        named_checkpoint("ckpt", cfg.ckpt)
-    if cfg.autoencoder.pretrained and cfg.ckpt:
-        raise ValueError(
-            f"autoencoder.pretrained={cfg.autoencoder.pretrained} and ckpt={cfg.ckpt}: a denoiser only knows the "
-            "latents of its own autoencoder, which ckpt brings. Give one of the two."
-        )
-    return cfg.autoencoder.pretrained or cfg.ckpt
-
-
-def recipe_fingerprint(cfg: DictConfig, datamodule: FundusDataModule) -> str:
-    """16 hexadecimal digits over all that the trained autoencoder depends on."""
-    config = plain(cfg)
-    training = {key: value for key, value in config["autoencoder"].items() if key != "pretrained"}
-    training["module"] = {
-        key: value
-        for key, value in training["module"].items()
-        if key not in NOT_OF_THE_RESULT and (key, value) not in LATER.items()
-    }
-    recipe: dict[str, Any] = {
-        "version": RECIPE_VERSION,
-        "network": config["model"]["autoencoder"],
-        "training": training,
-        "data": [datamodule.training_images, *(config["data"].get(key) for key in ORDER_KEYS)],
-        "trainer": {key: value for key, value in config["trainer"].items() if key not in NOT_OF_THE_RECIPE},
-        "world_size": world_size(cfg),
-        "seed": cfg.seed,
-    }
-    return hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-def train_autoencoder(
-    cfg: DictConfig,
-    module: Autoencoder,
-    datamodule: FundusDataModule,
-    output_dir: Path,
-    checkpoint: str,
-    callbacks: Sequence[L.Callback] = (),
-    limits: Mapping[str, Any] = MappingProxyType({}),
-) -> dict[str, float]:
-    """Train, measure the latents over the training set, and save both in `checkpoints/last.ckpt`.
-
-    Args:
-        limits: arguments of the Trainer that differ from `cfg.trainer`, which in `ddpm_train` are the denoiser's.
-    """
-    settings = cfg.autoencoder
-    hparams = {
-        "channels": str(list(cfg.model.autoencoder.get("block_channels", []))),
-        "latent_channels": module.latent_channels,
-        "downsampling": module.downsampling,
-        "image_size": cfg.data.image_size,
-        "batch_size": settings.batch_size,
-        "learning_rate": settings.module.learning_rate,
-        "discriminator": module.discriminator is not None,
-        "seed": cfg.seed,
-    }
-    manual = not module.automatic_optimization
-    if manual and cfg.trainer.accumulate_grad_batches > 1:
-        raise ValueError(
-            f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}: an autoencoder with a "
-            "discriminator steps every batch. Use a larger data.batch_size, or autoencoder.module.discriminator=null."
-        )
-    trainer = build_trainer(
-        cfg, output_dir, checkpoint, "val/loss", hparams, ["val/psnr", "val/ssim", "val/loss"],
-        [Reconstructions(str(output_dir), every_n_epochs=settings.reconstruct_every_n_epochs, num_metric_images=128),
-         *callbacks],
-        find_unused=manual, **limits,
-    )  # fmt: skip
-    datamodule.setup("fit")
-    describe_data(datamodule, output_dir)
-    module.trained_on = trained_on(datamodule, checkpoint or cfg.ckpt)
-    fit(trainer, module, datamodule, output_dir, checkpoint)
-    module.to(trainer.strategy.root_device)
-    measure(module, datamodule)
-    trainer.save_checkpoint(str(output_dir / "checkpoints" / "last.ckpt"), weights_only=False)
-    return final_metrics(trainer)
-
-
-def measure(module: Autoencoder, datamodule: FundusDataModule) -> None:
-    """Mean and deviation of the latents over the whole training set, shared out among the ranks, the same on each."""
-    images = datamodule.images("train")
-    size, rank, ranks = 64, 0, 1
-    if torch.distributed.is_initialized():
-        rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    # As many batches on each rank, for where weights are shared out each encoding takes all ranks.
-    rows = np.array_split(np.arange(len(images)), ranks * -(-len(images) // (ranks * size)))
-    batches = (torch.from_numpy(images[part]).permute(0, 3, 1, 2).contiguous() for part in rows[rank::ranks])
-    number = module.eval().measure_latents(batches)
-    scales = ", ".join(f"{value:.3g}" for value in module.latent_scale.tolist())
-    say(f"latents measured over {number} training images: standard deviation by channel {scales}")
-
-
-def _publish(checkpoint: Path, kept: Path) -> None:
-    """Keep a finished checkpoint, in one file, where other runs find it; whole or not at all."""
-    write_atomically(kept, lambda part: to_file(load_state(checkpoint), part))

@@ -28,6 +28,7 @@ class Adversary:
     disc_start: int = 0
     disc_learning_rate: float | None = None
 
+
 LOSSES = ("adversarial", "discriminator")  # logged; less of each is better
 
 

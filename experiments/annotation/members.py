@@ -9,7 +9,7 @@ from callbacks.advice import VERSION
 from callbacks.run_record import code_revision, package_versions
 from datamodules.findings import NAMES, check_name
 from datamodules.synthetic import SyntheticSet
-from experiments.classifier_train import load_classifier
+from experiments.loading import load_classifier
 from lightning_modules.annotator import Annotator
 from lightning_modules.checkpoint import best_of_run, run_of
 from lightning_modules.classifier import Classifier

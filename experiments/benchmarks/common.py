@@ -15,29 +15,30 @@ from callbacks.atomic import write_text
 from callbacks.run_record import code_revision, package_versions
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_autoencoder, build_diffusion
+from experiments.autoencoders import measure
 from experiments.latents import cache_latents, fit_label_maps
-from experiments.trainers import world_size
-from experiments.vae_train import measure
+from experiments.session import Run
 from lightning_modules.latent_diffusion import LatentDiffusion
 
 FILE = "benchmark.json"
 
 
-def check_one_process(cfg: DictConfig) -> None:
+def check_one_process(run: Run) -> None:
     """Raise ValueError for several devices."""
-    if world_size(cfg) > 1:
+    if run.world_size > 1:
         raise ValueError(
-            f"trainer.devices={cfg.trainer.devices}: a step is compared in one process, trainer.devices=1."
+            f"trainer.devices={run.cfg.trainer.devices}: a step is compared in one process, trainer.devices=1."
         )
 
 
-def check_fresh(cfg: DictConfig) -> None:
+def check_fresh(run: Run) -> None:
     """See that the turns are taken in one process, by weights at random.
 
     Raises:
         ValueError: several devices; weights or a run to go on from.
     """
-    check_one_process(cfg)
+    check_one_process(run)
+    cfg = run.cfg
     if cfg.resume or cfg.ckpt or cfg.autoencoder.pretrained:
         raise ValueError("the benchmark measures fresh weights: leave resume, ckpt and autoencoder.pretrained out.")
 

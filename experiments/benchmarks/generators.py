@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,22 +13,23 @@ from callbacks.fid import FrechetDistance
 from callbacks.metrics.estimate import Estimate
 from callbacks.metrics.probe import mean_of
 from datamodules.findings import FINDINGS
-from experiments.assembly import load_generator
 from experiments.benchmarks.common import check_one_process
+from experiments.loading import load_generator
+from experiments.session import Run
 from experiments.synthesis.recipe import image_size_of
-from experiments.trainers import trial_trainer
 from experiments.training import prepare_data
 from lightning_modules.checkpoint import best_of_run
 from lightning_modules.latent_diffusion import LatentDiffusion
 
 
-def generator_of(cfg: DictConfig) -> LatentDiffusion:
+def generator_of(run: Run) -> LatentDiffusion:
     """The generator of `ckpt`.
 
     Raises:
         ValueError: none is named, data of another size than it makes, or several devices.
     """
-    check_one_process(cfg)
+    check_one_process(run)
+    cfg = run.cfg
     if not cfg.ckpt:
         raise ValueError("ckpt is not given: name the checkpoint of a generator, ckpt=<run>/checkpoints/last.ckpt.")
     generator = load_generator(best_of_run(cfg.ckpt))
@@ -41,11 +41,11 @@ def generator_of(cfg: DictConfig) -> LatentDiffusion:
     return generator
 
 
-def trainer_with_data(cfg: DictConfig, generator: LatentDiffusion) -> L.Trainer:
-    """A Trainer with the data of `cfg`, on whose device the generator is."""
-    trainer = trial_trainer(cfg)
+def trainer_with_data(run: Run, generator: LatentDiffusion) -> L.Trainer:
+    """A Trainer with the data of the run, on whose device the generator is."""
+    trainer = run.trial
     generator.to(trainer.strategy.root_device)
-    trainer.datamodule = prepare_data(cfg, Path(cfg.output_dir))
+    trainer.datamodule = prepare_data(run)
     trainer.datamodule.setup("fit")
     return trainer
 

@@ -6,44 +6,40 @@ rises, or where images lose variety: the distance rises and the coverage falls.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
 from PIL import Image
 
 from callbacks.atomic import write_atomically, write_text
-from callbacks.run_record import RunRecord
-from experiments.assembly import plain
 from experiments.benchmarks.common import FILE, circumstances, write_figures
 from experiments.benchmarks.generators import Measures, generator_of, said, trainer_with_data
 from experiments.comparison.figure import COLOURS, pixels
 from experiments.report import heading, say
-from experiments.training import recorded
+from experiments.session import Run
 from lightning_modules.names import check_name
 
 VARIED = ("classifier_scale", "guidance", "guidance_rescale")
 
 
-def compare_guidance(cfg: DictConfig) -> dict[str, float]:
+def compare_guidance(run: Run) -> dict[str, float]:
     """Measure the images at each scale; writes benchmark.json, benchmark.md and benchmark.png.
 
     Raises:
         ValueError: no generator, data of another size than it makes, no scales, or one that means nothing.
     """
-    generator, output_dir, job = generator_of(cfg), Path(cfg.output_dir), plain(cfg)["job"]
+    generator, cfg, output_dir, job = generator_of(run), run.cfg, run.output_dir, run.job
     varied, scales = check_name("job.vary", job["vary"], VARIED), sorted(set(job["scales"]))
     if not scales:
         raise ValueError("job.scales is empty: name one at least.")
     own = dict(generator.sampling)
     for scale in scales:
         generator.sample_by(**own | {varied: scale})  # what means nothing is said now
-    trainer, points = trainer_with_data(cfg, generator), []
-    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+    trainer, points = trainer_with_data(run, generator), []
+    with run.recorded() as record:
         measures = Measures(cfg, trainer)
         for scale in scales:
             say(f"{varied} {scale:g}: distance, coverage and agreement of {job['num_images']} images")

@@ -6,11 +6,9 @@ is in neither; there is no validation between. Making the cache is not in the fi
 `preparing_seconds`, with the building of the model.
 """
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig, OmegaConf
 
 from datamodules.fundus import FundusDataModule
 from datamodules.latents import LatentCache
@@ -23,25 +21,25 @@ from experiments.benchmarks.common import (
     spread_table,
     write_figures,
 )
-from experiments.ddpm_train import preview
+from experiments.preview import preview
 from experiments.report import heading, say
 from experiments.run_time import now
+from experiments.session import Run
 from experiments.trainers import build_trainer
 from experiments.training import prepare_data
 
 NAMES = ("ratio", "cached_images_per_second", "encoding_images_per_second")
 
 
-def compare_latents(cfg: DictConfig) -> dict[str, float]:
+def compare_latents(run: Run) -> dict[str, float]:
     """Take `num_turns` pairs of turns of `num_steps` steps, after a pair to warm up; writes benchmark.json."""
-    num_steps, num_turns, batch_size = cfg.job.num_steps, cfg.job.num_turns, cfg.data.batch_size
-    check_fresh(cfg)
-    cfg = OmegaConf.merge(
-        cfg, {"data": {"epoch_size": (num_steps + 1) * batch_size}, "job": {"cache_latents": True}}
-    )  # an epoch a turn
-    output_dir, num_epochs = Path(cfg.output_dir), 2 * (num_turns + 1)
-    preview(cfg)
-    datamodule = prepare_data(cfg, output_dir)
+    num_steps, num_turns, batch_size = run.job["num_steps"], run.job["num_turns"], run.cfg.data.batch_size
+    check_fresh(run)
+    an_epoch_a_turn = {"epoch_size": (num_steps + 1) * batch_size}
+    run = run.but({"data": an_epoch_a_turn, "job": {"cache_latents": True}})
+    cfg, output_dir, num_epochs = run.cfg, run.output_dir, 2 * (num_turns + 1)
+    preview(run)
+    datamodule = prepare_data(run)
     datamodule.setup("fit")
     start = now()
     module = build_module(cfg, datamodule)
@@ -50,7 +48,7 @@ def compare_latents(cfg: DictConfig) -> dict[str, float]:
     turns = LatentTurns(datamodule, num_steps)
     overrides = {"max_epochs": num_epochs, "max_steps": -1, "accumulate_grad_batches": 1, "limit_val_batches": 1}
     overrides |= {"check_val_every_n_epoch": num_epochs, "reload_dataloaders_every_n_epochs": 1}
-    trainer = build_trainer(cfg, output_dir, "", "val/loss", {}, ["val/loss"], [turns], **overrides)
+    trainer = build_trainer(run, "val/loss", {}, ["val/loss"], [turns], **overrides)
     trainer.fit(module, datamodule=datamodule)
     figures = summary(turns.pairs[1:], num_steps * batch_size) | {"preparing_seconds": seconds}
     facts = {"num_steps": num_steps, "num_turns": num_turns, "num_training_images": len(datamodule.dataset("train"))}

@@ -19,22 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from PIL import Image
 
 from callbacks.atomic import write_atomically, write_text
 from callbacks.files import refuse_link
 from callbacks.locks import alone
-from callbacks.run_record import RunRecord
 from datamodules.files import read_json
 from experiments.assembly import build_datamodule, plain
 from experiments.benchmarks.common import FILE, machine_and_code, write_figures
 from experiments.benchmarks.recipe_outcome import ARMS, Outcome, figure, read_outcome, rows, summary, table
 from experiments.composition import compose_config
 from experiments.launch import Place
-from experiments.report import config_text, heading, say
+from experiments.report import heading, say
 from experiments.runs import differing_keys
-from experiments.training import recorded
+from experiments.session import Run
 from experiments.transfer.cells import Cell, check, run
 from experiments.typed_text import quoted
 
@@ -65,24 +64,23 @@ class Arm:
         return self.cell.status == "finished" and self.clock.is_file()
 
 
-def compare_recipes(cfg: DictConfig) -> dict[str, float]:
+def compare_recipes(run: Run) -> dict[str, float]:
     """Run both arms for each seed and compare them; writes benchmark.json, benchmark.md and benchmark.png.
 
     Raises:
         ValueError: settings that mean nothing, arms that are not measured alike; a run that failed: those that have
             finished are kept, and resume=auto goes on.
     """
-    output_dir, job = Path(cfg.output_dir), plain(cfg)["job"]
+    output_dir, job = run.output_dir, run.job
     if Place.here().size > 1:
         raise ValueError(
             "job.case=recipe runs each arm in a process of its own, and was started as several. Remedy: start it once, "
             "without torchrun or srun."
         )
-    found = arms(output_dir, job, cfg.cache_dir)
+    found = arms(output_dir, job, run.cfg.cache_dir)
     check([arm.cell for arm in found])
     check_alike(found)
-    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
-        write_text(output_dir / "config.yaml", config_text(plain(cfg)) + "\n")
+    with run.recorded() as record:
         for number, arm in enumerate(found, 1):
             said = "done before" if arm.done else f"see {arm.cell.folder}"
             say(f"run {number}/{len(found)}: {arm.cell.name} ({job[arm.name]}), {said}")

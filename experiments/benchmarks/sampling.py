@@ -7,40 +7,37 @@ so another figure than that of a training run, which leaves guidance out.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 from omegaconf import DictConfig
 from torch import Tensor
 
-from callbacks.run_record import RunRecord
-from experiments.assembly import plain
 from experiments.benchmarks.common import FILE, circumstances, spread, write_figures
 from experiments.benchmarks.generators import Measures, generator_of, said, trainer_with_data
 from experiments.report import heading, say
 from experiments.run_time import now
-from experiments.training import recorded
+from experiments.session import Run
 from lightning_modules.latent_diffusion import LatentDiffusion
 
 GUIDANCE = 1.5  # of the reference, where the generator itself has none
 
 
-def compare_sampling(cfg: DictConfig) -> dict[str, float]:
+def compare_sampling(run: Run) -> dict[str, float]:
     """Take `num_turns` pairs of turns, after one to warm up, measure both ways; writes benchmark.json.
 
     Raises:
         ValueError: no generator, data of another size than it makes, or a reference that means nothing.
     """
-    generator, output_dir = generator_of(cfg), Path(cfg.output_dir)
+    generator, cfg, output_dir = generator_of(run), run.cfg, run.output_dir
     ways = {
         "ours": dict(generator.sampling),
-        "reference": reference(generator.sampling, plain(cfg)["job"]["reference"]),
+        "reference": reference(generator.sampling, run.job["reference"]),
     }
     for settings in ways.values():
         generator.sample_by(**settings)  # what means nothing is said now
-    trainer = trainer_with_data(cfg, generator)
-    with recorded(RunRecord(str(output_dir), plain(cfg))) as record:
+    trainer = trainer_with_data(run, generator)
+    with run.recorded() as record:
         figures = compared(cfg, generator, trainer, ways)
         facts = {name: cfg.job[name] for name in ("num_turns", "num_images", "num_real")}
         everything = {"case": "sampling", "ckpt": str(cfg.ckpt), **figures, **facts, **circumstances(cfg, generator)}

@@ -8,12 +8,10 @@ validation and checkpoints. On a processor both must end with the same weights, 
 
 import copy
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from experiments.benchmarks.common import (
@@ -25,9 +23,10 @@ from experiments.benchmarks.common import (
     spread_table,
     write_figures,
 )
-from experiments.ddpm_train import preview
+from experiments.preview import preview
 from experiments.report import heading, say
 from experiments.run_time import now
+from experiments.session import Run
 from experiments.trainers import build_trainer
 from experiments.training import prepare_data
 from lightning_modules.conditioning import UNKNOWN
@@ -39,23 +38,21 @@ Batch = Mapping[str, Any]
 NAMES = ("ratio", "ours_ms_per_step", "bare_ms_per_step", "tax_ms_per_step")
 
 
-def compare_step(cfg: DictConfig) -> dict[str, float]:
+def compare_step(run: Run) -> dict[str, float]:
     """Take `num_turns` pairs of turns of `num_steps` steps, after a pair to warm up; writes benchmark.json."""
-    num_steps, num_turns = cfg.job.num_steps, cfg.job.num_turns
-    check_fresh(cfg)
+    num_steps, num_turns = run.job["num_steps"], run.job["num_turns"]
+    check_fresh(run)
     total = num_steps * (num_turns + 1)
-    cfg = OmegaConf.merge(
-        cfg, {"data": {"epoch_size": total * cfg.data.batch_size}}
-    )  # one epoch: no validation between
-    output_dir = Path(cfg.output_dir)
-    preview(cfg)
-    datamodule = prepare_data(cfg, output_dir)
+    run = run.but({"data": {"epoch_size": total * run.cfg.data.batch_size}})  # one epoch: no validation between
+    cfg, output_dir = run.cfg, run.output_dir
+    preview(run)
+    datamodule = prepare_data(run)
     datamodule.setup("fit")
     module = build_module(cfg, datamodule)
     say(heading(f"{num_turns} pairs of turns of {num_steps} steps, after one to warm up"))
     turns = Turns(lambda trainer: BareLoop(module, trainer), num_steps)
     overrides = {"max_epochs": 1, "max_steps": -1, "accumulate_grad_batches": 1}
-    trainer = build_trainer(cfg, output_dir, "", "val/loss", {}, ["val/loss"], [turns], **overrides)
+    trainer = build_trainer(run, "val/loss", {}, ["val/loss"], [turns], **overrides)
     trainer.fit(module, datamodule=datamodule)
     figures = summary(turns.pairs[1:], num_steps) | {"same_weights": turns.same_weights}
     facts = {"num_steps": num_steps, "num_turns": num_turns, "cached_latents": cfg.job.cache_latents}
@@ -79,7 +76,9 @@ class BareLoop:
         self.forward_context = trainer.precision_plugin.forward_context
         self.optimizer = module.optimizer_of(self.network)
         steps = trainer.estimated_stepping_batches
-        self.scheduler = lr_scheduler(self.optimizer, module.lr_schedule, module.warmup_steps, steps)
+        self.scheduler = lr_scheduler(
+            self.optimizer, module.optimisation.lr_schedule, module.optimisation.warmup_steps, steps
+        )
         self.num_updates = 0
 
     def __call__(self, batches: list[tuple[int, Batch]]) -> None:

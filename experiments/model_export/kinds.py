@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.assembly import AUTOENCODER_PARTS, load_generator, pretrained_autoencoder
+from experiments.assembly import AUTOENCODER_PARTS, pretrained_autoencoder
 from experiments.card.origin import architecture
-from experiments.classifier_train import load_classifier
 from experiments.construction import Rebuilder, rebuilding
+from experiments.loading import load_classifier, load_generator
 from experiments.model_export.agreement import (
     Comparison,
     compare_autoencoder,

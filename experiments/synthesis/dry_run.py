@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks.shard_writer import GB, ImageEncoder, ShardWriter
@@ -22,28 +21,28 @@ from datamodules.synthetic.layout import PLAN, shard_places
 from datamodules.synthetic.plan import Plan, write_plan
 from experiments.prediction import encoding_threads, predict, trainer_of
 from experiments.report import heading, say
+from experiments.session import Run
 from experiments.synthesis.levels import levels_text
-from experiments.trainers import world_size
 from lightning_modules.diffusion.sampling import build_scheduler, set_timesteps
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import Synthesizer
 
 
 def dry_run(
-    cfg: DictConfig, synthesizer: Synthesizer, law: Law, seen: LabelRows | None, encoder: ImageEncoder
+    run: Run, synthesizer: Synthesizer, law: Law, seen: LabelRows | None, encoder: ImageEncoder
 ) -> dict[str, float]:
     """Make a few batches and say what the whole plan would take; writes nothing into the run's folder.
 
     Args:
         seen: the labels that the generator was trained on, for the law.
     """
-    job = cfg.job
+    cfg, job = run.cfg, run.cfg.job
     if job.num_dry_batches < 1:
         raise ValueError(f"job.num_dry_batches={job.num_dry_batches} must be at least 1.")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PLAN
         write_plan(path, law.chunks(cfg.num_images, cfg.seed, seen), cfg.seed)
-        plan, processes = Plan(path), world_size(cfg)
+        plan, processes = Plan(path), run.world_size
         say(heading(f"plan: {plan.num_images:,} images"))
         say(levels_text(condition_counts(plan)))
         if plan.num_images < 2:
@@ -54,10 +53,10 @@ def dry_run(
         rate, work = Rate(), operations(synthesizer.generator)
         say(heading("dry run"))
         places = shard_places(Path(folder), processes)
-        writer = ShardWriter(folder, places, NAMES, encoder, "dry-", 100, encoding_threads(cfg))
-        predict(trainer_of(cfg, [writer, rate]), synthesizer, data)
+        writer = ShardWriter(folder, places, NAMES, encoder, "dry-", 100, encoding_threads(run))
+        predict(trainer_of(run, [writer, rate]), synthesizer, data)
         each = sum(shard.stat().st_size for shard, _ in places if shard.is_file()) / first[1]
-    say(estimate_text(rate, work, each, encoder.format, plan.num_images, processes, Path(cfg.output_dir)))
+    say(estimate_text(rate, work, each, encoder.format, plan.num_images, processes, run.output_dir))
     return {"images_per_second": rate.num_images / rate.seconds * processes}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from datamodules.findings import NAMES, check_name
-from experiments.classifier_train import load_classifier
+from experiments.loading import load_classifier
 from lightning_modules.annotator import Annotator
 from lightning_modules.synthesizer import Agreement, Synthesizer
 

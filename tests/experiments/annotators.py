@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 import torch
 
 from datamodules.findings import NUM_LEVELS
-from experiments.assembly import plain
+from experiments.assembly import build_classifier, plain
 from experiments.backbone_names import spelt_out
-from experiments.classifier_train import build_classifier
 from experiments.composition import compose_config
 from lightning_modules.checkpoint import CONFIG_KEY
 

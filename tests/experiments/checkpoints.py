@@ -5,9 +5,8 @@ from pathlib import Path
 import torch
 from tiny_runs import AUTOENCODER, DIFFUSION, UNET
 
-from experiments.assembly import build_autoencoder, build_diffusion
+from experiments.assembly import build_autoencoder, build_classifier, build_diffusion
 from experiments.backbone_names import spelt_out
-from experiments.classifier_train import build_classifier
 from experiments.composition import compose_config
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.classifier import Classifier

@@ -16,8 +16,7 @@ from callbacks.kept_checkpoints import BestCheckpoints, MovedFolder
 from datamodules.findings import NAMES
 from datamodules.plan.laws import BalancedLaw, TrainingLaw
 from datamodules.synthetic.plan import write_plan
-from experiments.assembly import load_generator
-from experiments.classifier_train import load_classifier
+from experiments.loading import load_classifier, load_generator
 from experiments.model_export.kinds import AVERAGED, export_of
 from experiments.model_export.training import level_counts, training_facts
 from experiments.synthesize import seen

@@ -25,8 +25,8 @@ from experiments.annotation.ceiling import real_images
 from experiments.annotation.measuring import notes_of
 from experiments.annotation.members import load_members, thresholds_of
 from experiments.card.facts import gather
-from experiments.classifier_train import load_classifier
 from experiments.composition import compose_config
+from experiments.loading import load_classifier
 from lightning_modules.annotator import Annotator, at_size
 
 QUICK = ["+exp=annotate", "trainer.accelerator=cpu", "job.num_replicates=20", "job.batch_size=2"]

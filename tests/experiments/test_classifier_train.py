@@ -9,7 +9,7 @@ from tiny_runs import DATA, TRAINER
 
 from callbacks.diagnosis import Diagnosis
 from experiments import trainers
-from experiments.classifier_train import load_classifier
+from experiments.loading import load_classifier
 from lightning_modules.checkpoint import CONFIG_KEY
 
 SMALL = [

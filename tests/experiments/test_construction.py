@@ -13,9 +13,8 @@ from checkpoints import autoencoder, classifier, generator, saved
 from omegaconf import OmegaConf
 
 from experiments.annotation.members import load_members
-from experiments.assembly import load_generator
-from experiments.classifier_train import load_classifier
 from experiments.construction import DECLARED, Rebuilder, rebuilding
+from experiments.loading import load_classifier, load_generator
 from experiments.memory import refused_memory
 from experiments.model_export.kinds import AVERAGED, export_of
 from lightning_modules.checkpoint import CONFIG_KEY, load_progress, load_state

@@ -4,9 +4,9 @@ import pytest
 import torch
 from checkpoints import generator, saved
 
-from experiments.assembly import load_generator
 from experiments.composition import compose_config
 from experiments.gather_checkpoint import gather, gather_checkpoint
+from experiments.loading import load_generator
 from lightning_modules.checkpoint import load_state
 from lightning_modules.checkpoint_shards import Shares, close_folder, new_folder
 

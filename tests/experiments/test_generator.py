@@ -8,9 +8,9 @@ import torch
 from tiny_runs import AUTOENCODER, DATA, DDPM_TRAIN, DIFFUSION, TRAINER, VAE_TRAIN, column
 
 from callbacks.agreement import LabelAgreement
-from experiments.assembly import load_generator
 from experiments.composition import compose_config
 from experiments.ddpm_train import monitored
+from experiments.loading import load_generator
 from experiments.synthesize import generator_of
 from experiments.typed_text import as_typed
 from lightning_modules.checkpoint import CONFIG_KEY, load_state

@@ -21,7 +21,8 @@ from experiments import runs
 from experiments.launch import inherited, is_started_by_a_run
 from experiments.run import go
 from experiments.runs import differing_keys, settled
-from experiments.training import recorded, say_changed_data
+from experiments.session import Run
+from experiments.training import say_changed_data
 
 CONFIG = {"name": "x", "seed": 0, "resume": None, "output_dir": "runs/x/3", "trainer": {"max_epochs": 2},
           "frechet": {"output_dir": "runs/x/3"}}  # fmt: skip
@@ -358,12 +359,12 @@ def test_going_on_with_a_run_that_has_ended_changes_nothing(command, here):
 
 def test_where_the_record_cannot_be_written_the_error_itself_is_told(tmp_path, monkeypatch, capsys):
     """As on a full disk."""
-    record = RunRecord(str(tmp_path), CONFIG)
 
     def refuse():
         raise OSError(errno.ENOSPC, "no space left")
 
-    with pytest.raises(ValueError, match="what happened"), recorded(record):
+    run = Run(OmegaConf.create({**CONFIG, "output_dir": str(tmp_path)}))
+    with pytest.raises(ValueError, match="what happened"), run.recorded() as record:
         monkeypatch.setattr(record, "_write", refuse)
         raise ValueError("what happened")
     assert "record.json could not be written" in capsys.readouterr().err

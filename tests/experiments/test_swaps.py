@@ -9,8 +9,9 @@ from hydra.utils import instantiate
 from test_composition import options
 from tiny_runs import AUTOENCODER, DATA, DDPM_TRAIN, DIFFUSION, TRAINER, VAE_TRAIN
 
-from experiments.assembly import build_autoencoder, build_diffusion, load_generator
+from experiments.assembly import build_autoencoder, build_diffusion
 from experiments.composition import compose_config
+from experiments.loading import load_generator
 
 ALONE = ["trainer.max_epochs=1", "~callbacks.frechet", "~callbacks.agreement", "~callbacks.sample_grid"]
 

@@ -20,8 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from datamodules.findings import NAMES
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.trained_on import read_trained_on
-from experiments.assembly import load_generator
-from experiments.classifier_train import load_classifier
+from experiments.loading import load_classifier, load_generator
 from experiments.synthesis.dry_run import operations
 from experiments.synthesize import seen
 from lightning_modules.synthesizer import Synthesizer

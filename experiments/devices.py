@@ -1,0 +1,73 @@
+"""On what a run trains: the strategy and the devices of a configuration, and whether this machine has them."""
+
+import os
+import shutil
+import sys
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import Strategy
+from omegaconf import DictConfig
+
+PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")  # weights and the sampler's state stay float32
+TRAINER_KEYS = {"strategy": "strategy=<option>", "callbacks": "+callbacks.NAME._target_=…", "logger": "a callback",
+                "default_root_dir": "output_dir=<folder>", "plugins": "strategy=<option>"}  # fmt: skip
+
+
+def build_strategy(cfg: DictConfig) -> Strategy | str:
+    """The strategy of `cfg.strategy`: a name of Lightning's, or one of our own."""
+    return instantiate(cfg.strategy) if "_target_" in cfg.strategy else cfg.strategy.name
+
+
+def strategy_words(cfg: DictConfig) -> str:
+    """The strategy for people: its name, or class and arguments."""
+    if "_target_" not in cfg.strategy:
+        return cfg.strategy.name
+    arguments = ", ".join(f"{name}={value}" for name, value in cfg.strategy.items() if name != "_target_")
+    return f"{cfg.strategy._target_.rpartition('.')[2]}({arguments})"
+
+
+def trial_trainer(cfg: DictConfig) -> L.Trainer:
+    """A Trainer on the devices of `cfg`, made to see at once whether it can have them.
+
+    Raises:
+        ValueError: an accelerator, strategy or number of devices that this machine lacks, a precision in which the
+            state of a sampler cannot be kept, an argument of the Trainer that has a key of its own here,
+            ways of saving and compiling that this strategy or machine lacks.
+    """
+    _check_settings(cfg)
+    names = ("accelerator", "devices", "num_nodes", "precision")
+    settings = {name: cfg.trainer[name] for name in names} | {"strategy": build_strategy(cfg)}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    try:
+        return L.Trainer(**settings, **quiet, enable_model_summary=False)
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        asked = ", ".join(f"trainer.{name}={cfg.trainer[name]}" for name in names)
+        raise ValueError(
+            f"this machine cannot train with {asked} and strategy={strategy_words(cfg)}: {error} "
+            "trainer=cpu trains on any machine."
+        ) from error
+
+
+def _check_settings(cfg: DictConfig) -> None:
+    for key, ours in TRAINER_KEYS.items():
+        if key in cfg.trainer:
+            raise ValueError(f"trainer.{key} is not given there: use {ours}.")
+    for key in ("checkpoint_keep_last", "checkpoint_keep_best"):
+        if cfg[key] < 1:
+            raise ValueError(f"{key}={cfg[key]} must be at least 1, which keeps {key.rpartition('_')[2]}.ckpt alone.")
+    if str(cfg.trainer.precision) not in PRECISIONS:
+        raise ValueError(f"trainer.precision={cfg.trainer.precision} must be one of: {', '.join(PRECISIONS)}.")
+    strategy = build_strategy(cfg)
+    if cfg.compile and getattr(strategy, "zero_stage_3", False):
+        raise ValueError(
+            f"compile=true: {strategy_words(cfg)} fetches the weights of each layer as it comes, which cuts what is "
+            "compiled into pieces of no use. Remedy: strategy=fsdp2, or compile=false."
+        )
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if cfg.compile and shutil.which(compiler) is None:
+        raise ValueError(
+            f"compile=true needs a C++ compiler, and {compiler} is not there. Remedy: install it, name another by the "
+            "environment variable CXX, or compile=false."
+        )

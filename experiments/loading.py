@@ -1,0 +1,90 @@
+"""Generators and classifiers from their checkpoints alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from experiments.assembly import (
+    AUTOENCODER_PARTS,
+    DIFFUSION_PARTS,
+    OPTIONAL_PARTS,
+    build_autoencoder,
+    build_classifier,
+    build_diffusion,
+    check_scale,
+)
+from experiments.construction import Rebuilder, rebuilding
+from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY, best_of_run, load_state, load_weights
+from lightning_modules.classifier import Classifier
+from lightning_modules.latent_diffusion import LatentDiffusion
+
+
+def load_generator(checkpoint: str | Path, trusted: Sequence[str] = ()) -> LatentDiffusion:
+    """Rebuild a latent diffusion model from its checkpoint alone.
+
+    Args:
+        trusted: modules besides ours whose classes the checkpoint's configuration may name and so call.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
+    """
+    state, origin = load_state(checkpoint), str(checkpoint)
+    if "denoiser" not in model_of(state):
+        raise ValueError(f"ckpt={checkpoint}: it was not written by ddpm_train; give the checkpoint of a generator.")
+    with rebuilding(origin):
+        there = [f"model.{name}" for name in OPTIONAL_PARTS if model_of(state).get(name) is not None]
+        make = Rebuilder(state[CONFIG_KEY], (*AUTOENCODER_PARTS, *DIFFUSION_PARTS, *there), trusted, origin)
+        autoencoder = build_autoencoder(make.cfg, with_judges=False, start=origin, make=make)
+        module = build_diffusion(make.cfg, autoencoder, make)
+    load_weights(module, state, origin)
+    check_scale(module.autoencoder, origin)
+    module.trained_on = state.get(TRAINED_ON_KEY)
+    return module.eval()
+
+
+def load_classifier(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Classifier:
+    """Rebuild a classifier from its checkpoint alone, or from the best one in the folder of a run.
+
+    Args:
+        trusted: modules besides ours whose classes the checkpoint's configuration may name and so call.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
+    """
+    checkpoint = best_of_run(checkpoint)
+    state, origin = load_state(checkpoint), str(checkpoint)
+    if "classifier" not in model_of(state):
+        raise ValueError(f"ckpt={checkpoint}: it was not written by classifier_train; give one of a classifier.")
+    with rebuilding(origin):
+        make = Rebuilder(state[CONFIG_KEY], ("model.backbone", "model.classifier"), trusted, origin)
+        module = build_classifier(make.cfg, make)
+    load_weights(module, state, origin)
+    return module.eval()
+
+
+def with_weights(cfg: DictConfig, checkpoint: Path) -> Classifier:
+    """The classifier of `cfg.model` with the weights of a checkpoint, all of them on this process."""
+    module = build_classifier(cfg)
+    load_weights(module, load_state(checkpoint), str(checkpoint))
+    return module
+
+
+def model_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the configuration of a checkpoint says under `model`, by which it is known what it is of; {} for nothing."""
+    model = state.get(CONFIG_KEY, {}).get("model")
+    return model if isinstance(model, Mapping) else {}
+
+
+def start_from(module: LatentDiffusion, checkpoint: str | Path) -> None:
+    """Take the averaged weights of another run's network, autoencoder included, as the start of training.
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkpoint, or one of another architecture.
+    """
+    load_weights(module, load_state(checkpoint), f"ckpt={checkpoint}")
+    module.network.load_state_dict(module.ema.network.state_dict())
+    module.ema.restart()
