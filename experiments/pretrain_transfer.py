@@ -12,7 +12,6 @@ from torch.utils.tensorboard import SummaryWriter
 from callbacks.atomic import write_atomically, write_text
 from datamodules.files import write_csv
 from experiments.backbone_names import spelt_out
-from experiments.compare_runs import compare_runs
 from experiments.composition import compose_config
 from experiments.launch import Place
 from experiments.metric_directions import direction_of
@@ -160,7 +159,7 @@ def compare(wanted: Sequence[FineTuning], job: Mapping[str, Any], output_dir: Pa
     folders = [str(tuning.cell.folder) for tuning in wanted if tuning.budget == largest]
     cfg = compose_config(["+exp=compare_runs", f"job.metric={job['curve']}"])
     cfg.job.runs, cfg.output_dir = folders, str(output_dir / "comparison")
-    compare_runs(Run(cfg))
+    Run(cfg).go()
 
 
 def means(found: Sequence[Outcome]) -> dict[str, float]:

@@ -16,7 +16,6 @@ from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
 from experiments.composition import check_command, check_resolved, register_resolvers
 from experiments.devices import trial_trainer
-from experiments.known_keys import locate
 from experiments.machines import machine, note
 from experiments.mistakes import explained, heard
 from experiments.quiet import silence
@@ -66,7 +65,7 @@ def go(cfg: DictConfig, folder: RunFolder) -> None:
     say(heading(f"output folder: {folder.output_dir}"))
     if folder.note:
         say(folder.note)
-    locate(cfg.job._target_)(Run(cfg, folder.checkpoint))
+    Run(cfg, folder.checkpoint).go()
     dismiss()
 
 

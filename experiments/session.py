@@ -16,6 +16,7 @@ from callbacks.atomic import write_text
 from callbacks.run_record import RunRecord
 from experiments.assembly import plain
 from experiments.devices import strategy_words, trial_trainer
+from experiments.known_keys import locate
 from experiments.machines import environment
 from experiments.report import config_text, ending_text, say, say_error
 
@@ -62,6 +63,10 @@ class Run:
         other = self.but({})
         other.output_dir, other.checkpoint = folder, checkpoint
         return other
+
+    def go(self) -> dict[str, float]:
+        """Hand over to the job."""
+        return locate(self.cfg.job._target_)(self)
 
     # --- the machine ----------------------------------------------------------------------------------------------
 

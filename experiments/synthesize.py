@@ -22,7 +22,7 @@ from datamodules.synthetic.plan import Plan, write_plan
 from datamodules.synthetic.set import clear_unfinished, is_begun
 from datamodules.synthetic.trained_on import write_trained_on
 from experiments.card.front_matter import check_licence
-from experiments.dataset_card import write_card
+from experiments.card.writing import write_card
 from experiments.loading import load_generator
 from experiments.prediction import encoding_threads, predict, trainer_of
 from experiments.report import heading, parameters_text, say

@@ -12,8 +12,8 @@ from datamodules.synthetic import SyntheticSet
 from experiments.assembly import plain
 from experiments.card import origin
 from experiments.card.remake import command
+from experiments.card.writing import write_card
 from experiments.composition import compose_config
-from experiments.dataset_card import write_card
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from datamodules.images import read_image
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.plan import Plan
 from experiments.card import sheet
-from experiments.dataset_card import write_card
+from experiments.card.writing import write_card
 from experiments.inspection.pictures import shown
 
 

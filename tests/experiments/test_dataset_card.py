@@ -20,8 +20,10 @@ from datamodules.findings import FINDINGS
 from experiments.card.front_matter import SIZES, front_matter, size_category
 from experiments.card.markdown import OWN_BEGIN, OWN_END
 from experiments.card.tables import acceptance_table, share
+from experiments.card.writing import write_card
 from experiments.composition import compose_config
-from experiments.dataset_card import dataset_card, write_card
+from experiments.dataset_card import dataset_card
+from experiments.session import Run
 from experiments.synthesis.levels import accepted_text, levels_text
 
 SIDE = 32
@@ -315,8 +317,8 @@ def test_annotations_that_lack_a_file_are_refused(dataset):
 def test_the_job_keeps_its_record_apart(dataset, tmp_path):
     before = (dataset / "record.json").read_text()
     words = ["+exp=dataset_card", f"job.dataset={dataset}", f"output_dir={tmp_path / 'out'}", "job.license=mit"]
-    assert dataset_card(compose_config(words), "")["card/num_images"] == 24
+    assert dataset_card(Run(compose_config(words)))["card/num_images"] == 24
     assert json.loads((tmp_path / "out" / "record.json").read_text())["status"] == "finished"
     assert (dataset / "record.json").read_text() == before
     with pytest.raises(ValueError, match="is the folder of the set, or in it"):
-        dataset_card(compose_config([*words, f"output_dir={dataset}/card"]), "")
+        dataset_card(Run(compose_config([*words, f"output_dir={dataset}/card"])))

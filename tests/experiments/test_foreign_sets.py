@@ -14,8 +14,8 @@ from released_sets import annotate, filtered, rewrite
 from synthetic_sets import write_set
 
 from datamodules.synthetic import SyntheticSet
+from experiments.card.writing import write_card
 from experiments.composition import compose_config
-from experiments.dataset_card import write_card
 from experiments.dataset_export import dataset_export
 
 SHARD = "data/shard-00001-of-00002.parquet"

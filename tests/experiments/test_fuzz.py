@@ -29,6 +29,7 @@ from experiments.composition import compose_config
 from experiments.dataset_card import dataset_card
 from experiments.dataset_export import dataset_export
 from experiments.runs import newest_whole
+from experiments.session import Run
 from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY, load_state
 from lightning_modules.checkpoint_shards import REST, Shares
 from lightning_modules.starts import CheckpointStart
@@ -172,7 +173,7 @@ def use(root: Path, form: str) -> list[Callable[[], Any]]:
     export = compose_config(["+exp=dataset_export", f"job.dataset={root}", f"job.format={form}",
                              f"output_dir={root.parent}/export", "job.num_workers=1"])  # fmt: skip
     card = compose_config(["+exp=dataset_card", f"job.dataset={root}", f"output_dir={root.parent}/card"])
-    return [lambda: dataset_export(export, ""), lambda: dataset_card(card, "")]
+    return [lambda: dataset_export(Run(export)), lambda: dataset_card(Run(card))]
 
 
 LINKS = ["set/.lock", "set/.progress", "set/samples", "set/README.md", "set/manifest.json", "set/annotations",
