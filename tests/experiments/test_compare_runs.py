@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from experiments.compare_runs import compare_runs
 from experiments.comparison.figure import DPI, WIDTH
 from experiments.composition import compose_config
+from experiments.session import Run
 
 AUROC = "job.metric=val/auroc"
 FINALS = {("imagenet", 0): 0.90, ("imagenet", 1): 0.94, ("imagenet", 2): 0.91,
@@ -70,7 +71,7 @@ def compared(folder: Path, *words: str, groups: dict | None = None) -> Path:
     """Run the job with these words; the folder of its comparison."""
     cfg = compose_config(["+exp=compare_runs", f"output_dir={folder / 'out'}", *words])
     OmegaConf.set_struct(cfg, False)
-    compare_runs(OmegaConf.merge(cfg, {"job": {"groups": groups or {}}}), "")
+    compare_runs(Run(OmegaConf.merge(cfg, {"job": {"groups": groups or {}}})))
     return folder / "out"
 
 

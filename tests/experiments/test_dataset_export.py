@@ -22,6 +22,7 @@ from experiments import dataset_export as job
 from experiments.composition import compose_config
 from experiments.export import pictures as writing
 from experiments.export.layouts import LAYOUTS
+from experiments.session import Run
 
 SIDE = 48
 
@@ -39,7 +40,7 @@ def configuration() -> DictConfig:
 
 def export(dataset: Path, out: Path, *words: str) -> dict[str, float]:
     given = OmegaConf.from_dotlist([f"job.dataset={dataset}", f"output_dir={out}", *words])
-    return job.dataset_export(OmegaConf.merge(configuration(), given), "")
+    return job.dataset_export(Run(OmegaConf.merge(configuration(), given)))
 
 
 def cropped(rgb: np.ndarray) -> np.ndarray:

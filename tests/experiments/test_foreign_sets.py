@@ -17,6 +17,7 @@ from datamodules.synthetic import SyntheticSet
 from experiments.card.writing import write_card
 from experiments.composition import compose_config
 from experiments.dataset_export import dataset_export
+from experiments.session import Run
 
 SHARD = "data/shard-00001-of-00002.parquet"
 
@@ -48,7 +49,7 @@ def export(dataset, tmp_path, configuration) -> Callable[..., Path]:
 
     def call(*words: str) -> Path:
         given = OmegaConf.from_dotlist([f"job.dataset={dataset}", f"output_dir={tmp_path / 'out' / 'here'}", *words])
-        dataset_export(OmegaConf.merge(configuration, given), "")
+        dataset_export(Run(OmegaConf.merge(configuration, given)))
         return tmp_path / "out" / "here"
 
     return call

@@ -17,6 +17,7 @@ from datamodules.manifest import Manifest
 from experiments.composition import compose_config
 from experiments.inspect_data import inspect_data
 from experiments.inspection.pictures import OUTLINES
+from experiments.session import Run
 
 PHANTOMS = ["data.num_images=60", "data.image_size=32", "data.cache_workers=1"]
 SCRIPT = "<script>alert(1)</script>.png"  # a folder and a file
@@ -44,7 +45,7 @@ def save(path: Path, index: int) -> None:
 def inspected(folder: Path, *words: str) -> Path:
     """Run the job on these data; the folder of its run."""
     given = [f"output_dir={folder / 'out'}", f"cache_dir={folder / 'cache'}", "data.cache_workers=1", *words]
-    inspect_data(compose_config(["+exp=inspect_data", *given]), "")
+    inspect_data(Run(compose_config(["+exp=inspect_data", *given])))
     return folder / "out"
 
 
