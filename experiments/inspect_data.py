@@ -1,15 +1,11 @@
 """`+exp=inspect_data`: what to look at before training: counts, rejected files, duplicates, images of every finding."""
 
 import logging
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
@@ -20,8 +16,9 @@ from datamodules.copies import Copies, found_among
 from datamodules.dataset import RowsOf
 from datamodules.duplicates import SIDE
 from datamodules.fundus import FundusDataModule
-from datamodules.manifest import SPLITS, Manifest
+from datamodules.manifest import Manifest
 from experiments.assembly import build_datamodule
+from experiments.decoded import decoded_rows
 from experiments.inspection.page import MOST_PAIRS, Inspection, Sheet, page
 from experiments.inspection.pictures import (
     contact_sheet,
@@ -43,8 +40,6 @@ from experiments.report import data_text, heading, say
 from experiments.session import Run
 from experiments.training import describe_data
 
-COMMAND = "python -m experiments.run"
-
 
 def inspect_data(run: Run) -> dict[str, float]:
     """Read every image of `cfg.data`, and write what there is as tables, pictures and a page; returns the counts.
@@ -65,7 +60,7 @@ def inspect_data(run: Run) -> dict[str, float]:
         datamodule.duplicates = "ignore" if why_not_compared(cfg, datamodule) else "report"
         read(datamodule, output_dir)
         record.record["fingerprints"] = {"data": datamodule.fingerprint, "split": datamodule.split_fingerprint}
-        found = look(cfg, datamodule, record, list(dict.fromkeys(warnings)))
+        found = look(run, datamodule, record, list(dict.fromkeys(warnings)))
         write(found, output_dir)
         metrics = numbers(found)
         record.finish("finished", metrics)
@@ -98,10 +93,11 @@ def heard() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-def look(cfg: DictConfig, datamodule: FundusDataModule, record: RunRecord, warnings: Sequence[str] = ()) -> Inspection:
+def look(run: Run, datamodule: FundusDataModule, record: RunRecord, warnings: Sequence[str] = ()) -> Inspection:
     """All that the page shows."""
+    cfg = run.cfg
     manifest = datamodule.manifest
-    seen, images, masks = at_hand(datamodule)
+    seen, images, masks = decoded_rows(datamodule)
     why_no_pairs = why_not_compared(cfg, datamodule)
     copies = datamodule.copies
     if copies is None and not why_no_pairs:  # a stream looks at none of its images before it is trained on
@@ -121,25 +117,9 @@ def look(cfg: DictConfig, datamodule: FundusDataModule, record: RunRecord, warni
             seen, images, masks, getattr(datamodule.source, "mask_levels", ()), cfg.seed, cfg.job.num_columns
         ),
         cooccurrence=cooccurrence_plot(cooccurrence(manifest.labels)),
-        origin=origin(record, cfg.seed),
+        origin=origin(run, record),
         warnings=warnings,
     )
-
-
-def at_hand(datamodule: FundusDataModule) -> tuple[Manifest, RowsOf, RowsOf | None]:
-    """The rows whose images are decoded, with images uint8 [N, S, S, 3] and masks uint8 [N, S, S, 1] in their order.
-
-    That is every row in use, but for a stream, which decodes a sample. Nothing is read before it is indexed.
-    """
-    manifest = datamodule.manifest
-    datasets = [datamodule.dataset(split) for split in SPLITS if len(manifest.rows(split))]
-    ids = pa.array([name for dataset in datasets for name in dataset.ids], pa.string())
-    rows = pc.index_in(ids, value_set=manifest.table.column("id").combine_chunks()).to_numpy()
-    order = np.argsort(rows)
-    cached = np.concatenate([dataset.images.rows for dataset in datasets])[order]
-    images, masks = datasets[0].images.array, datasets[0].masks
-    seen = manifest.take(rows[order])
-    return seen, RowsOf(images, cached), None if masks is None else RowsOf(masks.array, cached)
 
 
 def why_not_compared(cfg: DictConfig, datamodule: FundusDataModule) -> str:
@@ -172,13 +152,12 @@ def sheets(
     return found
 
 
-def origin(record: RunRecord, seed: int) -> dict[str, str]:
+def origin(run: Run, record: RunRecord) -> dict[str, str]:
     """What the page says of how it came about: command, seed, fingerprints, code and versions."""
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     code, versions = record.record["code"] or {}, record.record["versions"]
     return {
-        "command": f"{COMMAND} {shlex.join(words)}".strip(),
-        "seed": str(seed),
+        "command": run.command,
+        "seed": str(run.cfg.seed),
         **{f"fingerprint of the {name}": value for name, value in record.record["fingerprints"].items()},
         "code": f"{code['commit']}{' with changes' if code['changed'] else ''}" if code else "not a checkout",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),

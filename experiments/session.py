@@ -1,5 +1,6 @@
 """A run: what every job has of its settings, its folder and the machine; how it is recorded, and how it ends."""
 
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -97,6 +99,12 @@ class Run:
         return environment(self.trial, strategy_words(self.cfg), batch)
 
     # --- beginning and end ----------------------------------------------------------------------------------------
+
+    @property
+    def command(self) -> str:
+        """What was typed to start it."""
+        words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        return f"python -m experiments.run {shlex.join(words)}".strip()
 
     def refuse_weights(
         self, why: str = "has no weights: leave ckpt out, and give resume as auto or not at all"

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 PATHS = ("root", "table", "output_dir", "cache_dir", "ckpt", "resume", "pretrained", "dataset", "path", "file",
          "filename", "weights")  # fmt: skip
 NAMES = ("name", "license", "title", "version", "metric", "mode", "monitor", "curve", "scheduler", "patient_pattern",
-         "spacing", "pretrain_init", "job.precision", "sampling_precision")  # fmt: skip
+         "spacing", "split", "pretrain_init", "job.precision", "sampling_precision")  # fmt: skip
 PATH_LISTS = ("annotators", "runs", "hydra.searchpath")
 NAME_LISTS = (
     "trusted",
@@ -26,6 +26,7 @@ NAME_LISTS = (
     "pretrain",
     "finetune",
     "common",
+    "other",
 )
 PATH_MAPPINGS = ("roots", "own", "groups", "init_paths")  # a user chooses their keys, each for a path or several
 NEVER_NULL = ("root", "output_dir", "cache_dir", "dataset", "file", "name", "curve")

@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ def message(err: str, here: Path) -> str:
 
 def documented(section: str, words: str, said: str, why: str = "") -> None:
     """The page has this entry; or, when it is being written, gets it."""
+    said = re.sub(r"(?<=Experiments:\n)(  .*\n)+", "  …\n", said)  # which are in docs/experiments.md
     entry = f"`{words or '(nothing)'}`{'  ' if why else ''}\n{why + chr(10) if why else ''}\n```\n{said}\n```\n"
     SEEN[section].append(entry)
     if not os.environ.get("SYNFUNDUS_WRITE_DOCS"):

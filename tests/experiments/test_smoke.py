@@ -60,6 +60,7 @@ SMALL = {
     "dataset_card": [],
     "dataset_export": [],
     "gather_checkpoint": ["job.filename=one.ckpt"],
+    "evaluate": [*DATA, "trainer.accelerator=cpu", "job.num_halvings=3", "job.extractor.image_size=32"],
     "export_model": ["job.license=cc0-1.0"],
     "inspect_data": DATA,
     "scaling": [*DATA, *AUTOENCODER, *UNET],
@@ -80,6 +81,7 @@ FILES = {
     "dataset_card": [],
     "dataset_export": ["export.json", "labels.csv", "images"],
     "gather_checkpoint": ["one.ckpt"],
+    "evaluate": ["evaluation.json", "evaluation.html", "evaluation.md", "evaluation.png"],
     "export_model": ["export.json", "model/model_index.json", "model/README.md"],
     "inspect_data": ["report.html", "counts.csv", "contact_sheet.png", "cooccurrence.png", "tensorboard"],
     "scaling": ["scaling.json"],
@@ -98,6 +100,7 @@ WITHOUT_DATA = (
     "compare_runs",
     "dataset_card",
     "dataset_export",
+    "evaluate",
     "gather_checkpoint",
     "export_model",
     "pretrain_transfer",
@@ -113,7 +116,7 @@ DIFFUSION_FILES = [*FILES["vae_train"], "autoencoder/checkpoints/last.ckpt", "fr
 @pytest.mark.parametrize("name", experiments())
 def test_every_experiment_runs(name, command, here, photographs, finished_runs, synthetic_set, generator, unseen_set):
     assert name in SMALL, f"give {name} a size that runs in seconds: SMALL[{name!r}] in {__file__}"
-    of_a_set = dict.fromkeys(("dataset_card", "dataset_export"), synthetic_set)
+    of_a_set = dict.fromkeys(("dataset_card", "dataset_export", "evaluate"), synthetic_set)
     given = {
         "benchmark_data": photographs,
         "compare_runs": finished_runs,

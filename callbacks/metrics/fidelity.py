@@ -1,0 +1,110 @@
+"""How near a set of images is to real ones, beside how near real ones are to each other, at the same numbers of images.
+
+A distance depends on the number of images, and on which real ones it is taken to. So the real images are parted into
+two halves that share no patient, several times. The other set is compared with one half, and the second half, which is
+real too, with the first: the floor, which no generator can be expected to go below.
+
+Letters: N real images, M other images, D features.
+
+Source of the intervals: the delete-half jackknife over patients (Shao & Wu 1989, Annals of Statistics 17(3), with as
+many deleted as kept): the deviation over the halvings estimates that of a figure of all images. Differs from it: some
+halvings are drawn at random and not all balanced ones taken, and both sets are drawn anew each time.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from scipy.stats import t
+from torch import Tensor
+
+from callbacks.metrics.coverage import NEAREST, coverage
+from callbacks.metrics.estimate import Better, Estimate
+from callbacks.metrics.frechet import frechet_distance
+from callbacks.metrics.kernel import kernel_distance
+
+Measure = Callable[[Tensor, Tensor], float]
+MEASURES: Mapping[str, tuple[Measure, Better, float, float]] = {  # of real features and others; its range
+    "fd": (frechet_distance, "min", 0.0, math.inf),
+    "kd": (kernel_distance, "min", -math.inf, math.inf),
+    "coverage": (coverage, "max", 0.0, 1.0),
+}
+FEWEST = NEAREST + 1  # images of a half, by which coverage is defined
+
+
+def halvings(patients: Sequence[str], seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows of two halves of the images that share no patient, without end; both in random order.
+
+    Patients come in random order, and each goes to the half that has fewer images so far.
+
+    Raises:
+        ValueError: fewer than two patients.
+    """
+    names = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)[1]
+    if names.max(initial=0) < 1:
+        raise ValueError("real images of two patients at least are needed: halves share no patient.")
+    draw, counts = np.random.default_rng(seed), np.bincount(names)
+    while True:
+        is_first, sizes = np.zeros(len(counts), dtype=bool), [0, 0]
+        for patient in draw.permutation(len(counts)):
+            is_first[patient] = sizes[0] <= sizes[1]
+            sizes[0 if is_first[patient] else 1] += counts[patient]
+        rows = is_first[names]
+        yield draw.permutation(np.flatnonzero(rows)), draw.permutation(np.flatnonzero(~rows))
+
+
+def fidelity(
+    real: Tensor, patients: Sequence[str], other: Tensor, num_halvings: int = 10, seed: int = 0
+) -> dict[str, dict[str, Estimate]]:
+    """Of each of MEASURES `other`, the other set against real images, and `floor`, real images against real ones.
+
+    All are of the same number of images on either side: as many as the smallest half has, or the other set.
+
+    Args:
+        real: features [N, D].
+        patients: of each real image [N].
+        other: features [M, D] of the set that is compared.
+
+    Raises:
+        ValueError: fewer than two halvings or patients, or too few images for a half.
+    """
+    if num_halvings < 2:
+        raise ValueError(f"num_halvings={num_halvings} must be at least 2: their spread gives the interval.")
+    halves = list(islice(halvings(patients, seed), num_halvings))
+    size = min(len(other), *(len(half) for pair in halves for half in pair))
+    if size < FEWEST:
+        raise ValueError(
+            f"a half of the real images, or the other set, has {size} images: {FEWEST} are needed. Real images: "
+            f"{len(real)} of {len(set(patients))} patients, other ones: {len(other)}."
+        )
+    draw = np.random.default_rng((seed, 1))
+    found: dict[str, dict[str, list[float]]] = {name: {"other": [], "floor": []} for name in MEASURES}
+    for first, second in halves:
+        reference, rest = (real[torch.from_numpy(rows[:size])] for rows in (first, second))
+        some = other[torch.from_numpy(draw.permutation(len(other))[:size])]
+        for name, (measure, *_) in MEASURES.items():
+            found[name]["other"].append(measure(reference, some))
+            found[name]["floor"].append(measure(reference, rest))
+    facts = {"num_images": size, "num_patients": len(set(patients)), "seed": seed}
+
+    def estimates(name: str) -> dict[str, Estimate]:
+        return {side: estimate(name, values, **facts) for side, values in found[name].items()}
+
+    return {name: estimates(name) for name in MEASURES}
+
+
+def estimate(name: str, values: Sequence[float], **facts: int) -> Estimate:
+    """Mean over the halvings, with an interval by their deviation and Student's t, within the figure's range."""
+    _, better, least, most = MEASURES[name]
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    reach = float(t.ppf(0.975, len(values) - 1)) * deviation
+    low, high = max(least, mean - reach), min(most, mean + reach)
+    return Estimate(mean, low, high, name=name, better=better, deviation=deviation, **facts)
+
+
+def told_apart(other: Estimate, floor: Estimate) -> bool:
+    """Whether the other set is worse than real images are among themselves, by more than twice the floor's deviation."""
+    behind = other.value - floor.value if other.better == "min" else floor.value - other.value
+    return behind > 2 * floor.deviation

@@ -1,0 +1,39 @@
+"""Figures of reports."""
+
+import io
+import math
+from collections.abc import Mapping
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from callbacks.metrics.estimate import Estimate
+
+SHOWN = {"other": ("compared", "#0072B2"), "floor": ("real against real", "#444444")}
+
+
+def estimates_figure(found: Mapping[str, Mapping[str, Estimate]]) -> Figure:
+    """A panel a figure: the compared set and the floor, each a dot with its interval."""
+    figure = Figure(figsize=(3.0 * len(found), 1.9), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, sides) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+        for place, (side, (_, colour)) in enumerate(SHOWN.items()):
+            one = sides[side]
+            if math.isnan(one.value):
+                continue
+            reach = [[one.value - one.low], [one.high - one.value]]
+            axes.errorbar([one.value], [place], xerr=reach, fmt="o", color=colour, capsize=3, markersize=4)
+        axes.set_yticks(range(len(SHOWN)), [word for word, _ in SHOWN.values()], fontsize=8)
+        axes.set_ylim(len(SHOWN) - 0.5, -0.5)
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(axis="x", labelsize=7)
+        axes.grid(axis="x", alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
