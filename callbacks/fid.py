@@ -160,15 +160,17 @@ class FrechetDistance(Callback):
         if trainer.is_global_zero:
             rows, real = generated.rows[: self.num_kernel_images], self._real.rows[: self.num_kernel_images]
             distance = generated.gaussian.distance(self._real.gaussian)
-            facts = {"extractor": self.extractor.name, "seed": self.seed}
-            few = facts | {"num_images": len(rows)}
-            figures = {
-                self.tag: Estimate(distance, better=self.mode, num_images=self.num_images, **facts),
-                self.kernel_tag: Estimate(kernel.kernel_distance(rows, real), better=kernel.BETTER["kd"], **few),
+            measured = {
+                self.tag: (distance, self.mode, self.num_images),
+                self.kernel_tag: (kernel.kernel_distance(rows, real), kernel.BETTER["kd"], len(rows)),
             }
             if len(real) > coverage.NEAREST:
-                covered = coverage.coverage(real, rows)
-                figures[self.coverage_tag] = Estimate(covered, better=coverage.BETTER["coverage"], **few)
+                measured[self.coverage_tag] = (coverage.coverage(real, rows), coverage.BETTER["coverage"], len(rows))
+            facts = {"extractor": self.extractor.name, "seed": self.seed}
+            figures = {
+                tag: Estimate(value, name=tag.partition("/")[2], better=better, num_images=num_images, **facts)
+                for tag, (value, better, num_images) in measured.items()
+            }
         return trainer.strategy.broadcast(figures)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> dict[str, float]:

@@ -28,6 +28,7 @@ def ddpm_train(run: Run) -> dict[str, float]:
     """Find or train the autoencoder, cache its latents, train the denoiser; returns the final metrics."""
     cfg, output_dir, checkpoint = run.cfg, run.output_dir, run.checkpoint
     callbacks = build_callbacks(cfg)
+    monitor, mode, every = monitored(cfg.job.monitor, callbacks)
     module = preview(run, callbacks)
     before = None if checkpoint else partial(foretell, run, callbacks, module)
     datamodule = prepare_data(run, foretell=before)
@@ -38,7 +39,6 @@ def ddpm_train(run: Run) -> dict[str, float]:
     module = build_diffusion(cfg, autoencoder)
     if cfg.ckpt and not checkpoint:
         start_from(module, cfg.ckpt)
-    monitor, mode, every = monitored(cfg.job.monitor, callbacks)
     trainer = build_trainer(
         run, monitor, hparams(cfg), list(dict.fromkeys([monitor, "val/loss"])), callbacks,
         monitored_every_n_epochs=every, mode=mode,
