@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.atomic import write_atomically
+from callbacks.files import write_atomically
 from callbacks.metrics.consistency import decided
 
 TRUTH = "is_"  # findings whose names begin so are written as true or false, others as the number of the level

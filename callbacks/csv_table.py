@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from callbacks.atomic import write_text
 from callbacks.disk import naming
-from callbacks.files import open_own
+from callbacks.files import open_own, write_text
 
 Row = dict[str, str]
 NUMBERS = {int: re.compile(r"-?[0-9]{1,18}"), float: re.compile(r"-?([0-9]+\.?[0-9]*(e[+-]?[0-9]+)?|inf)|nan")}

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.atomic import write_atomically, write_text
 from callbacks.diagnosis_figures import figures_of
+from callbacks.files import write_atomically, write_text
 from callbacks.gathered import Gathered, Predictions
 from callbacks.image_sheet import publish
 from callbacks.metrics.estimate import Estimate, to_json

@@ -16,8 +16,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from tqdm import tqdm
 
-from callbacks.atomic import write_atomically
 from callbacks.features import FeatureExtractor
+from callbacks.files import write_atomically
 from callbacks.metrics.frechet import Gaussian, GaussianMoments, rows_are_cheaper
 from callbacks.ranks import Ranks
 

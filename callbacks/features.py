@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from callbacks.files import sha256
 from callbacks.weights_file import KEYS, check_finite, read_plain, read_weights, without_prefix
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -112,7 +113,7 @@ class InceptionExtractor(FeatureExtractor):
                 f"from {INCEPTION_URL}."
             ) from error
         super().__init__(network, "inception", dim=2048, image_size=network.INPUT_IMAGE_SIZE)
-        self.is_fid = hashlib.sha256(Path(weights).read_bytes()).hexdigest().startswith(INCEPTION_SHA256_PREFIX)
+        self.is_fid = sha256(weights).startswith(INCEPTION_SHA256_PREFIX)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

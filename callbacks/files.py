@@ -1,26 +1,29 @@
-"""What somebody else may have written: read when it is what it should be; never written through a link; harmless where
-it is shown.
+"""Files of a run's folder: read when they are what they should be; whole or not there; never written through a link.
 
 What datamodules/files.py has under the same name is the same, as a test sees to: the rooms do not import each other.
-Writing whole or not at all is atomic.py's.
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
 import reprlib
+import shutil
 import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
+from callbacks.disk import naming
 
 WHOLE_COPY = "take it from a whole copy"
-MOST_VALUES = 10  # of a YAML file for each of its characters: aliases of aliases can stand for more than memory holds
 SAID = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", float: "a finite number",
         int: "a whole number from 0 to 2**63 - 1"}  # fmt: skip
-NO_YAML = (yaml.YAMLError, ValueError, RecursionError, AttributeError, LookupError, TypeError)  # what PyYAML raises
+LOCK = ".lock"  # of a folder that somebody holds; says who
+UNFINISHED = re.compile(r"\..+\.\d+\.part(\.\w+)?")  # names of files and folders that are not in their place yet
 UNSEEN = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ud800-\\udfff\\ufeff]"
 )  # control characters, marks without a width, halves of characters
@@ -44,32 +47,6 @@ def read_json(
     except (ValueError, RecursionError) as fault:
         raise error(f"{path} cannot be read: it is no JSON ({fault}). Remedy: {remedy}.") from fault
     return _fitting(found, shape, path, remedy, error)
-
-
-def read_yaml(
-    path: str | Path, shape: Any = dict, remedy: str = WHOLE_COPY, error: type[Exception] = ValueError
-) -> Any:
-    """What a YAML file holds, in plain containers, which is of `shape` (see misfit); it raises what read_json does."""
-    text = read_text(path, remedy, error)
-    try:
-        found = parsed_yaml(text)
-    except ValueError as fault:
-        raise error(f"{path} cannot be read: it is no YAML ({fault}). Remedy: {remedy}.") from fault
-    return _fitting(found, shape, path, remedy, error)
-
-
-def parsed_yaml(text: str) -> Any:
-    """What YAML says, in plain containers.
-
-    Raises:
-        ValueError: it is none, or stands for far more than it has characters.
-    """
-    try:
-        found = yaml.safe_load(text)
-        _check_size(found, 1000 + MOST_VALUES * len(text))
-    except NO_YAML as fault:
-        raise ValueError(" ".join(str(fault).split())) from fault
-    return found
 
 
 def misfit(found: Any, shape: Any, place: str = "") -> str | None:
@@ -132,17 +109,6 @@ def read_text(path: str | Path, remedy: str = WHOLE_COPY, error: type[Exception]
     return text
 
 
-def _check_size(tree: Any, most: int) -> None:
-    left, count = [tree], 0
-    while left:
-        node, count = left.pop(), count + 1
-        if count + len(left) > most:
-            raise ValueError(f"with its aliases written out it holds more than {most:,} values")
-        if isinstance(node, int) and node.bit_length() > 64:
-            raise ValueError("a number in it has more than 64 bits")
-        left += list(node.values()) if isinstance(node, dict) else list(node) if isinstance(node, list | set) else []
-
-
 def own_folder(root: str | Path, name: str | Path) -> Path:
     """The folder `root/name`, made where it is not there, to write into; below `root` no part of it is a link.
 
@@ -193,6 +159,109 @@ def open_own(path: str | Path, mode: str) -> IO:
         if fault.errno != errno.ENXIO:
             raise
         raise ValueError(f"{path} is no file. Remedy: delete it, or give another folder.") from fault
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
+    """Call write(temporary path in the same folder), then move the file to path; makes folders, leaves nothing over.
+
+    Raises:
+        OSError: whatever the disk says; path is then as it was before. Where the disk is full the error names path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last: writers such as PIL choose their format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary.unlink(missing_ok=True)  # which might be a link
+    try:
+        with naming(path):
+            write(temporary)
+            sync(temporary)  # or a power cut leaves an empty file under the final name
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(root: str | Path, seconds: float = 0.0) -> None:
+    """Delete what processes that were killed have left unfinished below root, where nobody else is at work.
+
+    A folder below it that has a lock of its own is left alone: whoever takes it sees to it.
+
+    Args:
+        seconds: that nothing was written to it, where somebody may be at work; what may not be deleted stays there.
+    """
+    for folder, names, files in os.walk(root):
+        if folder != str(root) and LOCK in files:
+            names.clear()
+            continue
+        for name in filter(UNFINISHED.fullmatch, [*files, *names]):
+            left = Path(folder, name)
+            with suppress(OSError if seconds else FileNotFoundError):
+                if time.time() - left.lstat().st_mtime < seconds:
+                    continue
+                if name in names:
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink()
+        names[:] = [name for name in names if not UNFINISHED.fullmatch(name)]
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text in UTF-8, atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON for people and programs, in UTF-8, atomically."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file's bytes, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """An empty folder to write into, which is moved to path at the end; if anything is raised, nothing is left of it.
+
+    Its files may then be read by whoever may read the folder, which some writers see to and others do not.
+    What an earlier process that was killed has left beside path is deleted.
+
+    Raises:
+        FileExistsError: path is there.
+        OSError: whatever the disk says.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} is there already")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.iterdir():
+        if re.fullmatch(rf"\.{re.escape(path.name)}\.\d+\.part", left.name):
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.mkdir()
+    try:
+        with naming(path):
+            yield temporary
+            readable = temporary.stat().st_mode & 0o666
+            for part in (*temporary.rglob("*"), temporary):
+                if part.is_file():
+                    part.chmod(readable)
+                sync(part)
+            os.rename(temporary, path)
+            sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """See that a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def printable(text: str) -> str:

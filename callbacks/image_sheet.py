@@ -7,7 +7,7 @@ import numpy as np
 from lightning.pytorch import Trainer
 from PIL import Image, ImageDraw, ImageFont
 
-from callbacks.atomic import write_atomically
+from callbacks.files import write_atomically
 
 MARGIN = 4  # pixels between images
 LEAST_SIZE = 128  # pixels: smaller images are enlarged by a whole factor, so that a pixel stays a square

@@ -13,8 +13,8 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from callbacks.atomic import write_atomically
 from callbacks.due import BestCheckpoint
+from callbacks.files import write_atomically
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.weights_file import is_plain
 from callbacks.whole_files import finish_writing

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from callbacks.atomic import LOCK, remove_unfinished
-from callbacks.files import open_own
+from callbacks.files import LOCK, open_own, remove_unfinished
 
 NOT_HERE = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)  # some file systems of clusters cannot lock
 

@@ -1,6 +1,5 @@
 """What a run was and what came of it: config.yaml, record.json, and its line in TensorBoard's table of hparams."""
 
-import json
 import math
 import platform
 import resource
@@ -18,8 +17,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from callbacks.atomic import write_text
-from callbacks.files import read_json
+from callbacks.files import read_json, write_json, write_text
 
 RECORD = {"sessions?": [{"wall_seconds?": float, "fingerprints?": {}}], "fingerprints?": {}}  # what is read of it again
 PACKAGES = ("torch", "lightning", "diffusers", "timm", "torchmetrics", "numpy", "synfundus")
@@ -127,7 +125,7 @@ class RunRecord(Callback):
         self.finish(status, metrics, trainer.global_step)
 
     def _write(self) -> None:
-        write_text(Path(self.output_dir) / "record.json", json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
+        write_json(Path(self.output_dir) / "record.json", self.record)
 
 
 class HParams(Callback):

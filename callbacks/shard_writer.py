@@ -1,6 +1,5 @@
 """Write generated images as Parquet shards that are whole or not there, each with its checksum."""
 
-import hashlib
 import io
 import json
 import os
@@ -19,9 +18,8 @@ import pyarrow.parquet as pq
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
-from callbacks.atomic import write_text
 from callbacks.disk import refusal
-from callbacks.files import own_folder
+from callbacks.files import own_folder, sha256, sync, write_json
 
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 GB = 1e9
@@ -219,12 +217,14 @@ class _Shard:
         self._writer.close()
         rows = pq.read_metadata(self.partial).num_rows
         assert rows == self.num_rows, f"{self.partial} has {rows} rows, and {self.num_rows} were written"
-        with open(self.partial, "rb") as file:
-            os.fsync(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-        written = {"file": self.name, "sha256": digest, "num_rows": self.num_rows, "num_bytes": size}
-        write_text(self.checksum, json.dumps(written, indent=2) + "\n")
+        sync(self.partial)
+        written = {
+            "file": self.name,
+            "sha256": sha256(self.partial),
+            "num_rows": self.num_rows,
+            "num_bytes": self.partial.stat().st_size,
+        }
+        write_json(self.checksum, written)
         os.replace(self.partial, self.path)
 
     def abandon(self) -> None:

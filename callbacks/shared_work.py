@@ -12,8 +12,7 @@ from typing import IO, Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from callbacks.atomic import write_text
-from callbacks.files import open_own, own_folder, read_json, refuse_link
+from callbacks.files import open_own, own_folder, read_json, refuse_link, write_text
 from callbacks.locks import lock
 
 STANDS = {"images": int, "is_done": bool, "process?": str}  # what a process leaves of itself, as misfit reads it

@@ -11,7 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from torch.utils._pytree import tree_leaves
 
-from callbacks.atomic import write_atomically
+from callbacks.files import write_atomically
 
 
 class WholeFiles(TorchCheckpointIO):

@@ -48,7 +48,7 @@ from datamodules.cache_files import (
     to_make_again,
     unmade,
 )
-from datamodules.files import open_own, refuse_link
+from datamodules.files import open_own, refuse_link, write_text
 from datamodules.images import ImageError, NotAFundusError
 from datamodules.sources.base import Source
 
@@ -301,9 +301,5 @@ def _die_with_parent() -> None:
 
 
 def _finish(building: Path, folder: Path, num_images: int, picture: tuple[int, int, int]) -> None:
-    with open_own(building / f"{COMPLETE}.{os.getpid()}", "w") as file:
-        json.dump(marker(num_images, picture), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, building / COMPLETE)
+    write_text(building / COMPLETE, json.dumps(marker(num_images, picture)))
     os.rename(building, folder)

@@ -17,7 +17,6 @@ from datamodules import workers
 from datamodules.augment import flip_batch, to_unit_range
 from datamodules.balance import balanced_weights, repeated_chances
 from datamodules.copies import Copies, cached_duplicates, check_handling
-from datamodules.counts import counts
 from datamodules.dataset import FundusDataset, RowsOf
 from datamodules.findings import check_name
 from datamodules.latents import LatentCache, LatentDataset
@@ -257,7 +256,7 @@ class FundusDataModule(lightning.LightningDataModule):
 
     def _counts(self, manifest: Manifest) -> dict[str, Any]:
         about = {"source": self.source.name, "image_size": self.image_size}
-        return {**about, **counts(manifest), "num_rejected": len(self.rejected)}
+        return {**about, **manifest.counts(), "num_rejected": len(self.rejected)}
 
     # -- loaders
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from datamodules.augment import mirror_labels, to_unit_range
 from datamodules.cache_files import CacheError, check_size, remedy
 from datamodules.dataset import FundusDataset, Picks, RowsOf
-from datamodules.files import open_own, read_json, refuse_link
+from datamodules.files import open_own, read_json, refuse_link, write_text
 
 DTYPES = ("float32", "float16")
 LATENTS, DONE, DESCRIPTION = "latents.bin", "done.bin", "latents.json"
@@ -158,11 +158,11 @@ def _prepare(folder: Path, shape: tuple[int, ...], dtype: str, depends_on: dict[
         raise _full(folder, shape, dtype)
     fresh = folder.with_name(f"{folder.name}.new-{uuid.uuid4().hex}")
     fresh.mkdir()  # with the rights that the umask gives: users may share caches
-    for name, size in ((LATENTS, num_bytes), (DONE, shape[0])):
-        with open(fresh / name, "wb") as file:
-            file.truncate(size)
-    (fresh / DESCRIPTION).write_text(json.dumps({"depends_on": depends_on, "shape": shape, "dtype": dtype}))
     try:
+        for name, size in ((LATENTS, num_bytes), (DONE, shape[0])):
+            with open(fresh / name, "wb") as file:
+                file.truncate(size)
+        write_text(fresh / DESCRIPTION, json.dumps({"depends_on": depends_on, "shape": shape, "dtype": dtype}))
         os.rename(fresh, folder)
     except OSError:  # another process was first: both fill the same files with the same bytes
         shutil.rmtree(fresh, ignore_errors=True)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from datamodules.columns import blank, coded, encoded, people, text, unknown
 from datamodules.files import write_atomically
-from datamodules.findings import NAMES, check_name, encode
+from datamodules.findings import FINDINGS, NAMES, UNKNOWN, check_name, encode
 from datamodules.manifest_checks import Checker, ManifestError
 from datamodules.parquet import read_parquet
 
@@ -210,3 +210,16 @@ class Manifest:
                 digest.update(np.diff(ends).tobytes())
                 digest.update(memoryview(cells.buffers()[2] or b"")[ends[0] : ends[-1]])
         return digest.hexdigest()
+
+    def counts(self) -> dict[str, Any]:
+        """For people: images and patients, in all and by split, and how many images of a split have each level."""
+        whole = {"num_images": len(self), "num_patients": self.num_patients}
+        return {**whole, "splits": {split: self.select(split)._level_counts() for split in SPLITS}}
+
+    def _level_counts(self) -> dict[str, Any]:
+        levels = {}
+        for finding in FINDINGS:
+            column = self.table.column(finding.name).to_numpy()
+            counts = {name: int((column == level).sum()) for level, name in enumerate(finding.levels)}
+            levels[finding.name] = {**counts, "unknown": int((column == UNKNOWN).sum())}
+        return {"num_images": len(self), "num_patients": self.num_patients, "findings": levels}

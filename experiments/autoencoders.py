@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from callbacks.atomic import write_atomically
+from callbacks.files import write_atomically
 from callbacks.reconstructions import Reconstructions
 from callbacks.whole_files import to_file
 from datamodules.fundus import FundusDataModule

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from callbacks.atomic import write_text
+from callbacks.files import write_text
 from callbacks.run_record import code_revision, package_versions
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_datamodule

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from callbacks.atomic import write_atomically, write_text
+from callbacks.files import write_atomically, write_text
 from experiments.comparison.figure import DPI, curves_figure, pixels
 from experiments.comparison.folders import find_groups, find_runs
 from experiments.comparison.groups import Group, differences, group_by_configuration, group_by_name

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from callbacks.atomic import remove_unfinished, write_text
-from callbacks.files import refuse_link
+from callbacks.files import refuse_link, remove_unfinished, write_text
 from datamodules.files import read_json
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.set import is_begun

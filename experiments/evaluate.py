@@ -13,9 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from callbacks.atomic import write_atomically, write_text
 from callbacks.feature_sets import progress
 from callbacks.features import FeatureExtractor
+from callbacks.files import write_atomically, write_text
 from callbacks.metrics.estimate import Estimate
 from callbacks.metrics.fidelity import fidelity, told_apart
 from callbacks.run_record import RunRecord

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.atomic import whole_folder, write_text
+from callbacks.files import whole_folder, write_text
 from callbacks.run_record import package_versions
 from experiments.card.front_matter import check_licence
 from experiments.model_export.agreement import Comparison, check

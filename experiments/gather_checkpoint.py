@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from callbacks.atomic import write_atomically
+from callbacks.files import write_atomically
 from callbacks.whole_files import to_file
 from experiments.report import heading, say
 from experiments.session import Run

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from callbacks.atomic import write_atomically, write_text
+from callbacks.files import write_atomically, write_text
 from callbacks.run_record import RunRecord
 from datamodules.copies import Copies, found_among
 from datamodules.dataset import RowsOf

@@ -17,7 +17,7 @@ import torch
 from hydra.errors import InstantiationException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from callbacks.atomic import write_text
+from callbacks.files import write_text
 from callbacks.shutdown import WARNINGS
 from datamodules.cache import CacheError
 from experiments.composition import INTERPOLATION, CommandError

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from callbacks.atomic import write_atomically, write_text
+from callbacks.files import write_atomically, write_text
 from datamodules.files import write_csv
 from experiments.backbone_names import spelt_out
 from experiments.composition import compose_config

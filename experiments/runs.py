@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from callbacks.atomic import remove_unfinished
-from callbacks.files import read_json, read_yaml
+from callbacks.files import remove_unfinished
 from callbacks.locks import HeldError, alone
 from callbacks.run_record import earlier_sessions
+from datamodules.files import read_json, read_yaml
 from lightning_modules.checkpoint import load_progress, load_training
 
 FOLDER_VARIABLE = "SYNFUNDUS_OUTPUT_DIR"  # tells the processes that a run starts which folder it has

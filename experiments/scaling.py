@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from callbacks.atomic import write_text
+from callbacks.files import write_text
 from experiments.assembly import build_autoencoder, build_diffusion
 from experiments.report import heading, say
 from experiments.scaling_model import Machine, Step, Work, choice, largest_batch, steps_of

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.atomic import write_text
+from callbacks.files import write_text
 from callbacks.run_record import RunRecord
 from experiments.assembly import plain
 from experiments.devices import strategy_words, trial_trainer

@@ -105,6 +105,6 @@ def estimate(name: str, values: Sequence[float], **facts: int) -> Estimate:
 
 
 def told_apart(other: Estimate, floor: Estimate) -> bool:
-    """Whether the other set is worse than real images are among themselves, by more than twice the floor's deviation."""
+    """Whether the other set is worse than real images among themselves, by more than twice the floor's deviation."""
     behind = other.value - floor.value if other.better == "min" else floor.value - other.value
     return behind > 2 * floor.deviation

@@ -9,9 +9,9 @@ import pyarrow as pa
 from PIL import Image
 
 from callbacks.annotation_writer import chance_columns
-from callbacks.atomic import write_atomically, write_text
 from callbacks.consistency_figure import DPI, figure_of
 from callbacks.consistency_page import page
+from callbacks.files import write_atomically, write_text
 from callbacks.metrics.consistency import agreement
 from callbacks.metrics.estimate import Estimate, to_json
 from datamodules.files import write_json

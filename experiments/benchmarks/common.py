@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from callbacks.atomic import write_text
+from callbacks.files import write_text
 from callbacks.run_record import code_revision, package_versions
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_autoencoder, build_diffusion

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from callbacks.atomic import write_atomically, write_text
+from callbacks.files import write_atomically, write_text
 from experiments.benchmarks.common import FILE, circumstances, write_figures
 from experiments.benchmarks.generators import Measures, generator_of, said, trainer_with_data
 from experiments.comparison.figure import COLOURS, pixels

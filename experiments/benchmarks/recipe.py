@@ -22,8 +22,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from PIL import Image
 
-from callbacks.atomic import write_atomically, write_text
-from callbacks.files import refuse_link
+from callbacks.files import refuse_link, write_atomically, write_text
 from callbacks.locks import alone
 from datamodules.files import read_json
 from experiments.assembly import build_datamodule, plain

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from callbacks.atomic import write_atomically, write_text
-from callbacks.files import own_folder
+from callbacks.files import own_folder, write_atomically, write_text
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.layout import CARD, CONTACT_SHEET
 from experiments.card.facts import Facts, gather

@@ -10,8 +10,7 @@ import pyarrow as pa
 from PIL import Image
 from tqdm import tqdm
 
-from callbacks.atomic import write_atomically
-from callbacks.files import own_folder
+from callbacks.files import own_folder, write_atomically
 from datamodules.files import WHOLE_COPY, safe_name
 from datamodules.images import ImageError, read_image
 from datamodules.synthetic import SyntheticSet, SyntheticSetError

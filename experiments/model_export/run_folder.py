@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.csv_table import NUMBERS, CsvTable
-from callbacks.files import misfit, read_json
 from callbacks.measured import MEASURED_KEY
 from callbacks.metrics.estimate import SHAPE
 from callbacks.run_record import code_revision, package_versions
+from datamodules.files import misfit, read_json
 from lightning_modules.checkpoint import run_of
 
 BEST = "best.ckpt"  # what evaluation.json of a run is of

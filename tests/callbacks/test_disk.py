@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from callbacks.atomic import whole_folder, write_atomically
 from callbacks.csv_table import CsvTable
 from callbacks.disk import naming, refusal
+from callbacks.files import whole_folder, write_atomically
 from callbacks.whole_files import to_file
 
 TENSORS = {"weight": torch.rand(20_000)}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from callbacks.atomic import write_atomically, write_text
+from callbacks.files import write_atomically, write_text
 from callbacks.isolation import demand, isolated, to_uint8
 
 

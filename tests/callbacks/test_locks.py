@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from callbacks.atomic import LOCK, remove_unfinished, write_atomically
+from callbacks.files import LOCK, remove_unfinished, write_atomically
 from callbacks.locks import HeldError, alone, lock
 
 HOLDER = """

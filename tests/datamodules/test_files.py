@@ -26,7 +26,8 @@ class OfRoom(ValueError):
 
 
 @pytest.mark.parametrize(
-    "name", ["read_json", "read_yaml", "parsed_yaml", "read_text", "misfit", "own_folder", "refuse_link", "open_own"]
+    "name",
+    ["read_json", "read_text", "misfit", "own_folder", "refuse_link", "open_own", "write_text", "write_json", "sha256"],
 )
 def test_both_rooms_read_and_open_alike(name: str) -> None:
     """Not to drift apart: a check that is added in one room only would leave the other open."""

@@ -165,7 +165,7 @@ def test_disk_full_before_the_cache(command, here, monkeypatch):
 
 
 def test_disk_full_while_a_checkpoint_is_written(command, here, monkeypatch):
-    import callbacks.atomic as atomic
+    import callbacks.files as atomic
 
     def fail(*args, **kwargs):
         monkeypatch.setattr(atomic, "write_atomically", fail)  # nothing else can be written either

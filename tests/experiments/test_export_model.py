@@ -13,7 +13,7 @@ import yaml
 from checkpoints import DIT, PLAIN_KL, autoencoder, classifier, generator, saved
 from PIL import Image
 
-from callbacks.atomic import whole_folder
+from callbacks.files import whole_folder
 from experiments import export_model as job
 from experiments.model_export import agreement
 
