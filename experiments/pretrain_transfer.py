@@ -13,6 +13,7 @@ from callbacks.files import write_atomically, write_text
 from datamodules.files import write_csv
 from experiments.backbone_names import spelt_out
 from experiments.composition import compose_config
+from experiments.known_keys import locate
 from experiments.launch import Place
 from experiments.metric_directions import direction_of
 from experiments.report import say
@@ -159,7 +160,7 @@ def compare(wanted: Sequence[FineTuning], job: Mapping[str, Any], output_dir: Pa
     folders = [str(tuning.cell.folder) for tuning in wanted if tuning.budget == largest]
     cfg = compose_config(["+exp=compare_runs", f"job.metric={job['curve']}"])
     cfg.job.runs, cfg.output_dir = folders, str(output_dir / "comparison")
-    Run(cfg).go()
+    locate(cfg.job._target_)(Run(cfg))
 
 
 def means(found: Sequence[Outcome]) -> dict[str, float]:

@@ -9,8 +9,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.files import refuse_link
-from callbacks.watch import dismiss
 from experiments import launch
 from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
@@ -19,14 +17,11 @@ from experiments.devices import trial_trainer
 from experiments.machines import machine, note
 from experiments.mistakes import explained, heard
 from experiments.quiet import silence
-from experiments.report import config_text, heading, say
 from experiments.requeue import requeue_if_warned
-from experiments.runs import RunFolder, settled
+from experiments.runs import settled
 from experiments.session import Run
 from experiments.synthesis.words import plan_spelt_out
 from experiments.terminal import steady
-
-FOLDERS = ("checkpoints", "samples", "tensorboard", "cells", "pretraining", "comparison")  # that a run writes into
 
 
 def start(cfg: DictConfig) -> None:
@@ -39,34 +34,19 @@ def start(cfg: DictConfig) -> None:
     config = plain(cfg)
     check_resolved(config)
     if launch.is_started_by_a_run():
-        go(cfg, launch.inherited())
+        Run.of(cfg, launch.inherited()).go()
         return
     place = launch.Place.here(cfg.trainer.num_nodes)
     place.check(config["trainer"]["devices"], cfg.trainer.num_nodes)
     if place.size == 1:
         with settled(config, given) as folder:
-            go(cfg, folder)
+            Run.of(cfg, folder).go()
         return
     with ExitStack() as stack, launch.meeting(place, str(number), cfg.wait_minutes) as others:
         note(others.gather(machine(trial_trainer(cfg))))
         folder = others.agree(lambda: stack.enter_context(settled(config, given)))
         if folder is not None:
-            go(cfg, folder)
-
-
-def go(cfg: DictConfig, folder: RunFolder) -> None:
-    """Say what is going to be done, and where, and hand over to the job."""
-    for name in FOLDERS:
-        refuse_link(folder.output_dir / name)
-    cfg.output_dir = str(folder.output_dir)
-    cfg.resume = folder.checkpoint or cfg.resume
-    say(heading(f"{cfg.name}: configuration"))
-    say(config_text(plain(cfg)))
-    say(heading(f"output folder: {folder.output_dir}"))
-    if folder.note:
-        say(folder.note)
-    Run(cfg, folder.checkpoint).go()
-    dismiss()
+            Run.of(cfg, folder).go()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="run")

@@ -14,13 +14,17 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.files import write_text
+from callbacks.files import refuse_link, write_text
 from callbacks.run_record import RunRecord
+from callbacks.watch import dismiss
 from experiments.assembly import plain
 from experiments.devices import strategy_words, trial_trainer
 from experiments.known_keys import locate
 from experiments.machines import environment
-from experiments.report import config_text, ending_text, say, say_error
+from experiments.report import config_text, ending_text, heading, say, say_error
+from experiments.runs import RunFolder
+
+FOLDERS = ("checkpoints", "samples", "tensorboard", "cells", "pretraining", "comparison")  # that a run writes into
 
 
 class Run:
@@ -29,15 +33,29 @@ class Run:
     Args:
         cfg: the resolved configuration.
         checkpoint: what the run goes on from; "" for none.
+        note: why, in a line.
 
     Attributes:
         output_dir: its folder.
         job: the settings of the job, `cfg.job`, in plain containers.
     """
 
-    def __init__(self, cfg: DictConfig, checkpoint: str = "") -> None:
-        self.cfg, self.checkpoint, self.output_dir = cfg, checkpoint, Path(cfg.output_dir)
+    def __init__(self, cfg: DictConfig, checkpoint: str = "", note: str = "") -> None:
+        self.cfg, self.checkpoint, self.note, self.output_dir = cfg, checkpoint, note, Path(cfg.output_dir)
         self._start = time.monotonic()
+
+    @classmethod
+    def of(cls, cfg: DictConfig, folder: RunFolder) -> "Run":
+        """The run in a folder that has been decided on.
+
+        Raises:
+            ValueError: a link in the place of a folder that it writes into.
+        """
+        for name in FOLDERS:
+            refuse_link(folder.output_dir / name)
+        cfg.output_dir = str(folder.output_dir)
+        cfg.resume = folder.checkpoint or cfg.resume
+        return cls(cfg, folder.checkpoint, folder.note)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -66,9 +84,15 @@ class Run:
         other.output_dir, other.checkpoint = folder, checkpoint
         return other
 
-    def go(self) -> dict[str, float]:
-        """Hand over to the job."""
-        return locate(self.cfg.job._target_)(self)
+    def go(self) -> None:
+        """Say what is going to be done, and where, and hand over to the job."""
+        say(heading(f"{self.cfg.name}: configuration"))
+        say(config_text(self.config))
+        say(heading(f"output folder: {self.output_dir}"))
+        if self.note:
+            say(self.note)
+        locate(self.cfg.job._target_)(self)
+        dismiss()
 
     # --- the machine ----------------------------------------------------------------------------------------------
 

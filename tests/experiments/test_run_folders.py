@@ -19,7 +19,6 @@ from callbacks.locks import alone
 from callbacks.run_record import RunRecord
 from experiments import runs
 from experiments.launch import inherited, is_started_by_a_run
-from experiments.run import go
 from experiments.runs import differing_keys, settled
 from experiments.session import Run
 from experiments.training import say_changed_data
@@ -376,5 +375,5 @@ def test_a_link_in_the_place_of_a_folder_of_a_run_is_not_written_through(here, n
     (here / "mine").mkdir()
     (here / "run" / name).symlink_to(here / "mine")
     with pytest.raises(ValueError, match=rf"run/{name} is a link to .*Remedy: delete the link"):
-        go(OmegaConf.create({"name": "x"}), runs.RunFolder(here / "run", "", ""))
+        Run.of(OmegaConf.create({"name": "x"}), runs.RunFolder(here / "run", "", ""))
     assert list((here / "mine").iterdir()) == []
