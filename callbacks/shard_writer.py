@@ -218,12 +218,8 @@ class _Shard:
         rows = pq.read_metadata(self.partial).num_rows
         assert rows == self.num_rows, f"{self.partial} has {rows} rows, and {self.num_rows} were written"
         sync(self.partial)
-        written = {
-            "file": self.name,
-            "sha256": sha256(self.partial),
-            "num_rows": self.num_rows,
-            "num_bytes": self.partial.stat().st_size,
-        }
+        size, digest = self.partial.stat().st_size, sha256(self.partial)
+        written = {"file": self.name, "sha256": digest, "num_rows": self.num_rows, "num_bytes": size}
         write_json(self.checksum, written)
         os.replace(self.partial, self.path)
 

@@ -83,9 +83,7 @@ class SyntheticSource(ShardSource):
                 "folder of a run of classifier_train; or data.labels=condition."
             )
         for place, file in enumerate(footers.files):
-            metadata, schema = _opened(
-                self._annotations(file), lambda parquet: (parquet.metadata, parquet.schema_arrow)
-            )
+            metadata, schema = self._seen(file, lambda parquet: (parquet.metadata, parquet.schema_arrow))
             self._check_schema(file, schema)
             mine = footers.groups.shard == place
             theirs = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
@@ -117,13 +115,16 @@ class SyntheticSource(ShardSource):
         """Where the annotations of a data shard lie."""
         return self.root / ANNOTATIONS / file.name
 
+    def _seen(self, file: Path, read: Callable[[pq.ParquetFile], Any]) -> Any:
+        """What `read` finds in the annotations of a data shard; raises ShardError where they are not whole."""
+        remedy = "delete it, and annotate again with +exp=annotate"
+        return read_parquet(self._annotations(file), read, ShardError, remedy)
+
     def _columns(self, file: Path) -> pa.Table:
         table = super()._columns(file)
         if self.labels == "condition":
             return table
-        return self._annotated(
-            file, table, _opened(self._annotations(file), lambda parquet: parquet.read(_wanted(parquet)))
-        )
+        return self._annotated(file, table, self._seen(file, lambda parquet: parquet.read(_wanted(parquet))))
 
     def read_group(self, group: int) -> pa.Table:
         """As ShardSource reads it, with the labels that are asked for."""
@@ -136,7 +137,7 @@ class SyntheticSource(ShardSource):
         def read(parquet: pq.ParquetFile) -> pa.Table:
             return parquet.read_row_group(number, _wanted(parquet), use_threads=False)
 
-        return self._annotated(file, table, _opened(self._annotations(file), read)).combine_chunks()
+        return self._annotated(file, table, self._seen(file, read)).combine_chunks()
 
     def _annotated(self, file: Path, table: pa.Table, annotations: pa.Table) -> pa.Table:
         """The table with the findings of the annotations, null where they do not tell."""
@@ -154,11 +155,6 @@ class SyntheticSource(ShardSource):
 def _wanted(parquet: pq.ParquetFile) -> list[str]:
     """The columns of annotations that are labels."""
     return [name for name in ("id", *NAMES) if name in parquet.schema_arrow.names]
-
-
-def _opened(path: Path, read: Callable[[pq.ParquetFile], Any]) -> Any:
-    """What `read` finds in a file of annotations; raises ShardError for one that is not whole."""
-    return read_parquet(path, read, ShardError, "delete it, and annotate again with +exp=annotate")
 
 
 def _check_files(footers: Footers, manifest: Mapping[str, Any] | None) -> None:

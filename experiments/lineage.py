@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from datamodules.fundus import FundusDataModule
-from datamodules.lineage import Ancestor, generators, label_rows, patient_codes, patients_among
 from datamodules.manifest import Manifest
 from datamodules.sources.base import Source
+from datamodules.synthetic.lineage import Ancestor, generators, label_rows, patient_codes, patients_among
 from experiments.report import say
 from lightning_modules.checkpoint import TRAINED_ON_KEY, best_of_run, load_progress
 from lightning_modules.checkpoint_contents import ContentsError

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from datamodules.synthetic.trained_on import write_trained_on
 from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -18,9 +19,9 @@ from datamodules.plan.rows import PlanDataModule
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.counts import acceptance, condition_counts
 from datamodules.synthetic.layout import PLAN, TRAINED_ON
+from datamodules.synthetic.lineage import write_trained_on
 from datamodules.synthetic.plan import Plan, write_plan
 from datamodules.synthetic.set import clear_unfinished, is_begun
-from datamodules.synthetic.trained_on import write_trained_on
 from experiments.card.front_matter import check_licence
 from experiments.card.writing import write_card
 from experiments.loading import load_generator

@@ -91,8 +91,8 @@ def write_facts(module: nn.Module, checkpoint: dict[str, Any]) -> None:
     """Add to a checkpoint what its module was made by and trained on, as far as that is known.
 
     `module.config` is the resolved configuration. `module.trained_on` says whose photographs trained it, directly or
-    through the weights that it began with: `patients`, codes as int64 [P] (the bits of the uint64 that
-    datamodules/lineage.py makes); and what its training images show: `labels` int8 [K, F], rows that differ, -1
+    through the weights that it began with: `patients`, codes as int64 [P] (the bits of the uint64 of
+    datamodules/synthetic/lineage.py); and what its training images show: `labels` int8 [K, F], rows that differ, -1
     unknown, and `counts` int64 [K], how many images have each. `own_patients` counts those patients whose photographs
     are among these images, without those known through weights alone; older checkpoints lack it. What the training
     began with and does not say whose photographs it saw, `unknown` lists in words.

@@ -19,7 +19,7 @@ from PIL import Image
 
 from datamodules import phantom
 from datamodules.findings import NAMES, UNKNOWN
-from datamodules.synthetic.recipe import id_prefix
+from datamodules.synthetic.set import id_prefix
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from datamodules.files import own_folder, read_json, refuse_link, sha256, write_json
 from datamodules.synthetic.layout import CHECKSUM_SHAPE, CHECKSUMS, checksum_file
-from datamodules.synthetic.tables import SyntheticSetError, check_parquet
+from datamodules.synthetic.tables import SyntheticSetError, check_parquet, fault_of
 
 RECIPE, FINISHED = "recipe.json", "annotation.json"
 FINISHED_SHAPE = {"annotators?": list, "files?": list}
@@ -126,15 +126,12 @@ class AnnotationFolder:
 
     def wrong_with(self, name: str) -> str | None:
         """Why a shard has to be made: missing, or how it differs from what was written; None for a good one."""
-        path, written = self.shard(name), self._checksum(name)
-        if not path.is_file():
-            return "missing"
-        if written is None or written.get("identity") != self.identity:
-            return "there is no checksum of it"
-        return None if sha256(path) == written["sha256"] else "its bytes are not those that were written"
+        return fault_of(self.shard(name), self._checksum(name))
 
     def _checksum(self, name: str) -> dict[str, Any] | None:
-        return _read(checksum_file(self.root, name), CHECKSUM_SHAPE | {"identity": str})
+        """What was written of a shard of this recipe; None where it is not there, or was cut short."""
+        found = _read(checksum_file(self.root, name), CHECKSUM_SHAPE | {"identity": str})
+        return found if found is not None and found["identity"] == self.identity else None
 
     def pending(self) -> list[str]:
         """Names of the shards that are not there, or not whole, in order; reads every byte of the others."""
@@ -142,15 +139,10 @@ class AnnotationFolder:
 
     def write_checksum(self, name: str, path: Path, num_rows: int) -> None:
         """Note what a shard will be that lies at `path` for now."""
-        told = {
-            "file": f"{self.root.name}/{name}.parquet",
-            "sha256": sha256(path),
-            "num_rows": num_rows,
-            "num_bytes": path.stat().st_size,
-            "identity": self.identity,
-        }
+        file, size = f"{self.root.name}/{name}.parquet", path.stat().st_size
+        told = {"file": file, "sha256": sha256(path), "num_rows": num_rows, "num_bytes": size}
         own_folder(self.root, CHECKSUMS)
-        write_json(checksum_file(self.root, name), told)
+        write_json(checksum_file(self.root, name), told | {"identity": self.identity})
 
     def finish(self) -> dict[str, Any]:
         """Write annotation.json, and return it.
@@ -158,12 +150,11 @@ class AnnotationFolder:
         Raises:
             ValueError: a shard that is missing or not whole.
         """
-        faults = {name: fault for name in self.names if (fault := self.wrong_with(name)) is not None}
-        if faults:
-            name, fault = next(iter(faults.items()))
+        wanted = self.pending()
+        if wanted:
             raise ValueError(
-                f"{len(faults)} of {len(self.names)} shards of {self.root} are not there: {name}: {fault}. Remedy: the "
-                "same command again."
+                f"{len(wanted)} of {len(self.names)} shards of {self.root} are not there: {wanted[0]}: "
+                f"{self.wrong_with(wanted[0])}. Remedy: the same command again."
             )
         files = [self._checksum(name) for name in self.names]
         whole = self.recipe | {

@@ -1,13 +1,14 @@
 """The Parquet files of a synthetic set: opened, checked and read, with errors that name the file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.files import WHOLE_COPY
+from datamodules.files import WHOLE_COPY, sha256
 from datamodules.parquet import open_parquet
 
 KINDS = {
@@ -32,6 +33,24 @@ def opened(path: Path) -> AbstractContextManager[pq.ParquetFile]:
         OSError: it is out of reach, which is no fault of its own.
     """
     return open_parquet(path, SyntheticSetError, WHOLE_COPY)
+
+
+def fault_of(path: Path, written: Mapping[str, Any] | None, thorough: bool = True) -> str | None:
+    """How a shard differs from its record (layout.CHECKSUM_SHAPE); None for a good one.
+
+    Args:
+        thorough: read every byte; otherwise only the file's size is compared.
+    """
+    if not path.is_file():
+        return "missing"
+    if written is None:
+        return "there is no checksum of it"
+    size = path.stat().st_size
+    if size != written["num_bytes"]:
+        return f"it has {size} bytes, and {written['num_bytes']} were written"
+    if thorough and sha256(path) != written["sha256"]:
+        return "its bytes are not those that were written: the sha256 differs"
+    return None
 
 
 def check_parquet(path: Path, num_rows: int, columns: Sequence[str]) -> None:

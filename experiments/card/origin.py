@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from datamodules.synthetic.layout import TRAINED_ON
-from datamodules.synthetic.trained_on import read_trained_on, unknown_of
+from datamodules.synthetic.lineage import read_trained_on, unknown_of
 
 ROOM = "datamodules."  # only classes of here are looked at: a recipe may name any
 DRAWN = "datamodules.sources.phantom.PhantomSource"

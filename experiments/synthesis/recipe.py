@@ -9,7 +9,7 @@ from typing import Any
 from datamodules.files import read_json
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.plan import Plan
-from datamodules.synthetic.recipe import FORMAT, MOST_SHARDS
+from datamodules.synthetic.set import FORMAT, MOST_SHARDS
 from experiments.runs import differing_keys
 from lightning_modules.checkpoint import run_of, weights_fingerprint
 from lightning_modules.latent_diffusion import LatentDiffusion

@@ -14,13 +14,20 @@ from shard_files import write
 from synthetic_sets import write_set
 
 from datamodules.findings import NAMES, NUM_LEVELS
-from datamodules.lineage import generators, label_rows, patient_codes, patients_among
 from datamodules.manifest import Manifest
 from datamodules.shards import ShardSource
 from datamodules.sources.csv import CsvSource
 from datamodules.sources.phantom import PhantomSource
 from datamodules.sources.union import UnionSource
-from datamodules.synthetic.trained_on import read_trained_on, unknown_of, write_trained_on
+from datamodules.synthetic.lineage import (
+    generators,
+    label_rows,
+    patient_codes,
+    patients_among,
+    read_trained_on,
+    unknown_of,
+    write_trained_on,
+)
 from experiments.known_keys import locate
 
 
@@ -100,7 +107,7 @@ def test_names_of_those_who_are_among_codes():
 
 def test_many_patients_in_chunks(monkeypatch):
     whole = codes_of(drawn("a", [f"P{n}" for n in range(100)], ""))
-    monkeypatch.setattr("datamodules.lineage.CHUNK", 7)
+    monkeypatch.setattr("datamodules.synthetic.lineage.CHUNK", 7)
     assert codes_of(drawn("a", [f"P{n}" for n in range(100)], "")).tolist() == whole.tolist()
 
 

@@ -9,11 +9,10 @@ from tiny_runs import AUTOENCODER, DIFFUSION, TRAINER, UNET
 
 from datamodules.annotated_shards import SyntheticSource
 from datamodules.fundus import FundusDataModule
-from datamodules.lineage import patient_codes
 from datamodules.mixed import MixedDataModule
 from datamodules.sources.csv import CsvSource
 from datamodules.streaming import ShardDataModule
-from datamodules.synthetic.trained_on import write_trained_on
+from datamodules.synthetic.lineage import patient_codes, write_trained_on
 from experiments.classifier_train import beginning
 from experiments.lineage import check_test_patients, trained_on
 from lightning_modules.checkpoint import TRAINED_ON_KEY

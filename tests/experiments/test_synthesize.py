@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datamodules.synthetic.trained_on import read_trained_on
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.findings import NAMES
 from datamodules.synthetic import SyntheticSet
-from datamodules.synthetic.trained_on import read_trained_on
+from datamodules.synthetic.lineage import read_trained_on
 from experiments.loading import load_classifier, load_generator
 from experiments.synthesis.dry_run import operations
 from experiments.synthesize import seen
