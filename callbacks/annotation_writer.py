@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,38 +15,30 @@ from callbacks.metrics.consistency import decided
 TRUTH = "is_"  # findings whose names begin so are written as true or false, others as the number of the level
 
 
-class AnnotationFolder(Protocol):
-    """Where annotations are written, and by which recipe; its `thresholds` name findings of two levels."""
-
-    recipe: Mapping[str, Any]
-
-    def shard(self, name: str) -> Path:
-        """Where the annotations of a data shard lie, by its name without ending."""
-
-    def write_checksum(self, name: str, path: Path, num_rows: int) -> None:
-        """Note what a shard will be that lies at `path` for now."""
-
-
 class AnnotationWriter(Callback):
-    """Write `<folder>/<shard>` when the last batch of a data shard is there: same rows, order and row groups.
+    """Write the annotations of a shard when the last batch of a data shard is there: same rows, order and row groups.
 
     Columns: `id`; of every finding its label, null where the annotator does not tell it; then of every finding of two
     levels `p_<finding>`, the probability of level 1, and of others `p_<finding>_<level>`, float32; `advice`. A process
     writes whole shards, each with its checksum before it appears, and holds the annotations of one shard in memory.
 
-    The batches are those of datamodules/shard_batches.py; the module's predict step returns {"id": list[str],
+    The batches are those of datamodules/synthetic/batches.py; the module's predict step returns {"id": list[str],
     "probabilities": {finding: float [B, K]}}.
 
     Args:
-        folder: where, and by which recipe; the threshold of a finding that it does not name is 0.5.
+        shard: where the annotations of a data shard lie, by its name without ending.
+        note: keeps the checksum of a shard, from its name, where it lies for now, and its number of rows.
+        thresholds: of findings of two levels; 0.5 for others.
         levels: number of levels of every finding there is, in the order of the columns.
         advise: the levels of an image (None where not told) to a text.
     """
 
     def __init__(
-        self, folder: AnnotationFolder, levels: Mapping[str, int], advise: Callable[[Mapping[str, int | None]], str]
-    ) -> None:
-        self.folder, self.levels, self.advise = folder, dict(levels), advise
+        self, shard: Callable[[str], Path], note: Callable[[str, Path, int], None], thresholds: Mapping[str, float],
+        levels: Mapping[str, int], advise: Callable[[Mapping[str, int | None]], str],
+    ) -> None:  # fmt: skip
+        self.shard, self.note, self.thresholds = shard, note, dict(thresholds)
+        self.levels, self.advise = dict(levels), advise
         self.schema = schema_of(levels)
         self._batches: list[dict[str, Any]] = []  # of the row group at hand
         self._groups: list[pa.Table] = []  # of the shard at hand
@@ -71,8 +63,7 @@ class AnnotationWriter(Callback):
         ids = [name for batch in batches for name in batch["id"]]
         told = {name: np.concatenate([batch["probabilities"][name] for batch in batches])
                 for name in batches[0]["probabilities"]}  # fmt: skip
-        thresholds = self.folder.recipe["thresholds"]
-        levels = {name: decided(values, thresholds.get(name, 0.5)) for name, values in told.items()}
+        levels = {name: decided(values, self.thresholds.get(name, 0.5)) for name, values in told.items()}
         columns: dict[str, Any] = {"id": ids}
         for name, num_levels in self.levels.items():
             columns[name] = levels.get(name)
@@ -90,9 +81,9 @@ class AnnotationWriter(Callback):
             with pq.ParquetWriter(path, self.schema) as writer:
                 for group in groups:
                     writer.write_table(group, row_group_size=group.num_rows)
-            self.folder.write_checksum(name, path, sum(group.num_rows for group in groups))
+            self.note(name, path, sum(group.num_rows for group in groups))
 
-        write_atomically(self.folder.shard(name), write)
+        write_atomically(self.shard(name), write)
 
 
 def schema_of(levels: Mapping[str, int]) -> pa.Schema:

@@ -4,7 +4,8 @@ Annotations lie beside the conditions, as `annotations/shard-00000-of-00008.parq
 row groups as the shards in `data`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.findings import NAMES, nearest
-from datamodules.parquet import read_parquet
+from datamodules.parquet import open_parquet
 from datamodules.shard_files import ShardError
 from datamodules.shards import Footers, ShardSource
 from datamodules.synthetic import SyntheticSet, SyntheticSetError
@@ -83,7 +84,8 @@ class SyntheticSource(ShardSource):
                 "folder of a run of classifier_train; or data.labels=condition."
             )
         for place, file in enumerate(footers.files):
-            metadata, schema = self._seen(file, lambda parquet: (parquet.metadata, parquet.schema_arrow))
+            with self._seen(file) as parquet:
+                metadata, schema = parquet.metadata, parquet.schema_arrow
             self._check_schema(file, schema)
             mine = footers.groups.shard == place
             theirs = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
@@ -115,16 +117,16 @@ class SyntheticSource(ShardSource):
         """Where the annotations of a data shard lie."""
         return self.root / ANNOTATIONS / file.name
 
-    def _seen(self, file: Path, read: Callable[[pq.ParquetFile], Any]) -> Any:
-        """What `read` finds in the annotations of a data shard; raises ShardError where they are not whole."""
-        remedy = "delete it, and annotate again with +exp=annotate"
-        return read_parquet(self._annotations(file), read, ShardError, remedy)
+    def _seen(self, file: Path) -> AbstractContextManager[pq.ParquetFile]:
+        """The annotations of a data shard; raises ShardError where they are not whole."""
+        return open_parquet(self._annotations(file), ShardError, "delete it, and annotate again with +exp=annotate")
 
     def _columns(self, file: Path) -> pa.Table:
         table = super()._columns(file)
         if self.labels == "condition":
             return table
-        return self._annotated(file, table, self._seen(file, lambda parquet: parquet.read(_wanted(parquet))))
+        with self._seen(file) as parquet:
+            return self._annotated(file, table, parquet.read(_wanted(parquet)))
 
     def read_group(self, group: int) -> pa.Table:
         """As ShardSource reads it, with the labels that are asked for."""
@@ -133,11 +135,9 @@ class SyntheticSource(ShardSource):
             return table
         footers = self.footers
         file, number = footers.files[footers.groups.shard[group]], int(footers.groups.number[group])
-
-        def read(parquet: pq.ParquetFile) -> pa.Table:
-            return parquet.read_row_group(number, _wanted(parquet), use_threads=False)
-
-        return self._annotated(file, table, self._seen(file, read)).combine_chunks()
+        with self._seen(file) as parquet:
+            found = parquet.read_row_group(number, _wanted(parquet), use_threads=False)
+        return self._annotated(file, table, found).combine_chunks()
 
     def _annotated(self, file: Path, table: pa.Table, annotations: pa.Table) -> pa.Table:
         """The table with the findings of the annotations, null where they do not tell."""

@@ -13,14 +13,13 @@ import torch
 from torch import LongTensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules import workers
 from datamodules.augment import flip_batch, to_unit_range
 from datamodules.balance import balanced_weights, repeated_chances
 from datamodules.copies import Copies, cached_duplicates, check_handling
 from datamodules.dataset import FundusDataset, RowsOf
 from datamodules.findings import check_name
 from datamodules.latents import LatentCache, LatentDataset
-from datamodules.loader import EpochBatches, ResumableLoader, as_it_is
+from datamodules.loader import EpochBatches, ResumableLoader, as_it_is, begin_worker
 from datamodules.manifest import Manifest
 from datamodules.masks import to_levels
 from datamodules.rejected import check_rejected, write_rejected
@@ -284,7 +283,7 @@ class FundusDataModule(lightning.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             collate_fn=as_it_is,
-            worker_init_fn=workers.begin,
+            worker_init_fn=begin_worker,
         )
         return ResumableLoader(loader, batches, self.training_images if training else "")
 

@@ -6,9 +6,13 @@ run resumes within an epoch. It is not a DataLoader itself, so that no Trainer f
 put another sampler in.
 """
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 from torch.utils.data import DataLoader
 
@@ -239,3 +243,22 @@ class ResumableLoader:
 def as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
     """A batch that the dataset made whole, for a DataLoader that would collate it."""
     return batch
+
+
+def begin_worker(worker: int) -> None:
+    """In a worker of a loader: no threads of OpenCV, which do not survive a fork; signals are left to its parent.
+
+    A queue or a terminal sends them to all. The workers are needed until that process has finished its batch and saved.
+    """
+    cv2.setNumThreads(0)
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_parent_says_so, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_the_parent_says_so(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -20,7 +20,7 @@ from datamodules.columns import blank, coded, encoded, people, text, unknown
 from datamodules.files import write_atomically
 from datamodules.findings import FINDINGS, NAMES, UNKNOWN, check_name, encode
 from datamodules.manifest_checks import Checker, ManifestError
-from datamodules.parquet import read_parquet
+from datamodules.parquet import open_parquet
 
 SPLITS = ("train", "val", "test")
 SPACE = "::"  # in a patient's name, behind the people that a union has it from
@@ -111,16 +111,13 @@ class Manifest:
     @classmethod
     def read(cls, path: str | Path) -> "Manifest":
         """Read a manifest written by `write`, checking it again; raises ManifestError for a damaged file."""
-
-        def checked(file: pq.ParquetFile) -> "Manifest":
-            names, n = file.schema_arrow.names, file.metadata.num_rows
+        remedy = "take it from a whole copy, or make it again by the same run"
+        with open_parquet(path, ManifestError, remedy) as file:
 
             def column(name: str) -> Iterable[pa.Array]:
                 return (batch.column(0) for batch in file.iter_batches(1 << 19, columns=[name], use_threads=False))
 
-            return cls._checked(names, n, column, str(path))
-
-        return read_parquet(path, checked, ManifestError, "take it from a whole copy, or make it again by the same run")
+            return cls._checked(file.schema_arrow.names, file.metadata.num_rows, column, str(path))
 
     def write(self, path: str | Path) -> None:
         """Write it as Parquet, all or nothing."""

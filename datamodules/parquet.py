@@ -1,14 +1,11 @@
 """Reading Parquet files that may be empty, cut short or altered: one place, which names the file and the remedy."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-Found = TypeVar("Found")
 
 
 @contextmanager
@@ -31,11 +28,3 @@ def open_parquet(path: str | Path, wrong: type[ValueError], remedy: str) -> Iter
             raise
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise wrong(f"{str(path)!r} is no whole Parquet file ({said}). Remedy: {remedy}.") from error
-
-
-def read_parquet(
-    path: str | Path, read: Callable[[pq.ParquetFile], Found], wrong: type[ValueError], remedy: str
-) -> Found:
-    """What `read` finds in a Parquet file; arguments and errors are those of `open_parquet`."""
-    with open_parquet(path, wrong, remedy) as parquet:
-        return read(parquet)

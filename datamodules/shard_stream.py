@@ -23,10 +23,9 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from datamodules import workers
 from datamodules.augment import draw_numbers
 from datamodules.findings import NAMES
-from datamodules.loader import Epochs, ResumableLoader, as_it_is
+from datamodules.loader import Epochs, ResumableLoader, as_it_is, begin_worker
 from datamodules.shards import ShardSource, labels_of
 
 GROUPS, ROWS, MIXING, FLIPS = range(4)  # what a random stream is for
@@ -255,6 +254,6 @@ def stream_loader(dataset: StreamDataset, batches: StreamBatches, num_workers: i
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         collate_fn=as_it_is,
-        worker_init_fn=workers.begin,
+        worker_init_fn=begin_worker,
     )
     return StreamLoader(loader, batches, images)

@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from datamodules.columns import text
 from datamodules.findings import NAMES, UNKNOWN, nearest
 from datamodules.images import VERSION, ImageError, read_image, resize
 from datamodules.manifest import Manifest
-from datamodules.parquet import read_parquet
+from datamodules.parquet import open_parquet
 from datamodules.shard_files import ABOUT, ShardError, find_shards, split_of_name, warn_of_names
 from datamodules.sources.people import MOST_NAMES, warn_of_eyes
 
@@ -129,7 +128,8 @@ class ShardSource:
     def _columns(self, file: Path) -> pa.Table:
         """What there is of one shard besides images."""
         wanted = [name for name in self.footers.columns if name != PIXELS]
-        return read_parquet(file, lambda parquet: parquet.read(wanted), ShardError, REMEDY)
+        with open_parquet(file, ShardError, REMEDY) as parquet:
+            return parquet.read(wanted)
 
     def identity(self) -> str:
         """A hash of the names, sizes and times of change of the files, and of the version of the reading code."""
@@ -154,11 +154,8 @@ class ShardSource:
         """One row group: `image` undecoded, `id`, and the findings that the shards have."""
         footers = self.footers
         file, number = footers.files[footers.groups.shard[group]], int(footers.groups.number[group])
-
-        def read(parquet: pq.ParquetFile) -> pa.Table:
-            return parquet.read_row_group(number, columns=list(footers.columns), use_threads=False)
-
-        table = read_parquet(file, read, ShardError, REMEDY)
+        with open_parquet(file, ShardError, REMEDY) as parquet:
+            table = parquet.read_row_group(number, columns=list(footers.columns), use_threads=False)
         if table.num_rows != footers.groups.num_rows[group]:
             raise ShardError(f"{str(file)!r} has changed since it was opened. Remedy: start again, resume=auto.")
         place = table.column_names.index("id")
@@ -221,7 +218,8 @@ def read_footers(files: Sequence[Path]) -> Footers:
     for place, file in enumerate(files):
         state = os.stat(file)
         identity.update(f"{file.name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-        metadata, schema = read_parquet(file, lambda found: (found.metadata, found.schema_arrow), ShardError, REMEDY)
+        with open_parquet(file, ShardError, REMEDY) as parquet:
+            metadata, schema = parquet.metadata, parquet.schema_arrow
         columns = _check_columns(file, schema, files[0], columns)
         digest.update(f"{file.name}\0{metadata.num_rows}\0{_footer(file, state.st_size)}\n".encode())
         parts = [metadata.row_group(number) for number in range(metadata.num_row_groups)]

@@ -119,7 +119,9 @@ def see(run: Run, data: SyntheticSet, annotator: Annotator, folder: AnnotationFo
             return {}
         source = ShardSource(data.root)
         batches = ShardBatches(source, data.recipe["image"]["size"], work.items, job.batch_size, job.num_workers)
-        trainer = trainer_of(run, [AnnotationWriter(folder, NUM_LEVELS, advice_of), work, PredictionShutdown()])
+        thresholds = folder.recipe["thresholds"]
+        writer = AnnotationWriter(folder.shard, folder.write_checksum, thresholds, NUM_LEVELS, advice_of)
+        trainer = trainer_of(run, [writer, work, PredictionShutdown()])
         predict(trainer, annotator, batches)
         speed = work.speed(trainer)
     return {"images_annotated": speed["images"], "images_per_second": speed["images_per_second"]}

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from datamodules.manifest import ManifestError
-from datamodules.parquet import read_parquet
+from datamodules.parquet import open_parquet
 from datamodules.sources.excel import plain_name, read_excel
 from datamodules.sources.harmonise import FIRST_ROW
 
@@ -47,9 +47,8 @@ def read_table(path: Path, used: Collection[str] = ()) -> pa.Table:
     if magic == b"\xd0\xcf\x11\xe0":
         raise ManifestError(f"{path} is a workbook of Excel before 2007. Remedy: save it as .xlsx or as CSV.")
     if magic == b"PAR1" or path.suffix.lower() in (".parquet", ".pq"):
-        table = read_parquet(
-            path, lambda parquet: _worded(parquet, path, used), ManifestError, "copy or write it again"
-        )
+        with open_parquet(path, ManifestError, "copy or write it again") as parquet:
+            table = _worded(parquet, path, used)
     else:
         table = _read_csv(path)
     try:

@@ -13,8 +13,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules import workers
-from datamodules.loader import as_it_is
+from datamodules.loader import as_it_is, begin_worker
 from datamodules.shards import ShardSource
 
 
@@ -73,7 +72,7 @@ class ShardBatches(L.LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=as_it_is,
-            worker_init_fn=workers.begin,
+            worker_init_fn=begin_worker,
         )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from datamodules.columns import CHUNK, whole
 from datamodules.files import WHOLE_COPY, write_atomically
 from datamodules.findings import NAMES, NUM_LEVELS
 from datamodules.manifest import SPACE, Manifest
-from datamodules.parquet import read_parquet
+from datamodules.parquet import open_parquet
 from datamodules.shards import ShardSource
 from datamodules.sources.base import Source
 from datamodules.sources.synfundus1m import SynFundus1M
@@ -109,7 +109,8 @@ def read_trained_on(root: str | Path) -> np.ndarray | None:
     path = _file(root)
     if path is None:
         return None
-    table = _read(path, lambda file: file.read([COLUMN]))
+    with open_parquet(path, ValueError, REMEDY) as file:
+        table = file.read([COLUMN])
     codes = table.column(COLUMN) if COLUMN in table.column_names else None
     if codes is None or codes.null_count or codes.type not in (pa.uint64(), pa.int64()):
         raise ValueError(
@@ -126,12 +127,10 @@ def unknown_of(root: str | Path) -> list[str]:
         ValueError: as `read_trained_on`.
     """
     path = _file(root)
-    found = None if path is None else (_read(path, lambda file: file.schema_arrow).metadata or {}).get(UNKNOWN_KEY)
-    return found.decode(errors="replace").splitlines() if found else []
-
-
-def _read(path: Path, read: Callable[[pq.ParquetFile], Any]) -> Any:
-    return read_parquet(path, read, ValueError, REMEDY)
+    if path is None:
+        return []
+    with open_parquet(path, ValueError, REMEDY) as file:
+        return (file.schema_arrow.metadata or {}).get(UNKNOWN_KEY, b"").decode(errors="replace").splitlines()
 
 
 def _file(root: str | Path) -> Path | None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from datamodules.files import WHOLE_COPY, write_atomically
 from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels
-from datamodules.parquet import read_parquet
+from datamodules.parquet import open_parquet
 
 CHUNK = 1 << 16  # rows of a row group, and of what is held in memory
 SEED_LIMIT = 2**32
@@ -135,7 +135,8 @@ class Plan:
 
     def _read(self, read: Callable[[pq.ParquetFile], Any]) -> Any:
         """What `read` finds in the file, which is opened anew: each worker of a loader has its own."""
-        found = read_parquet(self.path, read, PlanError, REMEDY)
+        with open_parquet(self.path, PlanError, REMEDY) as file:
+            found = read(file)
         for name in found.column_names if isinstance(found, pa.Table) else ():
             if found.column(name).null_count:
                 raise PlanError(f"{self.path}: cells of the column {name!r} are empty. Remedy: {REMEDY}.")

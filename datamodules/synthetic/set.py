@@ -218,11 +218,7 @@ class SyntheticSet:
         return found if found["file"] == f"{layout.DATA}/{name}.parquet" else None
 
     def wrong_with(self, name: str, thorough: bool = True) -> str | None:
-        """Why a shard has to be made: `missing`, or how it differs from what was written; None for a good one.
-
-        Args:
-            thorough: read every byte; otherwise only the file's size is compared.
-        """
+        """Why a shard has to be made: `missing`, or its difference from its record (fault_of); None for a good one."""
         return fault_of(self.shard(name), self.checksum(name), thorough)
 
     def verify(self) -> Iterator[tuple[str, str]]:

@@ -26,21 +26,12 @@ class SyntheticSetError(ValueError):
 
 
 def opened(path: Path) -> AbstractContextManager[pq.ParquetFile]:
-    """A Parquet file of a set; an error of Arrow, also while it is read, names the file.
-
-    Raises:
-        SyntheticSetError: it is not whole, or its bytes are not what they should be.
-        OSError: it is out of reach, which is no fault of its own.
-    """
+    """A Parquet file of a set; raises as `open_parquet`, SyntheticSetError where it is not whole."""
     return open_parquet(path, SyntheticSetError, WHOLE_COPY)
 
 
 def fault_of(path: Path, written: Mapping[str, Any] | None, thorough: bool = True) -> str | None:
-    """How a shard differs from its record (layout.CHECKSUM_SHAPE); None for a good one.
-
-    Args:
-        thorough: read every byte; otherwise only the file's size is compared.
-    """
+    """How a shard differs from its record (layout.CHECKSUM_SHAPE), by its size and if `thorough` by every byte."""
     if not path.is_file():
         return "missing"
     if written is None:

@@ -51,8 +51,12 @@ def batches(shard, batch_size=2):
         first += num_rows
 
 
+def writer_of(folder, advise):
+    return AnnotationWriter(folder.shard, folder.write_checksum, folder.recipe["thresholds"], LEVELS, advise)
+
+
 def feed(folder, shards=(0, 1), stop=None):
-    writer = AnnotationWriter(folder, LEVELS, lambda levels: f"advice on {levels}")
+    writer = writer_of(folder, lambda levels: f"advice on {levels}")
     given = [pair for shard in shards for pair in batches(shard)]
     for number, (batch, outputs) in enumerate(given[:stop]):
         writer.on_predict_batch_end(None, None, outputs, batch, number)
@@ -101,7 +105,7 @@ def test_nothing_is_there_before_the_last_batch_of_a_shard(folder):
 
 def test_a_shard_begun_anew_forgets_what_came_before(folder):
     """As when the same callback is used again after a failure in the middle of a row group."""
-    writer = AnnotationWriter(folder, LEVELS, str)
+    writer = writer_of(folder, str)
     for stop in (2, 1, None):
         for number, (batch, outputs) in enumerate(list(batches(0))[:stop]):
             writer.on_predict_batch_end(None, None, outputs, batch, number)

@@ -7,7 +7,7 @@ import time
 import pytest
 from torch.utils.data import DataLoader
 
-from datamodules import workers
+from datamodules.loader import begin_worker
 
 
 class Numbers:
@@ -21,7 +21,7 @@ class Numbers:
 
 
 def loader():
-    return DataLoader(Numbers(), batch_size=None, num_workers=1, prefetch_factor=1, worker_init_fn=workers.begin)
+    return DataLoader(Numbers(), batch_size=None, num_workers=1, prefetch_factor=1, worker_init_fn=begin_worker)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])

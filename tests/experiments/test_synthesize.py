@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datamodules.synthetic.trained_on import read_trained_on
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
