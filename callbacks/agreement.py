@@ -21,6 +21,7 @@ from callbacks.isolation import demand, isolated, to_uint8
 from callbacks.metrics.estimate import Estimate
 from callbacks.metrics.probe import BETTER, LinearProbe, agreement, balanced_rows, mean_of
 from callbacks.ranks import Ranks
+from datamodules.errors import UserError
 
 TAG = "val/agreement"
 COLUMNS = {"epoch": int, "global_step": int, "finding": str, "asked": float, "low": float, "high": float,
@@ -77,7 +78,7 @@ class LabelAgreement(Callback):
         counts = {"num_images": num_images, "batch_size": batch_size, "every_n_epochs": every_n_epochs}
         for name, value in (counts | {"num_real": num_real}).items():
             if value < 1:
-                raise ValueError(f"{name} is {value}: LabelAgreement needs at least 1")
+                raise UserError(f"{name} is {value}: LabelAgreement needs at least 1")
         self.extractor, self.findings = extractor, list(findings)
         self.num_images, self.batch_size, self.every_n_epochs = num_images, batch_size, every_n_epochs
         self.output_dir, self.cache_dir = output_dir, cache_dir

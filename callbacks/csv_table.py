@@ -9,6 +9,7 @@ from typing import Any
 
 from callbacks.disk import naming
 from callbacks.files import open_own, write_text
+from datamodules.errors import UserError
 
 Row = dict[str, str]
 NUMBERS = {int: re.compile(r"-?[0-9]{1,18}"), float: re.compile(r"-?([0-9]+\.?[0-9]*(e[+-]?[0-9]+)?|inf)|nan")}
@@ -44,15 +45,15 @@ class CsvTable:
             rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:] if len(line) == len(lines[0])]
             for name, kind in self.columns.items() if lines else ():
                 if name not in lines[0]:
-                    raise ValueError(f"it has no column {name!r}")
+                    raise UserError(f"it has no column {name!r}")
                 fits = NUMBERS[kind].fullmatch if kind in NUMBERS else bool
                 wrong = next((cell for row in rows if (cell := row[name]) and not fits(cell)), None)
                 if wrong is not None:
                     said = "a whole number" if kind is int else "a number"
-                    raise ValueError(f"{name} is {wrong[:50]!r}, and must be {said}")
+                    raise UserError(f"{name} is {wrong[:50]!r}, and must be {said}")
         except (csv.Error, ValueError) as error:
             remedy = "put back a whole copy; or delete it, which loses what was written before this start"
-            raise ValueError(f"{self.path} is no table that can be continued: {error}. Remedy: {remedy}.") from error
+            raise UserError(f"{self.path} is no table that can be continued: {error}. Remedy: {remedy}.") from error
         return rows
 
     def append(self, row: Mapping[str, Any]) -> None:

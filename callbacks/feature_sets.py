@@ -20,6 +20,7 @@ from callbacks.features import FeatureExtractor
 from callbacks.files import write_atomically
 from callbacks.metrics.frechet import Gaussian, GaussianMoments, rows_are_cheaper
 from callbacks.ranks import Ranks
+from datamodules.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -164,14 +165,14 @@ def load(path: Path, identity: dict[str, Any]) -> FeatureSet:
             arrays = {name: torch.from_numpy(saved[name]) for name in ("rows", "mean", "factor")}
             num_images = int(saved["num_images"])
         if not isinstance(found, dict):
-            raise ValueError(f"identity is {found!r}")
+            raise UserError(f"identity is {found!r}")
     except Exception as error:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise  # the machine's fault, not the file's
-        raise ValueError(f"{path} is not a whole feature cache ({error}): {remedy}") from error
+        raise UserError(f"{path} is not a whole feature cache ({error}): {remedy}") from error
     differing = sorted(key for key in found.keys() | identity.keys() if found.get(key) != identity.get(key))
     if differing:
-        raise ValueError(
+        raise UserError(
             f"{path} was made from other {', '.join(differing)}: "
             + "; ".join(f"{key} {found.get(key)} there, {identity.get(key)} here" for key in differing)
             + f"; {remedy}"
@@ -186,7 +187,7 @@ def _check_shapes(path: Path, num_images: int, rows: Tensor, mean: Tensor, facto
     whole = fits and factor.shape[1] == len(mean) and 0 < len(rows) <= num_images
     if not whole or not all(bool(torch.isfinite(array).all()) for array in (rows, mean, factor)):
         shapes = ", ".join(str(list(array.shape)) for array in (rows, mean, factor))
-        raise ValueError(
+        raise UserError(
             f"{path} is not a whole feature cache (rows, mean and factor are {shapes}, of {num_images} images, or not "
             f"finite): {remedy}"
         )

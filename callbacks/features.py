@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from callbacks.files import sha256
 from callbacks.weights_file import KEYS, check_finite, read_plain, read_weights, without_prefix
+from datamodules.errors import UserError
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
@@ -55,7 +56,7 @@ class FeatureExtractor(nn.Module):
     ) -> None:
         super().__init__()
         if image_size < 1 or dim < 1:
-            raise ValueError(f"image_size is {image_size} and dim {dim}: both count something, give at least 1")
+            raise UserError(f"image_size is {image_size} and dim {dim}: both count something, give at least 1")
         self.network = network
         self.name = re.sub(r"\W+", "_", name, flags=re.ASCII)
         self.dim = dim
@@ -108,7 +109,7 @@ class InceptionExtractor(FeatureExtractor):
         try:
             network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=handed_over)
         except RuntimeError as error:
-            raise ValueError(
+            raise UserError(
                 f"weights={str(weights)!r} do not fit Inception-v3 as torch-fidelity has it. Remedy: {INCEPTION_FILE}, "
                 f"from {INCEPTION_URL}."
             ) from error
@@ -145,7 +146,7 @@ def build_extractor(
         return _efficientnet_lite0(weights, image_size or 224)
     if name == "inception":
         if image_size not in (None, 299):
-            raise ValueError(f"image_size is {image_size}: inception resizes to 299 itself, leave image_size out")
+            raise UserError(f"image_size is {image_size}: inception resizes to 299 itself, leave image_size out")
         return InceptionExtractor(weights or _published_inception())
     if os.sep in name or Path(name).suffix in {".pth", ".pt", ".tar", ".ckpt", ".safetensors"}:
         return _timm_network(_architecture_of(name), name, image_size)
@@ -155,7 +156,7 @@ def build_extractor(
         known = [*KNOWN, *timm.list_models()]
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else "."
-        raise ValueError(f"extractor {name!r} is unknown{hint} Known: {', '.join(KNOWN)}, any timm model, or a path")
+        raise UserError(f"extractor {name!r} is unknown{hint} Known: {', '.join(KNOWN)}, any timm model, or a path")
     return _timm_network(name, weights, image_size)
 
 
@@ -169,7 +170,7 @@ def _efficientnet_lite0(weights: str | None, image_size: int) -> FeatureExtracto
     wanted = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     shapes = [value.shape for value in saved.values()]
     if shapes != [value.shape for value in wanted.values()]:
-        raise ValueError(f"weights={weights}: {len(saved)} tensors that do not fit EfficientNet-Lite0's {len(wanted)}")
+        raise UserError(f"weights={weights}: {len(saved)} tensors that do not fit EfficientNet-Lite0's {len(wanted)}")
     check_finite(saved, f"weights={path}")
     # The file uses the original's names; the order of the tensors is the same in both.
     network.load_state_dict(dict(zip(wanted, saved.values(), strict=True)), strict=False)
@@ -212,7 +213,7 @@ def _load_completely(network: nn.Module, weights: str, architecture: str) -> Non
             network.load_state_dict(fitting, strict=False)
             return
         missing = missing or lacking
-    raise ValueError(
+    raise UserError(
         f"weights={weights} do not fit timm's {architecture}: {len(missing)} of its {len(ours)} "
         f"tensors are not there or have another shape, first {missing[0]}"
     )
@@ -261,7 +262,7 @@ def _architecture_of(path: str) -> str:
     saved = read_plain(path, "extractor")
     architecture = saved.get("arch") if isinstance(saved, Mapping) else None
     if not isinstance(architecture, str) or not timm.is_model(architecture):
-        raise ValueError(
+        raise UserError(
             f"{path} does not name its timm model under the key arch (found {architecture!r}): "
             "give the model's name as the extractor and this path as weights="
         )

@@ -20,6 +20,7 @@ from callbacks.isolation import demand, isolated, to_uint8
 from callbacks.metrics import coverage, frechet, kernel
 from callbacks.metrics.estimate import Estimate
 from callbacks.ranks import Ranks
+from datamodules.errors import UserError
 
 
 class Generator(Protocol):
@@ -99,7 +100,7 @@ class FrechetDistance(Callback):
         counts |= {"num_real": (num_real, 2), "num_kernel_images": (num_kernel_images, 2), "num_steps": (num_steps, 1)}
         for name, (value, least) in counts.items():
             if value is not None and value < least:
-                raise ValueError(f"{name} is {value}: FrechetDistance needs at least {least}")
+                raise UserError(f"{name} is {value}: FrechetDistance needs at least {least}")
         self.extractor = extractor
         self.num_images = num_images
         self.batch_size = batch_size
@@ -221,7 +222,7 @@ class FrechetDistance(Callback):
         images = trainer.datamodule.images(self.reference_split)
         num_real = len(images) if self.num_real is None else min(self.num_real, len(images))
         if num_real < 2:
-            raise ValueError(f"split {self.reference_split!r} has {num_real} images: a distance needs at least 2")
+            raise UserError(f"split {self.reference_split!r} has {num_real} images: a distance needs at least 2")
         title = None if quiet else f"{self.tag}: features of real images"
         return real_features(trainer, self.extractor, self.reference_split, num_real, self.num_kernel_images,
                              self.batch_size, self.cache_dir, title)  # fmt: skip
@@ -249,7 +250,7 @@ class FrechetDistance(Callback):
         every_validation = trainer.check_val_every_n_epoch or 1
         every = math.lcm(self.every_n_epochs, every_validation)
         if every not in (self.every_n_epochs, every_validation):
-            raise ValueError(
+            raise UserError(
                 f"every_n_epochs is {self.every_n_epochs} and check_val_every_n_epoch {every_validation}: the distance "
                 f"would be measured every {every} epochs only; let one be a multiple of the other"
             )
@@ -257,7 +258,7 @@ class FrechetDistance(Callback):
             if isinstance(callback, ModelCheckpoint) and callback.monitor in (self.tag, self.kernel_tag):
                 saved = math.lcm(_saves_every(callback) or every, every_validation)
                 if saved % every:
-                    raise ValueError(
+                    raise UserError(
                         f"ModelCheckpoint monitors {callback.monitor} every {saved} epochs, but it is measured every "
                         f"{every}: set its every_n_epochs to {every}, or it keeps weights for an old figure"
                     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from callbacks.disk import naming
+from datamodules.errors import UserError
 
 WHOLE_COPY = "take it from a whole copy"
 SAID = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", float: "a finite number",
@@ -128,7 +129,7 @@ def own_folder(root: str | Path, name: str | Path) -> Path:
 def refuse_link(path: Path) -> None:
     """Raise ValueError where a file or a folder of a fixed name, which is to be written, is a link."""
     if path.is_symlink():
-        raise ValueError(
+        raise UserError(
             f"{path} is a link to {os.readlink(path)!r}, and what is written there would land elsewhere. Remedy: "
             "delete the link (what it leads to stays), or give another folder."
         )
@@ -158,7 +159,7 @@ def open_own(path: str | Path, mode: str) -> IO:
         refuse_link(path)
         if fault.errno != errno.ENXIO:
             raise
-        raise ValueError(f"{path} is no file. Remedy: delete it, or give another folder.") from fault
+        raise UserError(f"{path} is no file. Remedy: delete it, or give another folder.") from fault
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:

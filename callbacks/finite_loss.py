@@ -9,10 +9,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from datamodules.errors import UserError
+
 PATIENCE = 3  # logging steps in a row, for a module that leaves out steps whose gradient is not finite
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(UserError):
     """A loss or a weight is infinite or not a number."""
 
 

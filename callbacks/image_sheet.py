@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from PIL import Image, ImageDraw, ImageFont
 
 from callbacks.files import write_atomically
+from datamodules.errors import UserError
 
 MARGIN = 4  # pixels between images
 LEAST_SIZE = 128  # pixels: smaller images are enlarged by a whole factor, so that a pixel stays a square
@@ -21,7 +22,7 @@ def compose(rows: np.ndarray, captions: Sequence[str]) -> np.ndarray:
     """
     num_rows, num_columns, size = rows.shape[:3]
     if len(captions) != num_rows:
-        raise ValueError(f"{len(captions)} captions for {num_rows} rows of images: give one a row")
+        raise UserError(f"{len(captions)} captions for {num_rows} rows of images: give one a row")
     factor = -(-LEAST_SIZE // size)
     rows = rows.repeat(factor, axis=2).repeat(factor, axis=3)
     cell = size * factor + MARGIN

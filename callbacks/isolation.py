@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
+
 
 @contextmanager
 def isolated(module: nn.Module) -> Iterator[None]:
@@ -30,7 +32,7 @@ def demand(asker: str, what: str, thing: Any, *attributes: str) -> None:
     """
     missing = [name for name in attributes if not hasattr(thing, name)]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{asker} needs {what}.{{{', '.join(attributes)}}}, but {what} is {type(thing).__name__} "
             f"without {', '.join(missing)}: give one that has them, or leave {asker} out of the callbacks"
         )
@@ -45,7 +47,7 @@ def to_uint8(images: Tensor) -> Tensor:
     finite = images.isfinite().flatten(1).all(dim=1)
     if not finite.all():
         bad = finite.logical_not().nonzero().flatten().tolist()
-        raise ValueError(
+        raise UserError(
             f"images {bad} of a batch of {len(images)} hold values that are not finite: the network has diverged, "
             "go back to an earlier checkpoint with a lower learning rate"
         )

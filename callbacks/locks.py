@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from callbacks.files import LOCK, open_own, remove_unfinished
+from datamodules.errors import UserError
 
 NOT_HERE = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)  # some file systems of clusters cannot lock
 
@@ -34,7 +35,7 @@ def lock(file: IO, shared: bool = False) -> bool:
     return True
 
 
-class HeldError(ValueError):
+class HeldError(UserError):
     """Somebody else is at work in a folder; the message says who, and what to do."""
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks.csv_table import CsvTable, Row
+from datamodules.errors import UserError
 
 
 class MetricsCSV(Logger):
@@ -88,7 +89,7 @@ def resume_step(saved: Mapping[str, Any]) -> int:
         ValueError: it is not a Trainer's checkpoint.
     """
     if "global_step" not in saved:
-        raise ValueError("the checkpoint holds no global_step: it is not one that training can go on from.")
+        raise UserError("the checkpoint holds no global_step: it is not one that training can go on from.")
     loop = saved.get("loops", {}).get("fit_loop", {})
     manual = loop.get("epoch_loop.manual_optimization.optim_step_progress", {})
     if manual.get("total", {}).get("completed", 0) > 0:

@@ -17,6 +17,7 @@ from callbacks.due import is_due
 from callbacks.image_sheet import compose, publish
 from callbacks.isolation import demand, isolated, to_uint8
 from callbacks.ranks import Ranks
+from datamodules.errors import UserError
 
 BETTER = {"psnr": "max", "ssim": "max"}
 
@@ -57,7 +58,7 @@ class Reconstructions(Callback):
         counts = {"num_images": num_images, "every_n_epochs": every_n_epochs, "batch_size": batch_size}
         for name, value in {**counts, "num_metric_images": num_metric_images}.items():
             if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: Reconstructions needs at least 1")
+                raise UserError(f"{name} is {value}: Reconstructions needs at least 1")
         self.output_dir = output_dir
         self.num_images = num_images
         self.every_n_epochs = every_n_epochs
@@ -76,7 +77,7 @@ class Reconstructions(Callback):
             return
         images = trainer.datamodule.images(self.split)
         if len(images) == 0:
-            raise ValueError(f"split {self.split!r} has no images: Reconstructions has nothing to show")
+            raise UserError(f"split {self.split!r} has no images: Reconstructions has nothing to show")
         with isolated(pl_module):
             psnr, ssim = self._fidelity(images, pl_module, Ranks.of(trainer))
             originals = _batch(images, _spaced(len(images), self.num_images), pl_module.device)

@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.files import read_json, write_json, write_text
+from datamodules.errors import UserError
 
 RECORD = {"sessions?": [{"wall_seconds?": float, "fingerprints?": {}}], "fingerprints?": {}}  # what is read of it again
 PACKAGES = ("torch", "lightning", "diffusers", "timm", "torchmetrics", "numpy", "synfundus")
@@ -55,9 +56,7 @@ class RunRecord(Callback):
         try:
             self.config_text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         except yaml.YAMLError as error:
-            raise ValueError(
-                f"config is not made of plain containers: {error}; resolve and convert it first"
-            ) from error
+            raise UserError(f"config is not made of plain containers: {error}; resolve and convert it first") from error
         self.record: dict[str, Any] = {
             "status": "running",
             "seed": config.get("seed"),

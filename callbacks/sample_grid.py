@@ -13,6 +13,7 @@ from torch import Tensor
 from callbacks.due import is_due
 from callbacks.image_sheet import compose, publish
 from callbacks.isolation import demand, isolated, to_uint8
+from datamodules.errors import UserError
 
 
 class Generator(Protocol):
@@ -61,9 +62,9 @@ class SampleGrid(Callback):
         counts = {"num_columns": num_columns, "every_n_epochs": every_n_epochs, "batch_size": batch_size}
         for name, value in counts.items():
             if value < 1:
-                raise ValueError(f"{name} is {value}: SampleGrid needs at least 1")
+                raise UserError(f"{name} is {value}: SampleGrid needs at least 1")
         if not conditions:
-            raise ValueError("conditions is empty: SampleGrid needs a row at least, for example {any: {}}")
+            raise UserError("conditions is empty: SampleGrid needs a row at least, for example {any: {}}")
         self.captions = list(conditions)
         self.labels = torch.tensor(
             [_levels(caption, {**(defaults or {}), **levels}, findings) for caption, levels in conditions.items()]
@@ -108,7 +109,7 @@ def _levels(caption: str, levels: Mapping[str, int], findings: Sequence[str]) ->
         if name not in findings:
             near = difflib.get_close_matches(name, findings, n=1)
             hint = f"; did you mean {near[0]}?" if near else "."
-            raise ValueError(f"condition {caption!r} names finding {name!r}{hint} Known: {', '.join(findings)}")
+            raise UserError(f"condition {caption!r} names finding {name!r}{hint} Known: {', '.join(findings)}")
         if not isinstance(level, int) or level < -1:
-            raise ValueError(f"condition {caption!r} sets {name} to {level!r}: give a level from 0, or -1 for unknown")
+            raise UserError(f"condition {caption!r} sets {name} to {level!r}: give a level from 0, or -1 for unknown")
     return [levels.get(name, -1) for name in findings]

@@ -20,6 +20,7 @@ from PIL import Image
 
 from callbacks.disk import refusal
 from callbacks.files import own_folder, sha256, sync, write_json
+from datamodules.errors import UserError
 
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 GB = 1e9
@@ -38,10 +39,10 @@ class ImageEncoder:
 
     def __init__(self, format: str = "png", quality: int | None = None) -> None:
         if format not in FORMATS:
-            raise ValueError(f"format={format!r} must be one of: {', '.join(FORMATS)}.")
+            raise UserError(f"format={format!r} must be one of: {', '.join(FORMATS)}.")
         if quality is not None and (format == "png" or not 1 <= quality <= 100):
             said = "png is lossless and has none" if format == "png" else "it must be in 1..100"
-            raise ValueError(f"quality={quality} with format={format}: {said}.")
+            raise UserError(f"quality={quality} with format={format}: {said}.")
         self.format, self.quality = format, quality
         self.ending = "jpg" if format == "jpeg" else format
         lossy = {} if quality is None else {"quality": quality}

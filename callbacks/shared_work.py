@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from callbacks.files import open_own, own_folder, read_json, refuse_link, write_text
 from callbacks.locks import lock
+from datamodules.errors import UserError
 
 STANDS = {"images": int, "is_done": bool, "process?": str}  # what a process leaves of itself, as misfit reads it
 SILENCE = 600.0  # seconds without an image, after which the first process says whom it waits for
@@ -59,7 +60,7 @@ class SharedWork(Callback):
                     left = [
                         read_json(path, STANDS).get("process", "?") for path in sorted(self.folder.glob("[0-9]*.json"))
                     ]
-                    raise ValueError(
+                    raise UserError(
                         "processes of an earlier run, whose first has ended, are still at work on the set in "
                         f"{str(self.root)!r}: {', '.join(left)}. Remedy: stop those that live, by kill and their "
                         "number."

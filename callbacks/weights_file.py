@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.errors import UserError
+
 REMEDY = "Remedy: a whole file of weights: .safetensors, or what torch.save writes of a state_dict."
 KEYS = ("model", "state_dict", "teacher", "model_state_dict", "net", "network", "module", "model_ema", "state_dict_ema",
         "ema", "params_ema", "params", "weights")  # fmt: skip  # under which weights lie, the first one first
@@ -101,7 +103,7 @@ def read_plain(path: str | Path, what: str) -> Any:
     except Exception as error:  # of what kind depends on where the file is cut, or on what it is instead
         if not_of_the_file(error):
             raise
-        raise ValueError(
+        raise UserError(
             f"{what}={str(path)!r} is no whole file of tensors and plain containers: {reason_of(error)}. {REMEDY}"
         ) from error
 
@@ -116,13 +118,13 @@ def _tensors_of(found: Any, origin: str, keys: Sequence[str]) -> dict[str, Tenso
     named = found.items() if isinstance(found, Mapping) else ()
     tensors = {name: value for name, value in named if isinstance(name, str) and torch.is_tensor(value)}
     if not tensors:
-        raise ValueError(
+        raise UserError(
             f"{origin} holds no tensors by name, as they are or under {', '.join(keys)}: it is no file of weights. "
             f"{REMEDY}"
         )
     for name, tensor in tensors.items():
         if not is_plain(tensor):
-            raise ValueError(f"{origin}: its tensor {name!r:.100} is not {PLAIN}. {REMEDY}")
+            raise UserError(f"{origin}: its tensor {name!r:.100} is not {PLAIN}. {REMEDY}")
     return tensors
 
 
@@ -163,7 +165,7 @@ def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
     wrong = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
     if wrong:
         more = f", … ({len(wrong)} in all)" if len(wrong) > SHOWN else ""
-        raise ValueError(
+        raise UserError(
             f"{origin}: weights are NaN or infinite: {', '.join(wrong[:SHOWN])}{more}. Nothing that is computed with "
             "them means anything. Remedy: another checkpoint of the run, or another file."
         )

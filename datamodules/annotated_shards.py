@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.errors import UserError
 from datamodules.findings import NAMES, nearest
 from datamodules.parquet import open_parquet
 from datamodules.shard_files import ShardError
@@ -42,7 +43,7 @@ class SyntheticSource(ShardSource):
         if labels not in LABELS:
             near = nearest(str(labels), LABELS)
             hint = f" Did you mean {near!r}?" if near else ""
-            raise ValueError(f"data.labels is {labels!r}, and must be one of: {', '.join(LABELS)}.{hint}")
+            raise UserError(f"data.labels is {labels!r}, and must be one of: {', '.join(LABELS)}.{hint}")
         self.labels = labels
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from datamodules.errors import UserError
 from datamodules.findings import NAMES
 
 
@@ -26,7 +27,7 @@ def balanced_weights(labels: np.ndarray, findings: Sequence[str]) -> np.ndarray:
 def _of_one(levels: np.ndarray, name: str) -> np.ndarray:
     known = levels >= 0
     if not known.any():
-        raise ValueError(
+        raise UserError(
             f"data.balance names {name}, which is unknown in all {len(levels)} training images. Remedy: leave it out."
         )
     found, place, numbers = np.unique(levels[known], return_inverse=True, return_counts=True)

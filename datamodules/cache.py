@@ -48,6 +48,7 @@ from datamodules.cache_files import (
     to_make_again,
     unmade,
 )
+from datamodules.errors import UserError
 from datamodules.files import open_own, refuse_link, write_text
 from datamodules.images import ImageError, NotAFundusError
 from datamodules.sources.base import Source
@@ -274,7 +275,7 @@ def _store(
         ) from error
     if image.shape != picture or image.dtype != np.uint8:
         found = f"{image.dtype} {list(image.shape)}"
-        raise ValueError(f"{source.name} read {path!r} as {found}, not uint8 {list(picture)}.")
+        raise UserError(f"{source.name} read {path!r} as {found}, not uint8 {list(picture)}.")
     pixels = np.ascontiguousarray(image).tobytes()
     _write_row(file_name, row, pixels)
     return row, hashlib.blake2b(pixels, digest_size=8).digest(), None

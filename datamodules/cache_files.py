@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.errors import UserError
 from datamodules.files import open_own, read_json, refuse_link
 
 FORMAT = 1
@@ -24,7 +25,7 @@ PASSING = re.compile(
 )
 
 
-class CacheError(RuntimeError):
+class CacheError(UserError, RuntimeError):
     """A cache that cannot be made or must not be used; the message names the folder and the remedy."""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from datamodules.cache import ImageCache
 from datamodules.duplicates import KINDS, SIDE, VERSION, Duplicate, find_duplicates, groups, rows_to_drop
+from datamodules.errors import UserError
 from datamodules.files import read_json, write_csv, write_text
 from datamodules.findings import EYE_SIDE, NAMES, UNKNOWN, nearest
 from datamodules.manifest import Manifest
@@ -75,11 +76,11 @@ def check_handling(handling: str, image_size: int) -> str:
     if handling not in HANDLING:
         near = nearest(str(handling), HANDLING)
         hint = f" Did you mean {near!r}?" if near else ""
-        raise ValueError(f"data.duplicates is {handling!r}, and must be one of: {', '.join(HANDLING)}.{hint}")
+        raise UserError(f"data.duplicates is {handling!r}, and must be one of: {', '.join(HANDLING)}.{hint}")
     if handling == "ignore" or image_size >= SIDE:
         return handling
     if handling == "drop":
-        raise ValueError(
+        raise UserError(
             f"data.duplicates is 'drop', and data.image_size {image_size}: duplicates are told from {SIDE} pixels on. "
             "Remedy: larger images, or data.duplicates=ignore."
         )
@@ -107,7 +108,7 @@ def _read_duplicates(path: Path, num_images: int) -> list[Duplicate] | None:
         for each in found:
             ordered = type(each.first) is type(each.second) is int and 0 <= each.first < each.second < num_images
             if not ordered or each.kind not in KINDS or not 0 <= each.similarity <= 1:
-                raise ValueError(f"{astuple(each)} is no pair of {num_images} images")
+                raise UserError(f"{astuple(each)} is no pair of {num_images} images")
     except (ValueError, TypeError) as error:
         log.warning("%s is damaged, and duplicates are looked for again (%s)", path, error)
         return None

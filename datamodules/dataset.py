@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.errors import UserError
+
 
 class Picks(NamedTuple):
     """The rows of a batch, int64 [B], which of them are mirrored, bool [B], and what their transforms are drawn by."""
@@ -54,7 +56,7 @@ class FundusDataset(Dataset):
         masks: np.ndarray | None = None,
     ) -> None:
         if not len(labels) == len(ids) == len(rows):
-            raise ValueError(f"labels, ids and rows have lengths {len(labels)}, {len(ids)}, {len(rows)}: one a sample.")
+            raise UserError(f"labels, ids and rows have lengths {len(labels)}, {len(ids)}, {len(rows)}: one a sample.")
         self.images = RowsOf(images, rows)
         self.masks = None if masks is None else RowsOf(masks, rows)
         self.labels = labels

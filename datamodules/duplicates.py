@@ -33,6 +33,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from datamodules.errors import UserError
 from datamodules.manifest import SPLITS, STRICTEST
 
 KINDS = ("exact", "near", "mirrored")
@@ -103,7 +104,7 @@ def groups(duplicates: Sequence[Duplicate], num_images: int) -> np.ndarray:
     pairs = np.array([(d.first, d.second) for d in duplicates], dtype=np.int64).reshape(-1, 2)
     beyond = pairs[(pairs < 0) | (pairs >= num_images)]
     if len(beyond):
-        raise ValueError(
+        raise UserError(
             f"duplicates name row {beyond[0]} and num_images is {num_images}: give the number of images that they were "
             "found in."
         )
@@ -124,10 +125,10 @@ def rows_to_drop(group: np.ndarray, splits: Sequence[str]) -> np.ndarray:
     split, or another number of splits than rows.
     """
     if len(splits) != len(group):
-        raise ValueError(f"splits has {len(splits)} rows and group {len(group)}: give one split for each row.")
+        raise UserError(f"splits has {len(splits)} rows and group {len(group)}: give one split for each row.")
     unknown = sorted(set(splits) - set(STRICTEST))
     if unknown:
-        raise ValueError(f"splits holds {unknown[0]!r}, and must hold {', '.join(SPLITS)} or '' for none.")
+        raise UserError(f"splits holds {unknown[0]!r}, and must hold {', '.join(SPLITS)} or '' for none.")
     rank = np.array([STRICTEST.index(split) for split in splits], dtype=np.int64)
     order = np.lexsort((np.arange(len(group)), rank, group))
     ordered = np.asarray(group)[order]
@@ -138,7 +139,7 @@ def rows_to_drop(group: np.ndarray, splits: Sequence[str]) -> np.ndarray:
 def _check_images(images: np.ndarray) -> None:
     shape, dtype = tuple(images.shape), images.dtype
     if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or shape[1] < SIDE or dtype != np.uint8:
-        raise ValueError(f"images is {dtype} {list(shape)}, and must be uint8 [N, S, S, 3] with S of {SIDE} or more.")
+        raise UserError(f"images is {dtype} {list(shape)}, and must be uint8 [N, S, S, 3] with S of {SIDE} or more.")
 
 
 def _fingerprints(images: np.ndarray, progress: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

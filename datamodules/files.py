@@ -19,6 +19,8 @@ from typing import IO, Any
 
 import yaml
 
+from datamodules.errors import UserError
+
 WHOLE_COPY = "take it from a whole copy"
 MOST_VALUES = 10  # of a YAML file for each of its characters: aliases of aliases can stand for more than memory holds
 SAID = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", float: "a finite number",
@@ -72,7 +74,7 @@ def parsed_yaml(text: str) -> Any:
         found = yaml.safe_load(text)
         _check_size(found, 1000 + MOST_VALUES * len(text))
     except NO_YAML as fault:
-        raise ValueError(" ".join(str(fault).split())) from fault
+        raise UserError(" ".join(str(fault).split())) from fault
     return found
 
 
@@ -141,9 +143,9 @@ def _check_size(tree: Any, most: int) -> None:
     while left:
         node, count = left.pop(), count + 1
         if count + len(left) > most:
-            raise ValueError(f"with its aliases written out it holds more than {most:,} values")
+            raise UserError(f"with its aliases written out it holds more than {most:,} values")
         if isinstance(node, int) and node.bit_length() > 64:
-            raise ValueError("a number in it has more than 64 bits")
+            raise UserError("a number in it has more than 64 bits")
         left += list(node.values()) if isinstance(node, dict) else list(node) if isinstance(node, list | set) else []
 
 
@@ -165,7 +167,7 @@ def safe_name(name: Any, where: str) -> str:
         fault = f"it has more than {MOST_BYTES_OF_A_NAME} bytes"
     if fault is None:
         return name
-    raise ValueError(
+    raise UserError(
         f"{where}: {reprlib.repr(name)} cannot be the name of a file: {fault}. Remedy: another name; where somebody "
         "sent you what says so, do not trust it."
     )
@@ -190,7 +192,7 @@ def own_folder(root: str | Path, name: str | Path) -> Path:
 def refuse_link(path: Path) -> None:
     """Raise ValueError where a file or a folder of a fixed name, which is to be written, is a link."""
     if path.is_symlink():
-        raise ValueError(
+        raise UserError(
             f"{path} is a link to {os.readlink(path)!r}, and what is written there would land elsewhere. Remedy: "
             "delete the link (what it leads to stays), or give another folder."
         )
@@ -220,7 +222,7 @@ def open_own(path: str | Path, mode: str) -> IO:
         refuse_link(path)
         if fault.errno != errno.ENXIO:
             raise
-        raise ValueError(f"{path} is no file. Remedy: delete it, or give another folder.") from fault
+        raise UserError(f"{path} is no file. Remedy: delete it, or give another folder.") from fault
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:

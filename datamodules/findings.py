@@ -12,6 +12,8 @@ from numbers import Integral
 
 import numpy as np
 
+from datamodules.errors import UserError
+
 UNKNOWN = -1
 
 
@@ -74,7 +76,7 @@ def check_name(name: str) -> str:
         return name
     near = nearest(name, NAMES)
     hint = f" Did you mean {near!r}?" if near else ""
-    raise ValueError(f"{name!r} is not a finding.{hint} The findings are: {', '.join(NAMES)}.")
+    raise UserError(f"{name!r} is not a finding.{hint} The findings are: {', '.join(NAMES)}.")
 
 
 def encode(labels: Mapping[str, int | None]) -> np.ndarray:
@@ -88,9 +90,9 @@ def encode(labels: Mapping[str, int | None]) -> np.ndarray:
         if level is None:
             continue
         if isinstance(level, bool | np.bool_) or not isinstance(level, Integral):
-            raise ValueError(f"{name} is {level!r} ({type(level).__name__}), and must be an int or None (unknown).")
+            raise UserError(f"{name} is {level!r} ({type(level).__name__}), and must be an int or None (unknown).")
         if not UNKNOWN <= level < NUM_LEVELS[name]:
-            raise ValueError(f"{name} is {int(level)}, and must be one of: {describe_levels(name)}.")
+            raise UserError(f"{name} is {int(level)}, and must be one of: {describe_levels(name)}.")
         row[NAMES.index(name)] = int(level)
     return row
 

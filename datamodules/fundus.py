@@ -17,6 +17,7 @@ from datamodules.augment import flip_batch, to_unit_range
 from datamodules.balance import balanced_weights, repeated_chances
 from datamodules.copies import Copies, cached_duplicates, check_handling
 from datamodules.dataset import FundusDataset, RowsOf
+from datamodules.errors import UserError
 from datamodules.findings import check_name
 from datamodules.latents import LatentCache, LatentDataset
 from datamodules.loader import EpochBatches, ResumableLoader, as_it_is, begin_worker
@@ -73,7 +74,7 @@ class FundusDataModule(lightning.LightningDataModule):
         for name, value, least in (("image_size", image_size, 8), ("batch_size", batch_size, 1),
                                    ("num_workers", num_workers, 0), ("max_rejected", max_rejected, 0)):  # fmt: skip
             if value < least:
-                raise ValueError(f"data.{name} is {value}, and must be at least {least}.")
+                raise UserError(f"data.{name} is {value}, and must be at least {least}.")
         self.source = source
         self.image_size = image_size
         self.batch_size = batch_size
@@ -88,7 +89,7 @@ class FundusDataModule(lightning.LightningDataModule):
         self.balance = tuple(check_name(name) for name in balance)
         self._rare_below: float | None = None  # the threshold of `repeat_rare`
         if not 0 < train_fraction <= 1:
-            raise ValueError(f"data.train_fraction is {train_fraction}, and must be in (0, 1].")
+            raise UserError(f"data.train_fraction is {train_fraction}, and must be in (0, 1].")
         self.augmentation, self.train_fraction = Augmentation(augment), train_fraction
         self.duplicates = check_handling(duplicates, image_size)
         self.manifest: Manifest | None = None
@@ -126,7 +127,7 @@ class FundusDataModule(lightning.LightningDataModule):
         squares = Squares.open(self.source, index, self.image_size, self.cache_dir)
         self._check_rejected(squares, index)
         if len(squares.rejected) == len(index):
-            raise ValueError(f"none of the {len(index)} images of {self.source.name} could be used.")
+            raise UserError(f"none of the {len(index)} images of {self.source.name} could be used.")
         self._rows, self.manifest, self.copies = select(
             index, squares, self.fractions, self.seed, self.duplicates, self.train_fraction
         )
@@ -165,7 +166,7 @@ class FundusDataModule(lightning.LightningDataModule):
             manifest = self._ready()
             rows = manifest.rows(split)
             if len(rows) == 0:
-                raise ValueError(
+                raise UserError(
                     f"the {split} split is empty: {manifest.num_patients} patients were shared out by fractions "
                     f"{self.fractions} with seed {self.seed}, or by the official split{self._left_out()}. Remedy: more "
                     f"patients, a larger data.fractions.{split} (and a smaller one of another: they sum to 1), another "
@@ -204,7 +205,7 @@ class FundusDataModule(lightning.LightningDataModule):
     def check_latents(self) -> None:
         """Raise ValueError where training on cached latents would leave out what training images are to go through."""
         if self.augmentation:
-            raise ValueError(
+            raise UserError(
                 "data.augment changes images, and training is to be on cached latents, which were made before. Remedy: "
                 "job.cache_latents=false, or augment=none."
             )

@@ -16,6 +16,8 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from datamodules.errors import UserError
+
 BEGINNINGS = {
     "JPEG": (b"\xff\xd8\xff",),
     "PNG": (b"\x89PNG\r\n\x1a\n",),
@@ -41,7 +43,7 @@ END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many, and warns of fewer
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """A file that cannot be read as an image; the message is the reason."""
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.bit_depth import colour_to_eight, grey_to_eight
+from datamodules.errors import UserError
 from datamodules.image_files import ImageError, Plain, opened, read_bytes, without_metadata
 
 VERSION = 4  # changes whenever the same file would give other pixels; every image cache depends on it
@@ -30,7 +31,7 @@ MIN_ARC = 0.25  # fraction of the full circle that must be an edge
 MIN_RADIUS, MAX_RADIUS = 0.25, 0.85  # radius as a fraction of the shorter and of the longer side
 
 
-class NotAFundusError(ValueError):
+class NotAFundusError(UserError):
     """An image that does not show a fundus; the message is the reason."""
 
 
@@ -244,7 +245,7 @@ def crop_levels(levels: np.ndarray, fov: FieldOfView, size: int) -> np.ndarray:
 def _square(pixels: np.ndarray, fov: FieldOfView, size: int) -> np.ndarray:
     """The square around the disc, [2 r, 2 r, …], 0 where it leaves the frame."""
     if size < 1 or fov.radius < 1:
-        raise ValueError(f"size is {size} and fov.radius {fov.radius}: both must be at least 1 pixel.")
+        raise UserError(f"size is {size} and fov.radius {fov.radius}: both must be at least 1 pixel.")
     side = max(1, round(2 * fov.radius))
     left, top = round(fov.x + 0.5 - side / 2), round(fov.y + 0.5 - side / 2)
     square = np.zeros((side, side, *pixels.shape[2:]), dtype=np.uint8)
@@ -299,4 +300,4 @@ def resize_levels(square: np.ndarray, size: int) -> np.ndarray:
 
 def _check_rgb(rgb: np.ndarray) -> None:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-        raise ValueError(f"rgb is {rgb.dtype} {list(rgb.shape)}, and must be uint8 [H, W, 3].")
+        raise UserError(f"rgb is {rgb.dtype} {list(rgb.shape)}, and must be uint8 [H, W, 3].")

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from datamodules.augment import mirror_labels, to_unit_range
 from datamodules.cache_files import CacheError, check_size, remedy
 from datamodules.dataset import FundusDataset, Picks, RowsOf
+from datamodules.errors import UserError
 from datamodules.files import open_own, read_json, refuse_link, write_text
 
 DTYPES = ("float32", "float16")
@@ -66,7 +67,7 @@ class LatentCache:
         here = {"images": fingerprint, "split": split_fingerprint}
         there = {"images": self.depends_on.get("images"), "split": self.depends_on.get("split", split_fingerprint)}
         if len(self) != num_images or there != here:
-            raise ValueError(
+            raise UserError(
                 f"the latent cache {str(self.folder)!r} is of {len(self)} images with fingerprints {there}, but the "
                 f"training set has {num_images} with {here}. Remedy: build it again from these images."
             )
@@ -89,7 +90,7 @@ class LatentCache:
         CacheError when the disk is full.
         """
         if dtype not in DTYPES:
-            raise ValueError(f"dtype is {dtype!r}, and must be one of: {', '.join(DTYPES)}.")
+            raise UserError(f"dtype is {dtype!r}, and must be one of: {', '.join(DTYPES)}.")
         depends_on = _depends_on(fingerprint)
         folder = latent_folder(depends_on, dtype, cache_dir)
         with torch.no_grad():
@@ -120,9 +121,9 @@ def _encode(encode: Callable, pixels: np.ndarray) -> np.ndarray:
     views = (image, image.flip(-1).contiguous())
     latents = torch.stack([torch.stack([part.float().cpu() for part in encode(view)], dim=1) for view in views], dim=1)
     if latents.ndim != 6 or len(latents) != len(pixels):
-        raise ValueError(f"encode must give mean and std [B, C, h, w]; together they are {list(latents.shape)}.")
+        raise UserError(f"encode must give mean and std [B, C, h, w]; together they are {list(latents.shape)}.")
     if not bool(torch.isfinite(latents).all()):
-        raise ValueError("encode gave a latent that is not finite: is the autoencoder trained?")
+        raise UserError("encode gave a latent that is not finite: is the autoencoder trained?")
     return latents.numpy()
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.augment import draw_flips, draw_numbers
 from datamodules.dataset import Picks
+from datamodules.errors import UserError
 
 KEYS = {  # what decides on the order, as people set it
     "seed": "seed",
@@ -76,19 +77,19 @@ class EpochBatches(Epochs):
         draw: bool = False,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"batch_size is {batch_size} (at least 1), rank {rank} of {world_size} (0 <= rank < W).")
+            raise UserError(f"batch_size is {batch_size} (at least 1), rank {rank} of {world_size} (0 <= rank < W).")
         if drop_last and num_rows < batch_size * world_size:
-            raise ValueError(
+            raise UserError(
                 f"batch_size is {batch_size} on {world_size} process(es), but there are only {num_rows} training "
                 f"images: not one batch. Set data.batch_size to {max(1, num_rows // world_size)} or less."
             )
         if epoch_size is not None and (not drop_last or epoch_size < batch_size * world_size):
-            raise ValueError(
+            raise UserError(
                 f"data.epoch_size is {epoch_size}: it is for training, and at least one batch of {batch_size} on each "
                 f"of {world_size} process(es)."
             )
         if num_rows < world_size:
-            raise ValueError(f"there are {num_rows} images for {world_size} processes: run with fewer devices.")
+            raise UserError(f"there are {num_rows} images for {world_size} processes: run with fewer devices.")
         self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.shuffle, self.flip, self.drop_last = shuffle, flip, drop_last
@@ -159,7 +160,7 @@ class ResumableLoader:
 
     def __init__(self, loader: DataLoader, batches: EpochBatches, images: str = "") -> None:
         if loader.sampler is not batches or loader.batch_size is not None:
-            raise ValueError("loader must be a DataLoader with batch_size=None and sampler=batches.")
+            raise UserError("loader must be a DataLoader with batch_size=None and sampler=batches.")
         self.loader = loader
         self.batch_sampler = batches
         self.images = images
@@ -216,12 +217,12 @@ class ResumableLoader:
         finished = (state["batch"] + 1) * state["global_batch_size"] > state["epoch_size"]
         if changed and state["batch"] and not finished:
             what = ", ".join(f"{KEYS.get(name, name)} was {old} and is {new}" for name, (old, new) in changed.items())
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint was saved within an epoch, after batch {state['batch']}, and the order of the data "
                 f"has changed since: {what}. Resume with what it was, or from a checkpoint of an epoch's end."
             )
         if self.images != state.get("images", self.images) and state["batch"] and not finished:
-            raise ValueError(
+            raise UserError(
                 "the checkpoint was saved within an epoch of other training images (other photographs, labels, "
                 "data.image_size, data.fractions, seed, data.balance, job.repeat_threshold, data.flip or "
                 "data.augment). Resume with those, or from an epoch's end."

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datamodules.columns import blank, coded, encoded, people, text, unknown
+from datamodules.errors import UserError
 from datamodules.files import write_atomically
 from datamodules.findings import FINDINGS, NAMES, UNKNOWN, check_name, encode
 from datamodules.manifest_checks import Checker, ManifestError
@@ -163,7 +164,7 @@ class Manifest:
     def rows(self, split: str) -> np.ndarray:
         """The row numbers of a split, int64, ascending."""
         if split not in SPLITS:
-            raise ValueError(f"split is {split!r}, and must be one of: {', '.join(SPLITS)}.")
+            raise UserError(f"split is {split!r}, and must be one of: {', '.join(SPLITS)}.")
         mask = pc.equal(self.table.column("split").cast(pa.string()), split)
         return np.flatnonzero(np.asarray(mask.to_numpy(zero_copy_only=False), dtype=bool))
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.columns import hashes, paths
+from datamodules.errors import UserError
 from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels, nearest
 
 TEXT_COLUMNS = ("id", "path", "patient", "split", "source")
@@ -20,7 +21,7 @@ OUTSIDE = r"^([/\\]|[A-Za-z]:)|(^|[/\\])\.\.([/\\]|$)"  # an absolute path, or o
 OUTSIDE_MASK = r"(^|\|)([/\\]|[A-Za-z]:)|(^|[/\\|])\.\.([/\\|]|$)"  # the same of several that are joined by |
 
 
-class ManifestError(ValueError):
+class ManifestError(UserError):
     """A table that cannot be a manifest; the message names the table, the row, the column, the value and the remedy."""
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.errors import UserError
 from datamodules.manifest import Manifest
 from datamodules.sources.base import Source
 
@@ -38,7 +39,7 @@ class MasksOf:
         levels = self.source.read_mask(path, mask, image_size)
         top = len(self.source.mask_levels)
         if levels.max() >= top:
-            raise ValueError(
+            raise UserError(
                 f"{self.name}: {mask!r} has level {levels.max()}, and there are only {top} levels. Remedy: name each "
                 "in the source's mask_levels, background first, or map the values of the files to them in read_mask."
             )

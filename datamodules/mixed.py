@@ -13,6 +13,7 @@ from torch import LongTensor
 from torch.utils.data import Dataset
 
 from datamodules.dataset import FundusDataset, Picks
+from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
 from datamodules.loader import EpochBatches, Epochs, ResumableLoader
 from datamodules.manifest import Manifest
@@ -60,7 +61,7 @@ class MixedDataModule(FundusDataModule):
     ) -> None:
         foreign = set(settings) - set(inspect.signature(FundusDataModule).parameters)
         if foreign:
-            raise ValueError(
+            raise UserError(
                 f"mix=synthetic mixes with photographs, and this data option has {', '.join(sorted(foreign))}: it "
                 "streams shards itself. Remedy: the photographs' option by data=, and the set by data.synthetic.root."
             )
@@ -117,7 +118,7 @@ class MixedDataModule(FundusDataModule):
 
     def check_latents(self) -> None:
         """Raises ValueError: a part of the images comes from a stream."""
-        raise ValueError(NO_LATENTS)
+        raise UserError(NO_LATENTS)
 
     def parts(self) -> list[tuple[Source, Manifest]]:
         """The photographs', and the set's."""
@@ -144,14 +145,14 @@ class MixedDataModule(FundusDataModule):
             return super()._loader(dataset, training)
         rank, world_size, vary = self._place()
         if self.num_real * world_size > len(dataset):
-            raise ValueError(
+            raise UserError(
                 f"a step takes {self.num_real} real images on each of {world_size} process(es), and there are only "
                 f"{len(dataset)} real training images. Remedy: a smaller data.batch_size (now {self.batch_size}), or a "
                 f"larger data.synthetic.ratio (now {self.ratio:g})."
             )
         steps = None if self.epoch_size is None else self.epoch_size // (self.batch_size * world_size)
         if steps == 0:
-            raise ValueError(
+            raise UserError(
                 f"data.epoch_size is {self.epoch_size}, and must be at least one batch of {self.batch_size} on each of "
                 f"{world_size} process(es)."
             )
@@ -221,14 +222,14 @@ def num_real_of(batch_size: int, ratio: float) -> int:
         ValueError: a ratio that is not positive, or leaves none of one kind.
     """
     if not 0 < ratio < math.inf:
-        raise ValueError(
+        raise UserError(
             f"data.synthetic.ratio is {ratio}, and must be positive: synthetic images for one real image. Without "
             "synthetic ones: mix=none; without real ones: data=synthetic."
         )
     num_real = math.floor(batch_size / (1 + ratio) + 0.5)
     if not 0 < num_real < batch_size:
         lacking, least = ("real", 1 + ratio) if num_real == 0 else ("synthetic", 1 + 1 / ratio)
-        raise ValueError(
+        raise UserError(
             f"data.batch_size={batch_size} with data.synthetic.ratio={ratio:g} has no {lacking} image in a batch. "
             f"Remedy: data.batch_size={math.ceil(least)} or more, or a ratio nearer to 1."
         )

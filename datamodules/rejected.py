@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from datamodules.errors import UserError
 from datamodules.files import write_csv
 
 
@@ -14,7 +15,7 @@ def check_rejected(rejected: Sequence[tuple[str, str]], num_images: int, source:
     """
     if len(rejected) > max_rejected:
         first = "".join(f"\n  {path}: {reason}" for path, reason in rejected[:5])
-        raise ValueError(
+        raise UserError(
             f"{len(rejected)} of {num_images} images of {source} are rejected, and data.max_rejected is "
             f"{max_rejected}. The first are:{first}\nRemedy: repair or remove them, or go on without them with "
             f"data.max_rejected={len(rejected)}."

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from datamodules.errors import UserError
 from datamodules.synthetic.layout import ANNOTATIONS, DATA, PLAN, TRAINED_ON
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ ABOUT = (
 )
 
 
-class ShardError(ValueError):
+class ShardError(UserError):
     """Shards that cannot be trained on; the message names the file, what is wrong with it, and the remedy."""
 
 

@@ -24,6 +24,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from datamodules.augment import draw_numbers
+from datamodules.errors import UserError
 from datamodules.findings import NAMES
 from datamodules.loader import Epochs, ResumableLoader, as_it_is, begin_worker
 from datamodules.shards import ShardSource, labels_of
@@ -63,7 +64,7 @@ class StreamOrder:
         self.num_rows = int(self.sizes.sum())
         self.num_batches = self.num_rows // (batch_size * world_size)  # of a pass, on each rank
         if self.num_batches == 0:
-            raise ValueError(
+            raise UserError(
                 f"batch_size is {batch_size} on {world_size} process(es), but there are only {self.num_rows} training "
                 f"images: not one batch. Set data.batch_size to {max(1, self.num_rows // world_size)} or less."
             )
@@ -139,7 +140,7 @@ class StreamBatches(Epochs):
         self.order, self.vary, self.seed = order, vary, order.seed
         self.batch_size, self.world_size, self.num_rows = order.batch_size, order.world_size, order.num_rows
         if epoch_size is not None and epoch_size < self.batch_size * self.world_size:
-            raise ValueError(
+            raise UserError(
                 f"data.epoch_size is {epoch_size}, and must be at least one batch of {self.batch_size} on each of "
                 f"{self.world_size} process(es)."
             )

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.columns import CHUNK, whole
+from datamodules.errors import UserError
 from datamodules.findings import nearest
 from datamodules.manifest import SPACE, SPLITS, Manifest
 
@@ -85,7 +86,7 @@ def _keep_official(
         theirs = known[rows[known] == rows[row]]
         sides = {SPLITS[code]: int(theirs[np.argmax(given[theirs] == code)]) for code in np.unique(given[theirs])}
         said = " and ".join(f"in {side!r} (image {ids[row].as_py()!r})" for side, row in sides.items())
-        raise ValueError(
+        raise UserError(
             f"patient {names[int(rows[row])].as_py()!r} is {said} of the official split: a patient must be on one "
             f"side. {len(np.unique(rows[contradicted]))} patients are on several. Correct the split column, or leave "
             "it blank for these patients; give the patients of two hospitals different names."
@@ -126,11 +127,11 @@ def _edges(fractions: Mapping[str, float]) -> list[tuple[str, float]]:
         if name not in SPLITS:
             near = nearest(name, list(SPLITS))
             hint = f" Did you mean {near!r}?" if near else ""
-            raise ValueError(f"fractions names {name!r}, which is not a split.{hint} The splits: {', '.join(SPLITS)}.")
+            raise UserError(f"fractions names {name!r}, which is not a split.{hint} The splits: {', '.join(SPLITS)}.")
         if not isinstance(fraction, Real) or not 0 <= fraction <= 1:
-            raise ValueError(f"fractions[{name!r}] is {fraction}, and must be in [0, 1].")
+            raise UserError(f"fractions[{name!r}] is {fraction}, and must be in [0, 1].")
     if abs(sum(fractions.values()) - 1) > 1e-6:
-        raise ValueError(f"fractions sums to {sum(fractions.values()):g}, and must sum to 1: {dict(fractions)}.")
+        raise UserError(f"fractions sums to {sum(fractions.values()):g}, and must sum to 1: {dict(fractions)}.")
     names = [name for name in SPLITS if fractions.get(name, 0) > 0]
     ends = [sum(fractions.get(other, 0) for other in names[: i + 1]) for i in range(len(names))]
     return list(zip(names, [*ends[:-1], math.inf], strict=True))

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from datamodules.cache import ImageCache
 from datamodules.dataset import FundusDataset
+from datamodules.errors import UserError
 from datamodules.findings import NAMES
 from datamodules.fundus import FundusDataModule
 from datamodules.loader import ResumableLoader
@@ -79,7 +80,7 @@ class ShardDataModule(FundusDataModule):
                   "window_groups": window_groups}  # fmt: skip
         for name, value in counts.items():
             if value < 1:
-                raise ValueError(f"data.{name} is {value}, and must be at least 1.")
+                raise UserError(f"data.{name} is {value}, and must be at least 1.")
         self.num_val, self.num_reference = num_val, num_reference
         self.num_lanes, self.window_groups, self.window_gb = num_lanes, window_groups, window_gb
         self._cache: ImageCache | None = None
@@ -169,7 +170,7 @@ class ShardDataModule(FundusDataModule):
             manifest.rows(split)  # refuses what is no split
             rows = self._samples[split]
             if len(rows) == 0:
-                raise ValueError(
+                raise UserError(
                     f"the {split} split is empty: {len(manifest)} rows were shared out by fractions {self.fractions} "
                     f"with seed {self.seed}. Remedy: a larger data.fractions.{split} (and a smaller one of another: "
                     "they sum to 1), or another seed."
@@ -188,7 +189,7 @@ class ShardDataModule(FundusDataModule):
 
     def check_latents(self) -> None:
         """Raises ValueError: latents of all images would be the unpacking that streaming avoids."""
-        raise ValueError(NO_LATENTS)
+        raise UserError(NO_LATENTS)
 
     # -- loaders
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from datamodules.errors import UserError
+
 
 class Augmentation:
     """Apply v2 transforms, one after the other, to each image float32 [3, S, S] in [0, 1] and its mask int64 [S, S].
@@ -27,12 +29,12 @@ class Augmentation:
     def __init__(self, transforms: Sequence[Any]) -> None:
         for transform in transforms:
             if not isinstance(transform, v2.Transform):
-                raise ValueError(
+                raise UserError(
                     f"data.augment holds {transform!r}, which is no transform of torchvision.transforms.v2. Remedy: "
                     "name one, as {_target_: torchvision.transforms.v2.RandomRotation, degrees: 10}."
                 )
             if any(isinstance(part, v2.RandomHorizontalFlip) for part in _parts(transform)):
-                raise ValueError(
+                raise UserError(
                     "data.augment holds RandomHorizontalFlip, which would show a right eye as a left one and leave "
                     "eye_side as it was. Remedy: data.flip=true, which changes both."
                 )
@@ -75,7 +77,7 @@ class Augmentation:
             size = sample["image"].shape
             sample = transform(sample)
             if sample["image"].shape != size:
-                raise ValueError(
+                raise UserError(
                     f"data.augment holds {transform!r}, which makes {list(sample['image'].shape)} of {list(size)}. "
                     "Remedy: transforms that keep the size; RandomResizedCrop with size=data.image_size does."
                 )

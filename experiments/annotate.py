@@ -13,6 +13,7 @@ from callbacks.locks import alone
 from callbacks.run_record import RunRecord
 from callbacks.shared_work import SharedWork
 from callbacks.shutdown import PredictionShutdown
+from datamodules.errors import UserError
 from datamodules.findings import NAMES, NUM_LEVELS
 from datamodules.shards import ShardSource
 from datamodules.synthetic import SyntheticSet
@@ -66,7 +67,7 @@ def check_job(run: Run) -> dict[str, Any]:
     job = run.job
     for name, least in (("batch_size", 1), ("num_workers", 0), ("num_replicates", 0)):
         if job[name] < least:
-            raise ValueError(f"job.{name}={job[name]} must be at least {least}.")
+            raise UserError(f"job.{name}={job[name]} must be at least {least}.")
     return job
 
 
@@ -80,7 +81,7 @@ def whole_set(dataset: str, output_dir: Path) -> SyntheticSet:
     data = SyntheticSet(Path(dataset).expanduser())
     _ = data.manifest
     if output_dir.resolve().is_relative_to(data.root.resolve()):
-        raise ValueError(
+        raise UserError(
             f"output_dir={output_dir} is the folder of the set, or in it: that keeps the record of its own making. "
             "Leave output_dir out; the annotations are written into job.dataset all the same."
         )

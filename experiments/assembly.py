@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
 from datamodules.findings import NAMES
 from datamodules.fundus import FundusDataModule
 from lightning_modules.autoencoder import Autoencoder
@@ -51,7 +52,7 @@ def seed_all(cfg: DictConfig) -> None:
     """
     seed = cfg.get("seed")
     if type(seed) is not int or not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed!r}, and must be a whole number of 0 to {2**32 - 1}.")
+        raise UserError(f"seed is {seed!r}, and must be a whole number of 0 to {2**32 - 1}.")
     L.seed_everything(seed, workers=True, verbose=False)
 
 
@@ -93,7 +94,7 @@ def _take_measures(module: Autoencoder, found: Mapping[str, Tensor | None], sour
     """Give an autoencoder the figures of its latents that a checkpoint holds, if they can be such."""
     ours = {name: getattr(module, name) for name in MEASURES}
     if any(tensor is None or tensor.shape != ours[name].shape for name, tensor in found.items()):
-        raise ValueError(
+        raise UserError(
             f"{source}: it does not hold mean and deviation of its {module.latent_channels} latent channels "
             f"({', '.join(MEASURES)}). Remedy: a checkpoint of vae_train or ddpm_train."
         )
@@ -106,7 +107,7 @@ def _take_measures(module: Autoencoder, found: Mapping[str, Tensor | None], sour
 def check_scale(module: Autoencoder, source: str) -> None:
     """See that latents can be divided by their deviations."""
     if not (module.latent_scale > 0).all():
-        raise ValueError(
+        raise UserError(
             f"{source}: the deviation of a latent channel (latent_scale) is not above 0. Remedy: another checkpoint."
         )
 
@@ -125,7 +126,7 @@ def check_image_size(image_size: int, downsampling: int) -> int:
     """
     if image_size % downsampling:
         lower = max(image_size // downsampling, 1) * downsampling
-        raise ValueError(
+        raise UserError(
             f"data.image_size={image_size} cannot be divided by the autoencoder's downsampling of {downsampling}. "
             f"Nearest sizes: {lower} and {lower + downsampling}; or another model/autoencoder."
         )
@@ -147,7 +148,7 @@ def build_diffusion(cfg: DictConfig, autoencoder: Autoencoder, make: Make = MAKE
     except Exception as error:  # Hydra raises one of its own
         if "unexpected keyword argument 'map_channels'" not in str(error):
             raise
-        raise ValueError(
+        raise UserError(
             f"{cfg.model.denoiser._target_} takes no map_channels, by which the label maps reach it. Remedy: "
             "model.label_maps=null; or take them in its constructor (docs/adding-a-backbone.md)."
         ) from error

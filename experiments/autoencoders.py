@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from callbacks.files import write_atomically
 from callbacks.reconstructions import Reconstructions
 from callbacks.whole_files import to_file
+from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import (
     build_autoencoder,
@@ -51,7 +52,7 @@ def check_optimisers(cfg: DictConfig) -> None:
         ValueError: a discriminator, which has one of its own, under DeepSpeed.
     """
     if cfg.autoencoder.module.get("discriminator") and isinstance(build_strategy(cfg), DeepSpeedStrategy):
-        raise ValueError(
+        raise UserError(
             f"an autoencoder with a discriminator has two optimisers, and strategy {strategy_words(cfg)} takes one. "
             "Remedy: train it by +exp=vae_train with strategy=single, ddp or fsdp2, and give it to others as "
             "autoencoder.pretrained=<its checkpoint>; or autoencoder.module.discriminator=null."
@@ -116,7 +117,7 @@ def existing_autoencoder(cfg: DictConfig) -> str | None:
     if cfg.ckpt:
         named_checkpoint("ckpt", cfg.ckpt)
     if cfg.autoencoder.pretrained and cfg.ckpt:
-        raise ValueError(
+        raise UserError(
             f"autoencoder.pretrained={cfg.autoencoder.pretrained} and ckpt={cfg.ckpt}: a denoiser only knows the "
             "latents of its own autoencoder, which ckpt brings. Give one of the two."
         )
@@ -170,7 +171,7 @@ def train_autoencoder(
     }
     manual = not module.automatic_optimization
     if manual and cfg.trainer.accumulate_grad_batches > 1:
-        raise ValueError(
+        raise UserError(
             f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}: an autoencoder with a "
             "discriminator steps every batch. Use a larger data.batch_size, or autoencoder.module.discriminator=null."
         )

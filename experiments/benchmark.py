@@ -1,5 +1,6 @@
 """`+exp=benchmark`: what the framework costs and what its choices save; `job.case` names the comparison."""
 
+from datamodules.errors import UserError
 from experiments.benchmarks.guidance import compare_guidance
 from experiments.benchmarks.latents import compare_latents
 from experiments.benchmarks.recipe import compare_recipes
@@ -24,5 +25,5 @@ def benchmark(run: Run) -> dict[str, float]:
     """
     case = run.cfg.job.case
     if case not in CASES:
-        raise ValueError(f"job.case={case} is no case of the benchmark. Cases: {', '.join(CASES)}.")
+        raise UserError(f"job.case={case} is no case of the benchmark. Cases: {', '.join(CASES)}.")
     return CASES[case](run)

@@ -24,6 +24,7 @@ from torchvision.datasets import ImageFolder
 
 from callbacks.files import write_text
 from callbacks.run_record import code_revision, package_versions
+from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_datamodule
 from experiments.benchmarks.common import spread
@@ -97,7 +98,7 @@ def linked(datamodule: FundusDataModule, folder: Path) -> Path:
     for row, path in enumerate(source.index().paths):
         file = Path(getattr(source, "root", ".")) / path
         if not file.is_file():
-            raise ValueError(
+            raise UserError(
                 f"data has no file {str(file)!r}: ImageFolder reads files. Remedy: data=folder data.root=<folder>."
             )
         (folder / "all" / f"{row:06d}{file.suffix}").symlink_to(file.resolve())

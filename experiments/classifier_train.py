@@ -13,6 +13,7 @@ from callbacks.image_sheet import compose, publish
 from callbacks.metrics.evaluation import MACRO_METRICS
 from callbacks.mistakes_gallery import gallery
 from callbacks.run_record import RunRecord
+from datamodules.errors import UserError
 from datamodules.findings import FINDINGS, NAMES, NUM_LEVELS, check_name, nearest
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_callbacks, build_classifier, columns_of
@@ -70,9 +71,9 @@ def check_job(cfg: DictConfig) -> None:
         ValueError: an empty list of findings, a negative number of replicates.
     """
     if cfg.model.findings is not None and not len(cfg.model.findings):
-        raise ValueError("model.findings is empty: name one finding at least, or give null for all that vary.")
+        raise UserError("model.findings is empty: name one finding at least, or give null for all that vary.")
     if cfg.job.num_replicates < 0:
-        raise ValueError(f"job.num_replicates={cfg.job.num_replicates} must be at least 0; 0 gives no intervals.")
+        raise UserError(f"job.num_replicates={cfg.job.num_replicates} must be at least 0; 0 gives no intervals.")
 
 
 def check_monitor(monitor: str, findings: Sequence[str]) -> None:
@@ -87,7 +88,7 @@ def check_monitor(monitor: str, findings: Sequence[str]) -> None:
     if monitor not in known:
         near = nearest(str(monitor), known)
         hint = f" Did you mean {near!r}?" if near else ""
-        raise ValueError(f"job.monitor={monitor} is not logged.{hint} Known: {', '.join(known)}.")
+        raise UserError(f"job.monitor={monitor} is not logged.{hint} Known: {', '.join(known)}.")
 
 
 def announce(run: Run) -> None:
@@ -118,13 +119,13 @@ def chosen_findings(cfg: DictConfig, datamodule: FundusDataModule) -> list[str]:
     for name in named:
         if len(levels[name]) < 2:
             said = f"always {levels[name][0]}" if levels[name] else "unknown"
-            raise ValueError(
+            raise UserError(
                 f"model.findings names {name}, which is {said} in all {len(labels)} training images: there is nothing "
                 "to learn. Leave it out, or add data that show it."
             )
     varying = [name for name in NAMES if len(levels[name]) > 1]
     if not varying:
-        raise ValueError("no finding varies among the training images: there is nothing to learn from their labels.")
+        raise UserError("no finding varies among the training images: there is nothing to learn from their labels.")
     return named or varying
 
 
@@ -141,7 +142,7 @@ def begin(cfg: DictConfig, module: Classifier) -> str:
         state = load_state(cfg.ckpt)
         theirs = list(model_of(state).get("findings") or module.findings)
         if theirs != list(module.findings):
-            raise ValueError(
+            raise UserError(
                 f"ckpt={cfg.ckpt} tells {', '.join(theirs)}, and this run is to tell {', '.join(module.findings)}: its "
                 f"heads would mean something else. Remedy: model.findings=[{','.join(theirs)}]; or its backbone alone, "
                 f"by model/init=synthetic model.init.path={cfg.ckpt}."

@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.files import write_atomically, write_text
+from datamodules.errors import UserError
 from experiments.comparison.figure import DPI, curves_figure, pixels
 from experiments.comparison.folders import find_groups, find_runs
 from experiments.comparison.groups import Group, differences, group_by_configuration, group_by_name
@@ -61,7 +62,7 @@ def check_mode(mode: Any) -> Any:
         ValueError: anything else.
     """
     if mode is not None and mode not in MODES:
-        raise ValueError(f"job.mode={mode}: must be max (more is better), min (less is better) or null (as declared).")
+        raise UserError(f"job.mode={mode}: must be max (more is better), min (less is better) or null (as declared).")
     return mode
 
 
@@ -73,7 +74,7 @@ def check_threshold(threshold: Any) -> float | None:
     """
     is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool) and math.isfinite(threshold)
     if threshold is not None and not is_number:
-        raise ValueError(f"job.threshold={threshold}: a level of the metric is needed, as in 0.9, or null.")
+        raise UserError(f"job.threshold={threshold}: a level of the metric is needed, as in 0.9, or null.")
     return None if threshold is None else float(threshold)
 
 
@@ -84,13 +85,13 @@ def gather(job: dict[str, Any], output_dir: Path) -> Gathered:
         ValueError: as `compare_runs`; with job.strict also a run that does not log the metric.
     """
     if not job["runs"] and not job["groups"]:
-        raise ValueError("job.runs is empty: name folders of runs, or patterns, as in job.runs=[runs/a,runs/ddpm_*/*].")
+        raise UserError("job.runs is empty: name folders of runs, or patterns, as in job.runs=[runs/a,runs/ddpm_*/*].")
     named = find_groups(job["groups"], output_dir)
     found = find_runs(job["runs"], "job.runs", output_dir)
     folders = {os.path.realpath(folder): folder for part in [*named.values(), found] for folder in part.folders}
     group_of = {os.path.realpath(folder): name for name, part in named.items() for folder in part.folders}
     if named and (outside := [str(folder) for key, folder in folders.items() if key not in group_of]):
-        raise ValueError(
+        raise UserError(
             f"in no group of job.groups: {', '.join(outside)}. Put them into one, or leave job.runs out: the runs of "
             "all groups are compared."
         )
@@ -120,7 +121,7 @@ def left_out(runs: Sequence[Run], skipped: Sequence[Path], metric: str | None, s
         listed = ", ".join(dict.fromkeys(map(str, skipped)))
         notes.append(f"Left out, for they have no metrics.csv: {listed}.")
     if notes and strict:
-        raise ValueError(f"{' '.join(notes)} job.strict=false compares the others.")
+        raise UserError(f"{' '.join(notes)} job.strict=false compares the others.")
     return notes
 
 
@@ -133,14 +134,14 @@ def check_metric(runs: Sequence[Run], metric: str | None) -> None:
     known = sorted({name for run in runs for name in run.metrics})
     listed = f"Logged: {', '.join(known) or 'nothing'}."
     if not metric:
-        raise ValueError(f"job.metric must be given: job.metric=NAME. {listed}")
+        raise UserError(f"job.metric must be given: job.metric=NAME. {listed}")
     if any(run.curve is not None for run in runs):
         return
     if metric in known:
-        raise ValueError(f"job.metric={metric}: no run has a finite value of it. {listed}")
+        raise UserError(f"job.metric={metric}: no run has a finite value of it. {listed}")
     near = difflib.get_close_matches(str(metric), known, n=3, cutoff=0.5)
     meant = f": did you mean {' or '.join(near)}?" if near else "."
-    raise ValueError(f"job.metric={metric}: no run logs it{meant} {listed}")
+    raise UserError(f"job.metric={metric}: no run logs it{meant} {listed}")
 
 
 def write(found: Comparison, gathered: Gathered, output_dir: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from datamodules.errors import UserError
 from experiments.memory import refused_memory
 from lightning_modules.checkpoint_contents import check_config
 
@@ -54,7 +55,7 @@ class Rebuilder:
         for part in parts:
             node = OmegaConf.select(self.cfg, part)
             if not isinstance(node, DictConfig):
-                raise ValueError(f"{origin}: its configuration has no mapping {part!r}: nothing can be built from it.")
+                raise UserError(f"{origin}: its configuration has no mapping {part!r}: nothing can be built from it.")
 
     def __call__(self, node: DictConfig, **given: Any) -> Any:
         """What `node` of `cfg` describes; `given` are arguments in the place of, or besides, those that it names.
@@ -77,7 +78,7 @@ class Rebuilder:
         called = self._allowed(tree[TARGET], place)
         for key, whole in ((PARTIAL, False), (RECURSIVE, True)):
             if parts.pop(key, whole) is not whole:
-                raise ValueError(
+                raise UserError(
                     f"{self._origin}: its configuration leaves {place} to be built later ({key}), which no run writes. "
                     "Remedy: do not use that file."
                 )
@@ -96,7 +97,7 @@ class Rebuilder:
         if not str(target).startswith(f"{OURS}."):
             module = str(target).partition(".")[0]
             remedy = f"Remedy: if you trust that file and that module, name the module: trusted=[{module!r}]."
-        raise ValueError(
+        raise UserError(
             f"{self._origin}: its configuration names {target!r} ({place}.{TARGET}), which is not of this package's "
             f"networks, and would be called. {remedy}"
         )
@@ -116,7 +117,7 @@ def rebuilding(origin: str) -> Iterator[None]:
         if is_told or isinstance(error, OSError) or refused_memory(error):
             raise
         reason = str(error).strip().partition("\n    full_key")[0] or type(error).__name__
-        raise ValueError(f"{origin}: what its configuration describes cannot be built: {reason}") from error
+        raise UserError(f"{origin}: what its configuration describes cannot be built: {reason}") from error
 
 
 def _of_ours(target: str) -> Any:

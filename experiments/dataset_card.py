@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from callbacks.locks import alone
+from datamodules.errors import UserError
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.layout import CONTACT_SHEET
 from experiments.card.facts import Facts
@@ -22,7 +23,7 @@ def dataset_card(run: Run) -> dict[str, float]:
     output_dir = run.output_dir
     job, dataset = run.job, SyntheticSet(Path(run.job["dataset"]).expanduser())
     if output_dir.resolve().is_relative_to(dataset.root.resolve()):
-        raise ValueError(
+        raise UserError(
             f"output_dir={output_dir} is the folder of the set, or in it: that keeps the record of its own making. "
             "Leave output_dir out; the card is written into job.dataset all the same."
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.files import refuse_link, remove_unfinished, write_text
+from datamodules.errors import UserError
 from datamodules.files import read_json
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.set import is_begun
@@ -51,7 +52,7 @@ def check(dataset: SyntheticSet, only_accepted: bool) -> None:
     _ = dataset.manifest
     dataset.check_shards()
     if only_accepted and not dataset.recipe.get("filter"):
-        raise ValueError(
+        raise UserError(
             f"job.only_accepted=true, but {str(dataset.root)!r} was made without a filter: nothing says which images "
             "are accepted. Leave it out, and all images are written."
         )
@@ -65,7 +66,7 @@ def claim(output_dir: Path, layout: Layout, dataset: SyntheticSet, only_accepted
             links in the place of its own folders.
     """
     if is_begun(output_dir) or output_dir.resolve().is_relative_to(dataset.root.resolve()):
-        raise ValueError(f"output_dir={output_dir} is the folder of a synthetic set, or in it: give another.")
+        raise UserError(f"output_dir={output_dir} is the folder of a synthetic set, or in it: give another.")
     folders = [folder for name in OWN_FOLDERS for folder in output_dir.glob(name)]
     for folder in folders:
         refuse_link(folder)
@@ -76,7 +77,7 @@ def claim(output_dir: Path, layout: Layout, dataset: SyntheticSet, only_accepted
         differing = [f"{key} {there.get(key)!r} instead of {value!r}" for key, value in mark.items()
                      if there.get(key) != value]  # fmt: skip
         if differing:
-            raise ValueError(f"output_dir={output_dir} holds another export ({'; '.join(differing)}): give another.")
+            raise UserError(f"output_dir={output_dir} holds another export ({'; '.join(differing)}): give another.")
         for folder in folders:
             remove_unfinished(folder)
         return
@@ -84,7 +85,7 @@ def claim(output_dir: Path, layout: Layout, dataset: SyntheticSet, only_accepted
         file.name for any in LAYOUTS.values() for pattern in any.owned for file in output_dir.glob(pattern)
     )
     if foreign:
-        raise ValueError(
+        raise UserError(
             f"output_dir={output_dir} holds {foreign[0]!r}, and no {MARK} says of which set: give an empty folder."
         )
     write_text(path, json.dumps(mark, indent=2) + "\n")

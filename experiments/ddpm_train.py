@@ -8,6 +8,7 @@ import lightning as L
 from omegaconf import DictConfig
 
 from callbacks.metrics.estimate import Better
+from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_callbacks, build_diffusion, pretrained_autoencoder
 from experiments.autoencoders import existing_autoencoder, find_or_train_autoencoder
@@ -90,7 +91,7 @@ def monitored(name: str | None, callbacks: Sequence[L.Callback]) -> tuple[str, B
     measured = {callback.tag: callback for callback in callbacks if hasattr(callback, "tag")}
     name = next(iter(measured), "val/loss") if name is None else name
     if name not in (*measured, "val/loss"):
-        raise ValueError(f"job.monitor={name} is measured by no callback of this run: {', '.join(measured)}, val/loss.")
+        raise UserError(f"job.monitor={name} is measured by no callback of this run: {', '.join(measured)}, val/loss.")
     callback = measured.get(name)
     declare = f"give {type(callback).__name__} an attribute mode, 'max' or 'min'"
     mode = getattr(callback, "mode", None) or direction_of(name, "job.monitor", declare)

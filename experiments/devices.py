@@ -10,6 +10,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig
 
+from datamodules.errors import UserError
+
 PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")  # weights and the sampler's state stay float32
 TRAINER_KEYS = {"strategy": "strategy=<option>", "callbacks": "+callbacks.NAME._target_=…", "logger": "a callback",
                 "default_root_dir": "output_dir=<folder>", "plugins": "strategy=<option>"}  # fmt: skip
@@ -44,7 +46,7 @@ def trial_trainer(cfg: DictConfig) -> L.Trainer:
         return L.Trainer(**settings, **quiet, enable_model_summary=False)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         asked = ", ".join(f"trainer.{name}={cfg.trainer[name]}" for name in names)
-        raise ValueError(
+        raise UserError(
             f"this machine cannot train with {asked} and strategy={strategy_words(cfg)}: {error} "
             "trainer=cpu trains on any machine."
         ) from error
@@ -53,21 +55,21 @@ def trial_trainer(cfg: DictConfig) -> L.Trainer:
 def _check_settings(cfg: DictConfig) -> None:
     for key, ours in TRAINER_KEYS.items():
         if key in cfg.trainer:
-            raise ValueError(f"trainer.{key} is not given there: use {ours}.")
+            raise UserError(f"trainer.{key} is not given there: use {ours}.")
     for key in ("checkpoint_keep_last", "checkpoint_keep_best"):
         if cfg[key] < 1:
-            raise ValueError(f"{key}={cfg[key]} must be at least 1, which keeps {key.rpartition('_')[2]}.ckpt alone.")
+            raise UserError(f"{key}={cfg[key]} must be at least 1, which keeps {key.rpartition('_')[2]}.ckpt alone.")
     if str(cfg.trainer.precision) not in PRECISIONS:
-        raise ValueError(f"trainer.precision={cfg.trainer.precision} must be one of: {', '.join(PRECISIONS)}.")
+        raise UserError(f"trainer.precision={cfg.trainer.precision} must be one of: {', '.join(PRECISIONS)}.")
     strategy = build_strategy(cfg)
     if cfg.compile and getattr(strategy, "zero_stage_3", False):
-        raise ValueError(
+        raise UserError(
             f"compile=true: {strategy_words(cfg)} fetches the weights of each layer as it comes, which cuts what is "
             "compiled into pieces of no use. Remedy: strategy=fsdp2, or compile=false."
         )
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if cfg.compile and shutil.which(compiler) is None:
-        raise ValueError(
+        raise UserError(
             f"compile=true needs a C++ compiler, and {compiler} is not there. Remedy: install it, name another by the "
             "environment variable CXX, or compile=false."
         )

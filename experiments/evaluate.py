@@ -20,6 +20,7 @@ from callbacks.metrics.estimate import Estimate
 from callbacks.metrics.fidelity import fidelity, told_apart
 from callbacks.run_record import RunRecord
 from datamodules.dataset import RowsOf
+from datamodules.errors import UserError
 from datamodules.manifest import SPLITS
 from experiments.assembly import build_datamodule
 from experiments.composition import compose_config
@@ -95,7 +96,7 @@ def other_words(job: Mapping[str, Any], image_size: int) -> list[str]:
         ValueError: neither `dataset` nor `other` is given, or both.
     """
     if bool(job["dataset"]) == bool(job["other"]):
-        raise ValueError(
+        raise UserError(
             "name one dataset that is compared: job.dataset=<folder of a synthetic set>, or "
             "\"job.other=['data=idrid','data.root=<folder>']\"."
         )
@@ -110,7 +111,7 @@ def at_hand(cfg: DictConfig, output_dir: Path, split: str | None, most: int) -> 
         ValueError: a split that is none, or empty; fewer than two images wanted.
     """
     if most < 2:
-        raise ValueError(f"job.max_images={most} must be at least 2.")
+        raise UserError(f"job.max_images={most} must be at least 2.")
     datamodule = build_datamodule(cfg)
     say(heading(f"data: {datamodule.source.name}"))
     say(data_text(datamodule.preview()))

@@ -7,6 +7,7 @@ from typing import Any
 
 from callbacks.files import whole_folder, write_text
 from callbacks.run_record import package_versions
+from datamodules.errors import UserError
 from experiments.card.front_matter import check_licence
 from experiments.model_export.agreement import Comparison, check
 from experiments.model_export.card import Model, card
@@ -60,9 +61,9 @@ def check_job(run: Run) -> dict[str, Any]:
         ValueError: one that means nothing; a folder that holds a model.
     """
     if run.checkpoint:
-        raise ValueError("export_model trains nothing: leave resume out, and name the checkpoint by ckpt=<path>.")
+        raise UserError("export_model trains nothing: leave resume out, and name the checkpoint by ckpt=<path>.")
     if not run.cfg.ckpt:
-        raise ValueError(
+        raise UserError(
             "ckpt is not given: name a checkpoint of ddpm_train, vae_train or classifier_train, or the folder of such "
             "a run, whose best one is taken, as in ckpt=runs/ddpm_train/<date>_<time>."
         )
@@ -71,7 +72,7 @@ def check_job(run: Run) -> dict[str, Any]:
     check_licence(job["license"])
     there = run.output_dir / FOLDER
     if there.exists():
-        raise ValueError(
+        raise UserError(
             f"{there} is there already, and is not written over. Remedy: move it away, or give another output_dir."
         )
     return job

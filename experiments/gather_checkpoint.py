@@ -8,6 +8,7 @@ import torch
 
 from callbacks.files import write_atomically
 from callbacks.whole_files import to_file
+from datamodules.errors import UserError
 from experiments.report import heading, say
 from experiments.session import Run
 from lightning_modules.checkpoint import best_of_run, load_state
@@ -24,15 +25,15 @@ def gather_checkpoint(run: Run) -> dict[str, float]:
     """
     cfg, output_dir = run.cfg, run.output_dir
     if run.checkpoint:
-        raise ValueError("gather_checkpoint takes no resume: it is done in one go, or not at all.")
+        raise UserError("gather_checkpoint takes no resume: it is done in one go, or not at all.")
     if not cfg.ckpt:
-        raise ValueError("gather_checkpoint needs ckpt=<a run's folder or a checkpoint>, as runs/ddpm_train/first.")
+        raise UserError("gather_checkpoint needs ckpt=<a run's folder or a checkpoint>, as runs/ddpm_train/first.")
     source = best_of_run(cfg.ckpt)
     target = output_dir / (cfg.job.filename or f"{source.stem}.ckpt")
     if target.parent.resolve() != output_dir.resolve():
-        raise ValueError(f"job.filename={cfg.job.filename} must be a name without folders; output_dir says where.")
+        raise UserError(f"job.filename={cfg.job.filename} must be a name without folders; output_dir says where.")
     if target.exists() and not cfg.resume:
-        raise ValueError(f"{target} is there already, and is not replaced. Remedy: another output_dir or job.filename.")
+        raise UserError(f"{target} is there already, and is not replaced. Remedy: another output_dir or job.filename.")
     with run.recorded() as record:
         metrics = gather(source, target, cfg.job.optimizer)
         record.finish("finished", metrics)
@@ -67,7 +68,7 @@ def gather(source: Path, target: Path, optimizer: bool = True) -> dict[str, floa
 
     if target.exists():  # as where a run was killed just before it noted its end
         if not _same(load_state(target), state):
-            raise ValueError(f"{target} holds another checkpoint. Remedy: another output_dir or job.filename.")
+            raise UserError(f"{target} holds another checkpoint. Remedy: another output_dir or job.filename.")
     else:
         write_atomically(target, write)
     mib = target.stat().st_size / 2**20

@@ -15,6 +15,7 @@ from callbacks.run_record import RunRecord
 from datamodules.copies import Copies, found_among
 from datamodules.dataset import RowsOf
 from datamodules.duplicates import SIDE
+from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
 from datamodules.manifest import Manifest
 from experiments.assembly import build_datamodule
@@ -50,7 +51,7 @@ def inspect_data(run: Run) -> dict[str, float]:
     run.refuse_weights()
     cfg, output_dir = run.cfg, run.output_dir
     if cfg.job.num_columns < 1:
-        raise ValueError(f"job.num_columns={cfg.job.num_columns}: a row of images needs at least 1.")
+        raise UserError(f"job.num_columns={cfg.job.num_columns}: a row of images needs at least 1.")
     datamodule = build_datamodule(cfg)
     say(heading("data, by the index"))
     with heard() as warnings, run.recorded() as record:

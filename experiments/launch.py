@@ -16,6 +16,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
+from datamodules.errors import UserError
 from experiments.runs import FOLDER_VARIABLE, RESUME_VARIABLE, RunFolder, hand_down
 
 ARRIVAL_MINUTES = 10.0  # between the first and the last of the processes that a launcher starts
@@ -24,7 +25,7 @@ EXTERNAL = {"torchrun": TorchElasticEnvironment, "SLURM": SLURMEnvironment}
 BEGUN, ENDED, FAILED = b"begun", b"ended", b"failed"
 
 
-class LaunchError(RuntimeError):
+class LaunchError(UserError, RuntimeError):
     """Processes that were to work together cannot; the message says which, and what to do."""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
 from datamodules.manifest import Manifest
 from datamodules.sources.base import Source
@@ -68,7 +69,7 @@ def check_test_patients(datamodule: FundusDataModule, *ancestors: str | Path | N
             if split == "val":
                 say(f"note: {said}: figures on the validation split will be better than on strangers.")
                 continue
-            raise ValueError(
+            raise UserError(
                 f"{said}: it has seen them, and figures on them would be too good. Remedy: split the data as for that "
                 "training (the same data.fractions and seed, or a split column of your table), whose test patients it "
                 "never saw; or test on other patients. If they are other people who have the same names in two tables "

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from datamodules.errors import UserError
 from experiments.assembly import (
     AUTOENCODER_PARTS,
     DIFFUSION_PARTS,
@@ -33,7 +34,7 @@ def load_generator(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Laten
     """
     state, origin = load_state(checkpoint), str(checkpoint)
     if "denoiser" not in model_of(state):
-        raise ValueError(f"ckpt={checkpoint}: it was not written by ddpm_train; give the checkpoint of a generator.")
+        raise UserError(f"ckpt={checkpoint}: it was not written by ddpm_train; give the checkpoint of a generator.")
     with rebuilding(origin):
         there = [f"model.{name}" for name in OPTIONAL_PARTS if model_of(state).get(name) is not None]
         make = Rebuilder(state[CONFIG_KEY], (*AUTOENCODER_PARTS, *DIFFUSION_PARTS, *there), trusted, origin)
@@ -58,7 +59,7 @@ def load_classifier(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Clas
     checkpoint = best_of_run(checkpoint)
     state, origin = load_state(checkpoint), str(checkpoint)
     if "classifier" not in model_of(state):
-        raise ValueError(f"ckpt={checkpoint}: it was not written by classifier_train; give one of a classifier.")
+        raise UserError(f"ckpt={checkpoint}: it was not written by classifier_train; give one of a classifier.")
     with rebuilding(origin):
         make = Rebuilder(state[CONFIG_KEY], ("model.backbone", "model.classifier"), trusted, origin)
         module = build_classifier(make.cfg, make)

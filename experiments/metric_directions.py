@@ -3,6 +3,7 @@
 from callbacks import reconstructions
 from callbacks.metrics import coverage, evaluation, frechet, kernel, probe
 from callbacks.metrics.estimate import Better
+from datamodules.errors import UserError
 from datamodules.findings import NAMES
 from lightning_modules import adversarial, autoencoder, latent_diffusion
 
@@ -33,5 +34,5 @@ def direction_of(metric: str, key: str, remedy: str) -> Better:
         return "min"
     better = KNOWN.get(quantity) or OF_FEATURES.get(quantity.partition("_")[0])
     if better is None:
-        raise ValueError(f"{key}={metric}: it is not known whether more or less of it is better. Remedy: {remedy}.")
+        raise UserError(f"{key}={metric}: it is not known whether more or less of it is better. Remedy: {remedy}.")
     return better

@@ -19,23 +19,20 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from callbacks.files import write_text
 from callbacks.shutdown import WARNINGS
-from datamodules.cache import CacheError
+from datamodules.errors import UserError
 from experiments.composition import INTERPOLATION, CommandError
 from experiments.disk_full import refused
-from experiments.launch import LaunchError
 from experiments.memory import from_a_worker, refused_memory
 from experiments.report import say_error
 from experiments.runs import FOLDER_VARIABLE, status_of
 
 TRACEBACK_VARIABLE = "SYNFUNDUS_TRACEBACK"  # if set, tracebacks are printed
 MISTAKES = (
-    ValueError,
+    UserError,
     FileNotFoundError,
     NotADirectoryError,
     IsADirectoryError,
     PermissionError,
-    CacheError,
-    LaunchError,
     MisconfigurationException,
 )
 
@@ -59,7 +56,7 @@ def explained(function: Callable[..., Any], *arguments: Any) -> int:
             said = str(error).splitlines()
             target, place = said[0].partition(", set env var")[0], said[-1].removeprefix("full_key: ")
             return _explain(error, f"{target} (in {place}): no such module or name. Remedy: correct the dotted path.")
-        if not isinstance(cause, MISTAKES) and not _wrong_arguments(cause):
+        if not isinstance(cause, (ValueError, *MISTAKES)) and not _wrong_arguments(cause):  # by the configured values
             return _explain_refusal(error)
         place = str(error).splitlines()[-1].removeprefix("full_key: ")
         return _explain(cause, f"{cause} (in {place}){_what_it_takes(error)}")

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 
+from datamodules.errors import UserError
 from experiments.typed_text import as_typed
 
 SEARCH_WORD = re.compile(r"\+{0,2}hydra\.searchpath=")
@@ -22,7 +23,7 @@ HOW_TO_QUOTE = (
 )
 
 
-class CommandError(ValueError):
+class CommandError(UserError):
     """The command line asks for something that is not there; the message says what is."""
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.files import write_atomically, write_text
+from datamodules.errors import UserError
 from datamodules.files import write_csv
 from experiments.backbone_names import spelt_out
 from experiments.composition import compose_config
@@ -48,7 +49,7 @@ def pretrain_transfer(run: Run) -> dict[str, float]:
     """
     cfg, output_dir, job = run.cfg, run.output_dir, run.job
     if Place.here().size > 1:
-        raise ValueError(
+        raise UserError(
             "pretrain_transfer runs each cell in a process of its own, and was started as several. Remedy: start it "
             "once, without torchrun or srun."
         )
@@ -67,7 +68,7 @@ def pretrain_transfer(run: Run) -> dict[str, float]:
             run_all(list(pretrainings.values()), "pretraining", cfg.cache_dir)
         wanted = [t for t in tunings if f"{t.backbone}/{t.init}" not in unavailable]
         if not wanted:
-            raise ValueError(f"no start of job.inits={job['inits']} can be had: {next(iter(unavailable.values()))}")
+            raise UserError(f"no start of job.inits={job['inits']} can be had: {next(iter(unavailable.values()))}")
         run_all([tuning.cell for tuning in wanted], "fine-tuning", cfg.cache_dir)
         found = outcomes(tunings, unavailable, job["metric"])
         write(found, job, pretrainings, unavailable, output_dir)
@@ -88,13 +89,13 @@ def check_lists(job: Mapping[str, Any]) -> None:
     """
     for name in ("backbones", "inits", "budgets", "seeds"):
         if not job[name]:
-            raise ValueError(f"job.{name} is empty: name one at least.")
+            raise UserError(f"job.{name} is empty: name one at least.")
     for budget in job["budgets"]:
         if not 0 < budget <= 1:
-            raise ValueError(f"job.budgets holds {budget}, and must be shares of the training patients in (0, 1].")
+            raise UserError(f"job.budgets holds {budget}, and must be shares of the training patients in (0, 1].")
     for word in [*job["common"], *job["finetune"]]:
         if word.startswith(("model.init.", "model/init")):
-            raise ValueError(
+            raise UserError(
                 f"{word} would be the start of every cell, whatever the table calls it. Remedy: name such a start, "
                 "+job.init_paths.retfound=FILE job.inits=[random,synthetic,retfound]."
             )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import lightning as L
 
 from callbacks.sample_grid import SampleGrid
+from datamodules.errors import UserError
 from experiments.assembly import build_autoencoder, build_datamodule, build_diffusion, pretrained_autoencoder
 from experiments.autoencoders import check_optimisers, existing_autoencoder
 from experiments.loading import start_from
@@ -24,7 +25,7 @@ def preview(run: Run, callbacks: Sequence[L.Callback] = ()) -> LatentDiffusion:
     cfg, checkpoint = run.cfg, run.checkpoint
     threshold = cfg.job.repeat_threshold if "repeat_threshold" in cfg.job else None
     if threshold is not None and not 0 < threshold <= 1:
-        raise ValueError(f"job.repeat_threshold={threshold} must be a share above 0 and up to 1; null: no repeats.")
+        raise UserError(f"job.repeat_threshold={threshold} must be a share above 0 and up to 1; null: no repeats.")
     if cfg.job.cache_latents:
         build_datamodule(cfg).check_latents()
     source = checkpoint or existing_autoencoder(cfg)

@@ -10,6 +10,7 @@ from typing import Any
 from callbacks.files import remove_unfinished
 from callbacks.locks import HeldError, alone
 from callbacks.run_record import earlier_sessions
+from datamodules.errors import UserError
 from datamodules.files import read_json, read_yaml
 from lightning_modules.checkpoint import load_progress, load_training
 
@@ -81,7 +82,7 @@ def _decide(config: Mapping[str, Any], output_dir_given: bool) -> RunFolder:
         _check_whole(path)
         return RunFolder(_unused(wanted), str(path), f"going on from {path}")
     if output_dir_given and (wanted / "record.json").exists():
-        raise ValueError(f"output_dir={wanted} already holds a run ({status_of(wanted)}). {_remedy(wanted)}")
+        raise UserError(f"output_dir={wanted} already holds a run ({status_of(wanted)}). {_remedy(wanted)}")
     return RunFolder(wanted if output_dir_given else _unused(wanted), "", "")
 
 
@@ -158,7 +159,7 @@ def newest_whole(folder: Path) -> tuple[str, str]:
         newest = max(beside, key=lambda path: (beside[path], path.stat().st_mtime))
         return str(newest), f"{fault.rstrip('.')}. The newest whole one is of step {beside[newest]}: "
     if os.path.lexists(last):
-        raise ValueError(
+        raise UserError(
             f"{fault} None beside it is whole. Remedy: put back a copy of {last}, or begin anew in another output_dir."
         )
     return "", ""
@@ -172,7 +173,7 @@ def _check_whole(path: Path) -> None:
         if not beside:
             raise
         whole = ", ".join(f"resume={other} (step {beside[other]})" for other in sorted(beside, key=beside.__getitem__))
-        raise ValueError(f"{error} Remedy: {whole}.") from error
+        raise UserError(f"{error} Remedy: {whole}.") from error
 
 
 def _whole_beside(path: Path) -> dict[Path, int]:

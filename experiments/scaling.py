@@ -12,6 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks.files import write_text
+from datamodules.errors import UserError
 from experiments.assembly import build_autoencoder, build_diffusion
 from experiments.report import heading, say
 from experiments.scaling_model import Machine, Step, Work, choice, largest_batch, steps_of
@@ -31,7 +32,7 @@ def scaling(run: Run) -> dict[str, float]:
     run.refuse_weights("has no weights: leave ckpt and resume out; the sizes are those of the configuration")
     cfg, output_dir, job = run.cfg, run.output_dir, run.job
     if "denoiser" not in cfg.model:
-        raise ValueError(
+        raise UserError(
             f"+exp={cfg.name} trains no generator, whose step alone is counted. Remedy: +exp=ddpm_train job=scaling."
         )
     machine = machine_of(job)
@@ -56,9 +57,9 @@ def machine_of(job: dict[str, Any]) -> Machine:
     """
     for name in ("tflops", "memory_gib", "devices_per_node", "link_gb_s", "network_gb_s"):
         if not job[name] > 0:
-            raise ValueError(f"job.{name}={job[name]} must be more than 0.")
+            raise UserError(f"job.{name}={job[name]} must be more than 0.")
     if not job["devices"] or any(not isinstance(num, int) or num < 1 for num in job["devices"]):
-        raise ValueError(f"job.devices={job['devices']} must be numbers of devices, as [1,8,64].")
+        raise UserError(f"job.devices={job['devices']} must be numbers of devices, as [1,8,64].")
     return Machine(job["tflops"], job["memory_gib"] * GIB, job["devices_per_node"], job["link_gb_s"] * 1e9,
                    job["network_gb_s"] * 1e9)  # fmt: skip
 

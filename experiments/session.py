@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.files import refuse_link, write_text
 from callbacks.run_record import RunRecord
 from callbacks.watch import dismiss
+from datamodules.errors import UserError
 from experiments.assembly import plain
 from experiments.devices import strategy_words, trial_trainer
 from experiments.known_keys import locate
@@ -135,7 +136,7 @@ class Run:
     ) -> None:
         """Raise ValueError where weights are given to a job that takes none."""
         if self.checkpoint or self.cfg.ckpt:
-            raise ValueError(f"{self.name} {why}.")
+            raise UserError(f"{self.name} {why}.")
 
     def write_config(self) -> None:
         """Write config.yaml, by which `resume=auto` finds the folder."""

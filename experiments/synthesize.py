@@ -12,6 +12,7 @@ from callbacks.files import printable
 from callbacks.shard_writer import GB, ImageEncoder, ShardWriter
 from callbacks.shared_work import SharedWork
 from callbacks.shutdown import PredictionShutdown
+from datamodules.errors import UserError
 from datamodules.findings import NAMES
 from datamodules.plan.laws import LabelRows, Law
 from datamodules.plan.rows import PlanDataModule
@@ -85,11 +86,11 @@ def check_kinds(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         fits = isinstance(value, int) or (key not in wholes and isinstance(value, float))
         if value is not None and (isinstance(value, bool) or not fits):
-            raise ValueError(f"{key}={value} must be a {'whole ' if key in wholes else ''}number.")
+            raise UserError(f"{key}={value} must be a {'whole ' if key in wholes else ''}number.")
     for name in INTERVALS:
         interval = cfg.job[name]
         if interval is not None and not (isinstance(interval, ListConfig) and len(interval) == 2):
-            raise ValueError(f"job.{name}={interval} must be two fractions, as [0.0, 0.8].")
+            raise UserError(f"job.{name}={interval} must be two fractions, as [0.0, 0.8].")
 
 
 def generator_of(cfg: DictConfig) -> LatentDiffusion:
@@ -99,7 +100,7 @@ def generator_of(cfg: DictConfig) -> LatentDiffusion:
         ValueError: no checkpoint, one of another kind, or a sampling that means nothing.
     """
     if not cfg.ckpt:
-        raise ValueError("ckpt is not given: name the checkpoint of a generator, ckpt=<run>/checkpoints/last.ckpt.")
+        raise UserError("ckpt is not given: name the checkpoint of a generator, ckpt=<run>/checkpoints/last.ckpt.")
     cfg.ckpt = str(best_of_run(cfg.ckpt))
     generator = load_generator(cfg.ckpt, cfg.job.trusted)
     asked = {name: cfg.job[name] for name in generator.sampling if cfg.job[name] is not None}
@@ -137,7 +138,7 @@ def begin(run: Run, generator: LatentDiffusion, law: Law, synthesizer: Synthesiz
     if not is_begun(root):  # a plan without one is left of a start that came to nothing
         write_plan(root / PLAN, law.chunks(cfg.num_images, cfg.seed, seen(generator)), cfg.seed)
     elif not (root / PLAN).is_file():
-        raise ValueError(f"{root / PLAN} is gone, by which the set was begun. Remedy: put it back, or begin anew.")
+        raise UserError(f"{root / PLAN} is gone, by which the set was begun. Remedy: put it back, or begin anew.")
     plan = Plan(root / PLAN)
     image = {"format": job.image_format, "quality": job.image_quality,
              "size": job.image_size or image_size_of(generator)}  # fmt: skip

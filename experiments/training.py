@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.run_record import changed_data
+from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
 from datamodules.manifest import SPLITS
 from datamodules.mixed import SYNTHETIC
@@ -67,7 +68,7 @@ def check_batch_size(run: Run, num_images: int) -> None:
         sizes["autoencoder.batch_size"] = cfg.autoencoder.batch_size
     for name, size in sizes.items():
         if size * processes > num_images:
-            raise ValueError(
+            raise UserError(
                 f"{name}={size} on {processes} process(es) is more than the {num_images} training images. "
                 f"Set {name}={max(1, num_images // processes)} or less."
             )
@@ -125,7 +126,7 @@ def _check_epochs(progress: Mapping[str, Any], checkpoint: str, max_epochs: int 
     loops = progress.get("loops", {})
     done = loops.get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("completed", 0)
     if max_epochs is not None and 0 <= max_epochs < done:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint} has {done} epochs behind it, and trainer.max_epochs={max_epochs}: nothing is left to train. "
             f"Give {done} or more, or another output_dir to begin anew."
         )

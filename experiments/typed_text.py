@@ -9,6 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
+from datamodules.errors import UserError
+
 # Last parts of keys, wherever they stand in the configuration. A test sees that every key of conf/ whose value there
 # does not tell what it is (null, ???, [] or {}) is either here or takes something else than text.
 PATHS = ("root", "table", "output_dir", "cache_dir", "ckpt", "resume", "pretrained", "dataset", "path", "file",
@@ -125,7 +127,7 @@ def _text(value: str, is_path: bool, may_be_null: bool) -> str:
         return value
     text = os.path.expanduser(value) if is_path else value
     if is_path and text.startswith("~/"):
-        raise ValueError(f"{value}: there is no home folder (HOME is not set). Remedy: the whole path, or ./{value}.")
+        raise UserError(f"{value}: there is no home folder (HOME is not set). Remedy: the whole path, or ./{value}.")
     try:
         override = OverridesParser.create().parse_override(f"key={text}")
         read = None if override.is_sweep_override() else override.value()

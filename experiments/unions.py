@@ -6,6 +6,8 @@ from importlib import resources
 
 from omegaconf import DictConfig, OmegaConf
 
+from datamodules.errors import UserError
+
 OPTIONS = "experiments.conf"
 NO_MEMBERS = ("union", "phantom", "csv", "folder")  # drawn, or not to be told from others of their kind
 OWN_KEYS = ("root", "table", "patient_pattern")
@@ -41,14 +43,14 @@ def union_sources(
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f": did you mean {near[0]!r}?" if near else "."
             hint += f" Tables and folders of your own join by {OWN}." if name in NO_MEMBERS else ""
-            raise ValueError(f"data.sources names {name!r}, which is no dataset{hint} Known: {', '.join(known)}.")
+            raise UserError(f"data.sources names {name!r}, which is no dataset{hint} Known: {', '.join(known)}.")
     if len(set(names)) < len(names):
-        raise ValueError(f"data.sources={names} names a dataset twice.")
+        raise UserError(f"data.sources={names} names a dataset twice.")
     if strange := sorted(set(roots) - set(names)):
-        raise ValueError(f"data.roots names {strange[0]!r}, which data.sources={names} does not.")
+        raise UserError(f"data.roots names {strange[0]!r}, which data.sources={names} does not.")
     if homeless := [name for name in names if not root and not roots.get(name)]:
         remedy = " ".join(f"+data.roots.{name}=FOLDER" for name in homeless)
-        raise ValueError(f"data.sources names {', '.join(homeless)}: give data.root, or {remedy}.")
+        raise UserError(f"data.sources names {', '.join(homeless)}: give data.root, or {remedy}.")
     found = {}
     for name in names:
         option = OmegaConf.create((folder / f"{name}.yaml").read_text("utf-8"))
@@ -60,16 +62,16 @@ def union_sources(
 def _own(name: str, given: Mapping[str, str | None], known: Sequence[str]) -> dict[str, str | None]:
     """The `source` of a set of one's own: a table where it names one, else a folder."""
     if name in (*known, *NO_MEMBERS) or not str(name).isidentifier():
-        raise ValueError(
+        raise UserError(
             f"data.own.{name}: choose another name, of letters, digits and underscores and not that of an option."
         )
     if not isinstance(given, Mapping) or not given.get("root"):
-        raise ValueError(f"data.own.{name} is {given!r}: it needs a folder: {OWN}.")
+        raise UserError(f"data.own.{name} is {given!r}: it needs a folder: {OWN}.")
     if strange := [key for key in given if key not in OWN_KEYS]:
         near = difflib.get_close_matches(str(strange[0]), OWN_KEYS, n=1)
         hint = f": did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"data.own.{name} has the key {strange[0]!r}{hint} Known: {', '.join(OWN_KEYS)}.")
+        raise UserError(f"data.own.{name} has the key {strange[0]!r}{hint} Known: {', '.join(OWN_KEYS)}.")
     if given.get("table") and given.get("patient_pattern"):
-        raise ValueError(f"data.own.{name} has both table and patient_pattern: a table names patients in a column.")
+        raise UserError(f"data.own.{name} has both table and patient_pattern: a table names patients in a column.")
     kind = "csv.CsvSource" if given.get("table") else "folder.FolderSource"
     return {"_target_": f"datamodules.sources.{kind}", **given, "name": name}

@@ -1,5 +1,6 @@
 """`+exp=vae_train`: the autoencoder alone."""
 
+from datamodules.errors import UserError
 from experiments.assembly import build_autoencoder, build_callbacks, check_image_size
 from experiments.autoencoders import announce, check_optimisers, train_autoencoder
 from experiments.session import Run
@@ -10,7 +11,7 @@ def vae_train(run: Run) -> dict[str, float]:
     """Train the autoencoder of `cfg.model.autoencoder`; returns the final metrics."""
     cfg = run.cfg
     if cfg.autoencoder.pretrained:
-        raise ValueError("autoencoder.pretrained is for ddpm_train. vae_train starts from weights with ckpt=<path>.")
+        raise UserError("autoencoder.pretrained is for ddpm_train. vae_train starts from weights with ckpt=<path>.")
     check_optimisers(cfg)
     run = run.but({"data": {"batch_size": cfg.autoencoder.batch_size}})
     module = build_autoencoder(run.cfg, start=None if run.checkpoint else cfg.ckpt)

@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from datamodules.errors import UserError
 from lightning_modules.losses.adversarial import discriminator_hinge, generator_hinge
 from lightning_modules.optimisation import adamw
 from lightning_modules.training import Optimisation
@@ -88,7 +89,7 @@ class AdversarialSteps:
         """
         strategy, precision = self.trainer.strategy, str(self.trainer.precision)
         if isinstance(strategy, DeepSpeedStrategy) or precision.startswith("16"):
-            raise ValueError(
+            raise UserError(
                 f"a discriminator needs a second optimiser, which strategy {type(strategy).__name__} with precision "
                 f"{precision!r} does not work with: DeepSpeed takes one, float16 scales one loss. Use strategy single, "
                 "ddp or fsdp2, and bf16-mixed or 32-true, or set the discriminator to null."
@@ -96,7 +97,7 @@ class AdversarialSteps:
         steps = self.trainer.estimated_stepping_batches
         start = self.adversary.disc_start
         if start >= steps:
-            raise ValueError(
+            raise UserError(
                 f"disc_start={start}, and the training has {steps:.0f} steps: the discriminator would never "
                 "join. Lower it (autoencoder.module.disc_start), train longer, or take autoencoder=small."
             )

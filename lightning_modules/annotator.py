@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from datamodules.errors import UserError
 from lightning_modules.checkpoint import weights_fingerprint
 from lightning_modules.classifier import Classifier
 
@@ -32,7 +33,7 @@ class Annotator(L.LightningModule):
     def __init__(self, members: Sequence[Classifier], names: Sequence[str]) -> None:
         super().__init__()
         if not members:
-            raise ValueError("there is no annotator: name one run of classifier_train at least.")
+            raise UserError("there is no annotator: name one run of classifier_train at least.")
         self.members = nn.ModuleList(members)
         self.image_sizes = [_image_size(member, place) for place, member in enumerate(members)]
         told = _levels([member.findings for member in members], names)
@@ -76,7 +77,7 @@ def at_size(images: Tensor, size: int) -> Tensor:
 def _image_size(member: Classifier, place: int) -> int:
     size = ((member.config or {}).get("data") or {}).get("image_size")
     if type(size) is not int or size < 1:
-        raise ValueError(
+        raise UserError(
             f"annotator {place} does not say at which size it was trained: data.image_size of its configuration is "
             f"{size!r:.100}, and must be a number of pixels. Remedy: a classifier that classifier_train wrote."
         )
@@ -89,7 +90,7 @@ def _levels(findings: Sequence[Mapping[str, int]], names: Sequence[str]) -> dict
     for place, mine in enumerate(findings):
         for name, levels in mine.items():
             if name not in names:
-                raise ValueError(f"annotator {place} tells {name!r}, which is none of: {', '.join(names)}.")
+                raise UserError(f"annotator {place} tells {name!r}, which is none of: {', '.join(names)}.")
             if told.setdefault(name, levels) != levels:
-                raise ValueError(f"annotator {place} tells {levels} levels of {name}, another tells {told[name]}.")
+                raise UserError(f"annotator {place} tells {levels} levels of {name}, another tells {told[name]}.")
     return told

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
 from lightning_modules.adversarial import AdversarialSteps, Adversary
 from lightning_modules.equivariance import turned_and_shrunk
 from lightning_modules.latent_statistics import LatentStatistics
@@ -52,7 +53,7 @@ class ReconstructionTerms:
     def __post_init__(self) -> None:
         check_name("reconstruction", self.reconstruction, RECONSTRUCTIONS)
         if not 0 <= self.equivariance <= 1:
-            raise ValueError(f"equivariance={self.equivariance} must be from 0 to 1: the chance of a training step.")
+            raise UserError(f"equivariance={self.equivariance} must be from 0 to 1: the chance of a training step.")
 
 
 @accepts_fields(terms=ReconstructionTerms, adversary=Adversary, optimisation=Optimisation, blocks=Blocks)
@@ -193,7 +194,7 @@ class Autoencoder(AdversarialSteps, TrainedModule):
         factor = self.downsampling
         if height % factor or width % factor:
             valid = [f"{max(side // factor, 1) * factor} or {-(-side // factor) * factor}" for side in (height, width)]
-            raise ValueError(
+            raise UserError(
                 f"image of {height} x {width} pixels: the autoencoder downsamples by {factor}, which must divide both. "
                 f"Nearest valid height {valid[0]}, width {valid[1]} (data.image_size)."
             )

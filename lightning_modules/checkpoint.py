@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from datamodules.errors import UserError
 from lightning_modules.checkpoint_contents import (
     CONFIG_KEY,
     SHOWN,
@@ -124,7 +125,7 @@ def load_weights(module: nn.Module, checkpoint: Mapping[str, Any], origin: str) 
     try:
         check_architecture(module, checkpoint)
     except ValueError as error:
-        raise ValueError(f"{origin}: {error}") from error
+        raise UserError(f"{origin}: {error}") from error
     check_finite(checkpoint["state_dict"], origin)
     module.load_state_dict(checkpoint["state_dict"])
 
@@ -157,7 +158,7 @@ def check_architecture(module: nn.Module, checkpoint: Mapping[str, Any]) -> None
     if differences:
         lines.append("  options that differ: " + "; ".join(differences[: 2 * SHOWN]))
     lines.append("Give the options that the checkpoint was trained with, or a checkpoint of this architecture.")
-    raise ValueError("\n".join(lines))
+    raise UserError("\n".join(lines))
 
 
 def config_differences(ours: Mapping | None, theirs: Mapping | None) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from packaging.version import InvalidVersion, Version
 
+from datamodules.errors import UserError
 from lightning_modules.weights_file import PLAIN, is_plain
 
 CONFIG_KEY = "synfundus_config"  # of a checkpoint: the resolved configuration of the run that wrote it
@@ -30,7 +31,7 @@ SHOWN = 4
 REMEDY = "Remedy: another checkpoint of the run, checkpoints/last.ckpt or best.ckpt in its folder."
 
 
-class ContentsError(ValueError):
+class ContentsError(UserError):
     """A part of a checkpoint that a run of ours writes is not as one writes it."""
 
 
@@ -44,7 +45,7 @@ def check_contents(checkpoint: Any, origin: str) -> None:
         ValueError: it is something else; names the part.
     """
     if not isinstance(checkpoint, Mapping):
-        raise ValueError(
+        raise UserError(
             f"checkpoint {origin!r} holds a {type(checkpoint).__name__} and no 'state_dict': it was not written by a "
             f"Trainer. {REMEDY}"
         )
@@ -66,7 +67,7 @@ def check_state_dict(checkpoint: Mapping[str, Any], origin: str) -> None:
         ValueError: there is none, or it gives something else.
     """
     if "state_dict" not in checkpoint:
-        raise ValueError(f"checkpoint {origin!r} holds no 'state_dict': it was not written by a Trainer. {REMEDY}")
+        raise UserError(f"checkpoint {origin!r} holds no 'state_dict': it was not written by a Trainer. {REMEDY}")
     state, found = checkpoint["state_dict"], None
     if not isinstance(state, Mapping):
         found = f"is a {type(state).__name__}"
@@ -76,7 +77,7 @@ def check_state_dict(checkpoint: Mapping[str, Any], origin: str) -> None:
         elif not is_plain(value):
             found = f"gives a tensor by the name {_short(name)} that is not {PLAIN}"
     if found is not None:
-        raise ValueError(f"checkpoint {origin!r}: its 'state_dict' {found}, and must give tensors by name. {REMEDY}")
+        raise UserError(f"checkpoint {origin!r}: its 'state_dict' {found}, and must give tensors by name. {REMEDY}")
 
 
 def check_progress(checkpoint: Mapping[str, Any], origin: str) -> None:
@@ -93,7 +94,7 @@ def check_progress(checkpoint: Mapping[str, Any], origin: str) -> None:
     lacking += [] if _says_how_far(loop) else ["loops"]
     lacking += [] if _is_of_today(checkpoint.get(VERSION_KEY)) else [VERSION_KEY]
     if lacking:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {origin!r}: no training goes on from it: it does not hold {', '.join(lacking)} as a Trainer "
             f"writes them. Remedy: resume=<another checkpoint of the run>, or begin with its weights: ckpt={origin}."
         )

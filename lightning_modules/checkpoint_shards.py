@@ -23,6 +23,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
+from datamodules.errors import UserError
 from lightning_modules.weights_file import not_of_the_file, reason_of
 
 FOLDER = "shards"
@@ -116,15 +117,15 @@ def read_rest(path: Path, folder: Path | None = None) -> Any:
     folder = folder or path.resolve()
     if not (folder / REST).is_file():
         if (folder / "checkpoints").is_dir():
-            raise ValueError(f"{path} is the folder of a run: name its checkpoint, {path}/checkpoints/best.ckpt.")
-        raise ValueError(f"{path} is a folder without {REST}: no checkpoint in shares, or one that was never finished.")
+            raise UserError(f"{path} is the folder of a run: name its checkpoint, {path}/checkpoints/best.ckpt.")
+        raise UserError(f"{path} is a folder without {REST}: no checkpoint in shares, or one that was never finished.")
     saved = read_file(folder / REST, mapped=False)
     parts = [saved.get(key) for key in ("rest", "sizes")] if isinstance(saved, Mapping) else [None]
     if not all(isinstance(part, Mapping) for part in parts):
-        raise ValueError(f"{path}: its file {REST} is not what a run writes. Give another checkpoint of the run.")
+        raise UserError(f"{path}: its file {REST} is not what a run writes. Give another checkpoint of the run.")
     for name, size in saved["sizes"].items():
         if not (isinstance(name, str) and re.fullmatch(r"[\w.-]{1,240}\.safetensors", name, re.ASCII)):
-            raise ValueError(
+            raise UserError(
                 f"{path}: its {REST} names the file {name!r:.100}, and must name files of the folder that end in "
                 ".safetensors. Give another checkpoint of the run."
             )
@@ -132,7 +133,7 @@ def read_rest(path: Path, folder: Path | None = None) -> Any:
         found = file.stat().st_size if file.is_file() else None
         if found != size:
             what = "is missing" if found is None else f"has {found} bytes and was written with {size}"
-            raise ValueError(f"{path}: its file {name} {what}. Give another checkpoint of the run.")
+            raise UserError(f"{path}: its file {name} {what}. Give another checkpoint of the run.")
     return saved["rest"]
 
 
@@ -150,7 +151,7 @@ def read_file(path: Path, mapped: bool = True) -> Any:
     except Exception as error:  # of what kind depends on where the file is cut, or on what it is instead
         if not_of_the_file(error):
             raise
-        raise ValueError(
+        raise UserError(
             f"checkpoint {str(path)!r} is no whole checkpoint of tensors and plain containers: {reason_of(error)}. "
             "Give another checkpoint of the run, checkpoints/last.ckpt or best.ckpt in its folder."
         ) from error
@@ -181,7 +182,7 @@ def _read_folder(path: Path, folder: Path, place: Place | None) -> dict[str, Any
     except (Exception, CheckpointException) as error:  # of what kind depends on which byte of which file is wrong
         if str(path) in str(error) or not_of_the_file(error):
             raise
-        raise ValueError(
+        raise UserError(
             f"{path}: its files are not whole ({type(error).__name__}: {error!s:.200}). Give "
             "another checkpoint of the run."
         ) from error
@@ -192,7 +193,7 @@ def _read_tensors(path: Path, folder: Path, place: Place | None) -> dict[str, Te
     described = reader.read_metadata().state_dict_metadata
     for name, about in described.items():
         if sum(chunk.sizes.numel() for chunk in about.chunks) != about.size.numel():
-            raise ValueError(f"{path}: parts of {name} are in no file. Give another checkpoint of the run.")
+            raise UserError(f"{path}: parts of {name} are in no file. Give another checkpoint of the run.")
     make = place or (lambda name, size, dtype: torch.empty(size, dtype=dtype))
     tensors = {name: make(name, about.size, about.properties.dtype) for name, about in described.items()}
     with warnings.catch_warnings():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from datamodules.errors import UserError
 from lightning_modules.ema import AveragedNetwork
 from lightning_modules.layerwise import freeze_layers, layer_groups
 from lightning_modules.losses.thresholds import known_total, threshold_loss
@@ -57,9 +58,9 @@ class Regularisation:
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing={self.label_smoothing} must be in [0, 1).")
+            raise UserError(f"label_smoothing={self.label_smoothing} must be in [0, 1).")
         if self.mixup < 0:
-            raise ValueError(f"mixup={self.mixup} must not be negative; 0 mixes nothing.")
+            raise UserError(f"mixup={self.mixup} must not be negative; 0 mixes nothing.")
 
 
 @accepts_fields(regularisation=Regularisation, optimisation=Optimisation, blocks=Blocks)
@@ -200,9 +201,9 @@ class Classifier(TrainedModule):
             ValueError: images of another shape, type or range.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(f"images are {images.dtype} {list(images.shape)}: float [B, 3, H, W] in [0, 1] is needed.")
+            raise UserError(f"images are {images.dtype} {list(images.shape)}: float [B, 3, H, W] in [0, 1] is needed.")
         if images.numel() and not (float(images.min()) >= 0 and float(images.max()) <= 1):
-            raise ValueError(
+            raise UserError(
                 f"images are in [{float(images.min()):.3g}, {float(images.max()):.3g}], and must be in [0, 1]: neither "
                 "0 to 255 nor normalised."
             )
@@ -234,6 +235,6 @@ def _mixed(
 
 def _check_settings(layer_decay: float, num_frozen: int | str) -> None:
     if not 0 < layer_decay <= 1:
-        raise ValueError(f"layer_decay={layer_decay} must be in (0, 1]; 1 gives all layers the same rate.")
+        raise UserError(f"layer_decay={layer_decay} must be in (0, 1]; 1 gives all layers the same rate.")
     if not (num_frozen == ALL or (isinstance(num_frozen, int) and num_frozen >= 0)):
-        raise ValueError(f"num_frozen={num_frozen!r} must be a number of layers, or {ALL!r} for a linear probe.")
+        raise UserError(f"num_frozen={num_frozen!r} must be a number of layers, or {ALL!r} for a linear probe.")

@@ -10,6 +10,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
 from lightning_modules.names import check_name
 
 UNKNOWN = -1
@@ -48,10 +49,10 @@ class LabelConditioning(nn.Module):
         super().__init__()
         for name, value in (("factor_dropout", factor_dropout), ("all_dropout", all_dropout)):
             if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value} must be a fraction in [0, 1].")
+                raise UserError(f"{name}={value} must be a fraction in [0, 1].")
         for name, levels in num_levels.items():
             if levels < 2:
-                raise ValueError(f"num_levels[{name!r}]={levels}: a finding has at least two levels.")
+                raise UserError(f"num_levels[{name!r}]={levels}: a finding has at least two levels.")
         for name in ordinal:
             check_name("ordinal", name, num_levels)
         self.names, self.levels = tuple(num_levels), tuple(num_levels.values())
@@ -79,7 +80,7 @@ class LabelConditioning(nn.Module):
     def check(self, labels: Tensor) -> None:
         """Raise ValueError for labels that are not int64 [B, F] in -1..levels-1, naming finding, value and row."""
         if labels.ndim != 2 or labels.shape[1] != self.num_findings or labels.dtype != torch.int64:
-            raise ValueError(
+            raise UserError(
                 f"labels are {labels.dtype} {tuple(labels.shape)}; need int64 [B, {self.num_findings}] with columns "
                 f"{', '.join(self.names)}."
             )
@@ -87,7 +88,7 @@ class LabelConditioning(nn.Module):
         wrong = ((labels < UNKNOWN) | (labels >= levels)).nonzero()
         if len(wrong):
             row, column = wrong[0].tolist()
-            raise ValueError(
+            raise UserError(
                 f"labels[{row}, {column}]={labels[row, column].item()} is no level of {self.names[column]!r}: "
                 f"use 0..{self.levels[column] - 1}, or {UNKNOWN} for unknown."
             )

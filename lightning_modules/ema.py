@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from datamodules.errors import UserError
+
 
 def local_part(tensor: Tensor) -> Tensor:
     """The share of a tensor that this process keeps: under FSDP2 and under ZeRO's third stage, else all of it."""
@@ -33,7 +35,7 @@ class AveragedNetwork(nn.Module):
     def __init__(self, network: nn.Module, decay: float = 0.9999):
         super().__init__()
         if not 0 <= decay < 1:
-            raise ValueError(f"ema_decay={decay} must be in [0, 1); 0 keeps the raw weights.")
+            raise UserError(f"ema_decay={decay} must be in [0, 1); 0 keeps the raw weights.")
         self.decay = decay
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))

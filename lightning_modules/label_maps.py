@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
 from lightning_modules.conditioning import UNKNOWN
 
 
@@ -40,7 +41,7 @@ class LabelMaps(nn.Module):
     def __init__(self, num_levels: Mapping[str, int], shape: tuple[int, int, int], ridge: float = 10.0):
         super().__init__()
         if ridge <= 0:
-            raise ValueError(f"model.label_maps.ridge={ridge} must be above 0: some levels may be shown by no image.")
+            raise UserError(f"model.label_maps.ridge={ridge} must be above 0: some levels may be shown by no image.")
         self.num_levels, self.shape, self.ridge = tuple(num_levels.values()), tuple(shape), ridge
         rows = torch.tensor(self.num_levels) + 1
         self.register_buffer("first_row", rows.cumsum(0) - rows, persistent=False)  # of each finding in the table
@@ -70,7 +71,7 @@ class LabelMaps(nn.Module):
             ValueError: no image was added.
         """
         if not sums.num_images:
-            raise ValueError("no image to fit the label maps to: there are no training images.")
+            raise UserError("no image to fit the label maps to: there are no training images.")
         counts, to_z = sums.gram.diagonal(), torch.zeros(len(self.table), len(self.table), dtype=torch.float64)
         for first, num_levels in zip(self.first_row.tolist(), self.num_levels, strict=True):
             levels = slice(first + 1, first + 1 + num_levels)

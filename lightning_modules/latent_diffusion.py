@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from datamodules.errors import UserError
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.conditional_denoiser import ConditionalDenoiser
 from lightning_modules.conditioning import UNKNOWN, LabelConditioning
@@ -118,7 +119,7 @@ class LatentDiffusion(LatentSampling, TrainedModule):
         """
         self.objective.check_trainable()
         if not self.autoencoder.measured:
-            raise ValueError(
+            raise UserError(
                 "the autoencoder's latents were never measured, so they cannot be standardised: call "
                 "autoencoder.measure_latents(batches) over the training images before training on them."
             )
@@ -147,7 +148,7 @@ class LatentDiffusion(LatentSampling, TrainedModule):
             mean, std = self.autoencoder.encode(batch["image"])
         size, denoiser = self.latent_shape, self.network.denoiser
         if tuple(mean.shape[1:]) != size:
-            raise ValueError(
+            raise UserError(
                 f"latents are {tuple(mean.shape[1:])} but the denoiser was built for {size}: set its latent_size to "
                 f"{mean.shape[-1]}, or data.image_size to {denoiser.latent_size * self.autoencoder.downsampling}."
             )
@@ -228,7 +229,7 @@ class LatentDiffusion(LatentSampling, TrainedModule):
             ValueError: the label maps were never fitted; strategies that share out weights load them only now.
         """
         if self.network.label_maps is not None and not self.network.label_maps.fitted:
-            raise ValueError("the label maps were never fitted: call fit_label_maps(batches) over training images.")
+            raise UserError("the label maps were never fitted: call fit_label_maps(batches) over training images.")
         super().on_train_start()
 
     def configure_optimizers(self) -> Any:
@@ -245,15 +246,15 @@ def _check_parts(
     autoencoder: Autoencoder, denoiser: nn.Module, conditioning: LabelConditioning, label_maps: LabelMaps | None
 ) -> None:
     if denoiser.latent_channels != autoencoder.latent_channels:
-        raise ValueError(
+        raise UserError(
             f"the denoiser's latent_channels={denoiser.latent_channels} are not the autoencoder's "
             f"{autoencoder.latent_channels}."
         )
     if denoiser.cond_dim != conditioning.dim:
-        raise ValueError(f"the denoiser's cond_dim={denoiser.cond_dim} is not conditioning.dim={conditioning.dim}.")
+        raise UserError(f"the denoiser's cond_dim={denoiser.cond_dim} is not conditioning.dim={conditioning.dim}.")
     wanted = 0 if label_maps is None else autoencoder.latent_channels
     if getattr(denoiser, "map_channels", 0) != wanted:
-        raise ValueError(
+        raise UserError(
             f"the denoiser has map_channels={getattr(denoiser, 'map_channels', 0)}, and the label maps {wanted}: a "
             "denoiser of your own takes them as further channels of x_t, map_channels of its constructor."
         )

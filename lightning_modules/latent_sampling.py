@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.errors import UserError
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.conditional_denoiser import ConditionalDenoiser
 from lightning_modules.diffusion.objective import Objective
@@ -35,7 +36,7 @@ def weights_of(findings: Sequence[str] | Mapping[str, float] | None) -> dict[str
         ValueError: a text, which is neither.
     """
     if isinstance(findings, str):
-        raise ValueError(f"classifier_findings={findings}: a list is needed, [{findings}], or weights by name.")
+        raise UserError(f"classifier_findings={findings}: a list is needed, [{findings}], or weights by name.")
     if isinstance(findings, Mapping):
         return dict(findings)
     return dict.fromkeys(findings or (), 1.0)
@@ -135,12 +136,12 @@ class LatentSampling:
         for name, weight in weights_of(sampling["classifier_findings"]).items():
             check_name("classifier_findings", name, self.network.conditioning.names)
             if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight < math.inf:
-                raise ValueError(f"classifier_findings.{name}={weight} must be a weight, 0 or more.")
+                raise UserError(f"classifier_findings.{name}={weight} must be a weight, 0 or more.")
         rescale = sampling["guidance_rescale"]
         if not isinstance(rescale, int | float) or isinstance(rescale, bool) or not 0 <= rescale <= 1:
-            raise ValueError(f"guidance_rescale={rescale} must be a number from 0 (none) to 1.")
+            raise UserError(f"guidance_rescale={rescale} must be a number from 0 (none) to 1.")
         if scale < 0 or (scale and self.network.guide is None):
-            raise ValueError(
+            raise UserError(
                 f"classifier_scale={scale:g} must be 0, or more where the model has a guide: it was trained "
                 f"{'without' if self.network.guide is None else 'with'} model.guide."
             )
@@ -168,7 +169,7 @@ class LatentSampling:
         network.conditioning.check(labels)
         generators = image_generators(seeds)
         if len(generators) != len(labels):
-            raise ValueError(f"{len(generators)} seeds for {len(labels)} rows of labels: give one an image.")
+            raise UserError(f"{len(generators)} seeds for {len(labels)} rows of labels: give one an image.")
         noise, labels = draw_noise(self.latent_shape, generators, self.device), labels.to(self.device)
         guide = None
         if settings["classifier_scale"] and guidance is None:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from datamodules.errors import UserError
+
 
 class LatentStatistics:
     """Running sums over posteriors N(mean, std^2), a channel each: Var[z] = E[mean^2 + std^2] - E[mean]^2."""
@@ -35,6 +37,6 @@ class LatentStatistics:
             ValueError: nothing was added.
         """
         if not self.num_images:
-            raise ValueError("no image to measure the latents of: the batches are empty.")
+            raise UserError("no image to measure the latents of: the batches are empty.")
         mean = self._sums[1] / self._sums[0]
         return mean, (self._sums[2] / self._sums[0] - mean.square()).sqrt()

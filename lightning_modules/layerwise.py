@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from datamodules.errors import UserError
 from lightning_modules.training import Optimisation
 
 VECTOR_DIMENSIONS = 1  # biases, norms and other vectors
@@ -20,7 +21,7 @@ def freeze_layers(network: nn.Module, layers: Mapping[str, int], num_frozen: int
     """
     last = max(layers.values())
     if not 0 <= num_frozen <= last + 1:
-        raise ValueError(f"num_frozen={num_frozen}: the backbone has {last + 1} layers, give 0 to {last + 1}.")
+        raise UserError(f"num_frozen={num_frozen}: the backbone has {last + 1} layers, give 0 to {last + 1}.")
     for name, parameter in network.named_parameters():
         if layers[name] < num_frozen:
             parameter.requires_grad_(False)

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from datamodules.errors import UserError
+
 
 def check_name(variable: str, value: str, known: Iterable[str]) -> str:
     """Return `value` if it is one of `known`.
@@ -15,4 +17,4 @@ def check_name(variable: str, value: str, known: Iterable[str]) -> str:
         return value
     nearest = difflib.get_close_matches(str(value), known, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise ValueError(f"{variable}={value!r} is unknown. Known: {', '.join(known)}.{hint}")
+    raise UserError(f"{variable}={value!r} is unknown. Known: {', '.join(known)}.{hint}")

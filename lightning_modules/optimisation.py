@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from datamodules.errors import UserError
 from lightning_modules.names import check_name
 
 LR_SCHEDULES = ("constant", "cosine")
@@ -77,9 +78,9 @@ def lr_scheduler(optimizer: AdamW, schedule: str, warmup_steps: int, decay_steps
     """
     check_name("lr_schedule", schedule, LR_SCHEDULES)
     if warmup_steps < 0:
-        raise ValueError(f"warmup_steps={warmup_steps} must not be negative.")
+        raise UserError(f"warmup_steps={warmup_steps} must not be negative.")
     if schedule == "cosine" and not warmup_steps < decay_steps < math.inf:
-        raise ValueError(
+        raise UserError(
             f"lr_schedule='cosine' needs an end after warmup_steps={warmup_steps}, but decay_steps={decay_steps}: give "
             "fewer (model.classifier.warmup_steps, model.diffusion.warmup_steps or autoencoder.module.warmup_steps), "
             "or more steps by data.epoch_size, trainer.max_epochs or trainer.max_steps."

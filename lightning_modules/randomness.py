@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from datamodules.errors import UserError
+
 SEED_LIMIT = 2**32  # torch's CPU generator keeps the low 32 bits of its seed: seed and seed + 2**32 draw the same.
 
 
@@ -39,7 +41,7 @@ def image_generators(seeds: Sequence[int] | Tensor) -> list[torch.Generator]:
     seeds = [int(seed) for seed in (seeds.tolist() if isinstance(seeds, Tensor) else seeds)]
     for i, seed in enumerate(seeds):
         if not 0 <= seed < SEED_LIMIT:
-            raise ValueError(
+            raise UserError(
                 f"seeds[{i}]={seed} is outside [0, 2**32). torch's CPU generator keeps 32 bits of a seed, so larger "
                 "seeds would repeat images: number the images from a base, e.g. seed + index."
             )

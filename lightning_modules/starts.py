@@ -11,6 +11,7 @@ import timm
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
 from lightning_modules.checkpoint import best_of_run, load_state
 from lightning_modules.losses.perceptual import load_efficientnet_lite0
 from lightning_modules.networks.backbone import TimmBackbone
@@ -72,7 +73,7 @@ class ImageNetStart:
             return CheckpointStart(self.path)(backbone)
         name = getattr(backbone, "name", None)
         if name is None:
-            raise ValueError(
+            raise UserError(
                 f"model/init=imagenet: {type(backbone).__name__} is no network of timm. Give its weights by "
                 "model.init.path=<file>, or start with model/init=random."
             )
@@ -81,7 +82,7 @@ class ImageNetStart:
         try:
             published = timm.create_model(name, pretrained=True, num_classes=0)
         except Exception as error:  # of what kind depends on the hub and on the network
-            raise ValueError(
+            raise UserError(
                 f"model/init=imagenet: the weights of {name!r} cannot be had from the hub "
                 f"({str(error).splitlines()[0][:120]}). Remedy: on a machine that reaches it, save them with "
                 f"`timm.create_model({name!r}, pretrained=True)` and torch.save(model.state_dict(), 'file.pth'), and "
@@ -135,14 +136,14 @@ def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], source: st
     kind = f"{type(network).__name__} {getattr(backbone, 'name', '')}".strip()
     if wrong:
         more = f", … ({len(wrong)} in all)" if len(wrong) > SHOWN else ""
-        raise ValueError(
+        raise UserError(
             f"{source} holds weights of another network than {kind}: {'; '.join(wrong[:SHOWN])}{more}. Give the "
             "model/backbone that they were trained with."
         )
     needed = {name: tensor.numel() for name, tensor in ours.items() if tensor.is_floating_point()}
     share = sum(needed[name] for name in taken if name in needed) / max(1, sum(needed.values()))
     if share < LEAST_LOADED:
-        raise ValueError(
+        raise UserError(
             f"{source} has {share:.0%} of the weights of {kind}: it is of another network. Its first tensors are "
             f"{', '.join(list(weights)[:SHOWN])}; wanted are {', '.join(list(ours)[:SHOWN])}. Give the model/backbone "
             "that they were trained with."

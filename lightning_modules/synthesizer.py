@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from datamodules.errors import UserError
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.randomness import stable_seed
 
@@ -73,9 +74,9 @@ class Synthesizer(L.LightningModule):
     ) -> None:
         super().__init__()
         if not 1 <= max_attempts <= MOST_ATTEMPTS:
-            raise ValueError(f"max_attempts={max_attempts} must be at least 1, and at most {MOST_ATTEMPTS}.")
+            raise UserError(f"max_attempts={max_attempts} must be at least 1, and at most {MOST_ATTEMPTS}.")
         if image_size is not None and image_size < 8:
-            raise ValueError(f"image_size={image_size} must be at least 8 pixels.")
+            raise UserError(f"image_size={image_size} must be at least 8 pixels.")
         self.generator, self.image_size = generator, image_size
         self.agreement, self.max_attempts = agreement, max_attempts
         if agreement is not None and isinstance(agreement.annotator, torch.nn.Module):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from callbacks.metrics.estimate import Estimate
+from datamodules.errors import UserError
 
 BLOCK_SIZE = 2**18  # numbers of a block of weights: 2 MiB of float64, which stays in a core's cache
 LEAST_DEFINED = 0.9  # share of the replicates that must have a value for an interval to have bounds
@@ -37,7 +38,7 @@ def patient_weights(patients: Sequence[str], num_replicates: int, seed: int) -> 
         ValueError: a negative num_replicates.
     """
     if num_replicates < 0:
-        raise ValueError(f"num_replicates is {num_replicates}, and must be at least 0")
+        raise UserError(f"num_replicates is {num_replicates}, and must be at least 0")
     names, place = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)
     weights = np.zeros((num_replicates, len(place)), dtype=np.int32)
     if len(names) < 2:
@@ -67,13 +68,13 @@ def in_blocks(measure: Callable[[np.ndarray], np.ndarray], weights: np.ndarray |
         weights = np.ones((1, num_rows))
     weights = np.asarray(weights)
     if weights.ndim != 2 or weights.shape[1] != num_rows:
-        raise ValueError(f"weights have shape {weights.shape}: expected [R, N] with N = {num_rows}")
+        raise UserError(f"weights have shape {weights.shape}: expected [R, N] with N = {num_rows}")
     size = max(1, BLOCK_SIZE // max(1, num_rows))
     parts = []
     for start in range(0, max(1, len(weights)), size):  # once even for no replicates: the shape is then known
         block = weights[start : start + size].astype(np.float64)
         if block.size and not (block.min() >= 0 and block.max() < np.inf):
-            raise ValueError("weights hold negative numbers or numbers that are not finite: they count rows")
+            raise UserError("weights hold negative numbers or numbers that are not finite: they count rows")
         parts.append(measure(block))
     return np.concatenate(parts).astype(np.float64, copy=False)
 
@@ -87,7 +88,7 @@ def interval(value: float, replicates: np.ndarray, level: float = 0.95, **facts:
         ValueError: a level that is not between 0 and 1.
     """
     if not 0 < level < 1:
-        raise ValueError(f"level is {level}, and must lie between 0 and 1, such as 0.95")
+        raise UserError(f"level is {level}, and must lie between 0 and 1, such as 0.95")
     defined = _defined(replicates)
     if defined is None or np.isnan(value):
         return Estimate(float(value), **facts)
@@ -114,7 +115,7 @@ def paired_difference(
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"a and b have shapes {a.shape} and {b.shape}: expected [R], from the same weights")
+        raise UserError(f"a and b have shapes {a.shape} and {b.shape}: expected [R], from the same weights")
     defined = _defined(a - b)
     if defined is None:
         return Estimate(np.nan if value is None else float(value)), np.nan

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from callbacks.metrics.bootstrap import in_blocks
+from datamodules.errors import UserError
 
 BETTER = {"ece": "min", "brier": "min"}
 
@@ -89,7 +90,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = 1
 def _binned(labels: np.ndarray, probabilities: np.ndarray, num_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Confidence, whether it is right (0 or 1), and the bin, each [N]."""
     if num_bins < 1:
-        raise ValueError(f"num_bins is {num_bins}, and must be at least 1")
+        raise UserError(f"num_bins is {num_bins}, and must be at least 1")
     edges = np.arange(1, num_bins) / num_bins
     confidence = probabilities.max(axis=1)
     right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
@@ -106,18 +107,18 @@ def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray,
     """Labels as int64 [N] and probabilities as float64 [N, K]."""
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or probabilities.shape[1] < 2:
-        raise ValueError(
+        raise UserError(
             f"labels and probabilities have shapes {labels.shape} and {probabilities.shape}: expected [N] and [N, K]"
         )
     bad = np.flatnonzero(~np.isin(labels, np.arange(probabilities.shape[1])))
     if len(bad):
-        raise ValueError(
+        raise UserError(
             f"the label of row {bad[0]} is {labels[bad[0]]}, and must be 0 to {probabilities.shape[1] - 1}: leave "
             "out the unknown rows"
         )
     bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(bad):
-        raise ValueError(
+        raise UserError(
             f"the probabilities of row {bad[0]} are not finite: look at what the classifier made of that image"
         )
     return labels.astype(np.int64), probabilities

@@ -9,6 +9,8 @@ neighbourhood is in it, so that equal sets of images, duplicates among them, hav
 import torch
 from torch import Tensor
 
+from datamodules.errors import UserError
+
 BETTER = {"coverage": "max"}
 NEAREST = 5  # neighbours that reach as far as the neighbourhood of a real image; their section 4.1
 
@@ -23,9 +25,9 @@ def coverage(real: Tensor, generated: Tensor, nearest: int = NEAREST) -> float:
     """
     real, generated = real.detach().to("cpu", torch.float64), generated.detach().to("cpu", torch.float64)
     if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1] or len(generated) == 0:
-        raise ValueError(f"features have shapes {tuple(real.shape)} and {tuple(generated.shape)}: expected [N, D]")
+        raise UserError(f"features have shapes {tuple(real.shape)} and {tuple(generated.shape)}: expected [N, D]")
     if not 1 <= nearest < len(real):
-        raise ValueError(f"nearest is {nearest} and there are {len(real)} real images: it must be from 1 to one less")
+        raise UserError(f"nearest is {nearest} and there are {len(real)} real images: it must be from 1 to one less")
     apart = _distances(real, real).fill_diagonal_(0)
     radii = apart.kthvalue(nearest + 1, dim=1).values  # the row itself is its own nearest
     return float((_distances(real, generated).min(1).values <= radii).double().mean())

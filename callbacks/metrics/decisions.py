@@ -13,6 +13,7 @@ the levels' own f1.
 import numpy as np
 
 from callbacks.metrics.bootstrap import in_blocks
+from datamodules.errors import UserError
 
 BETTER = dict.fromkeys(("accuracy", "precision", "recall", "specificity", "f1", "kappa", "qwk"), "max")
 TIE = 1e-9  # probabilities nearer to one half count as one half
@@ -44,7 +45,7 @@ def confusion(
     """
     labels, decisions = _levels("label", labels, num_levels), _levels("decision", decisions, num_levels)
     if labels.shape != decisions.shape:
-        raise ValueError(f"labels and decisions have shapes {labels.shape} and {decisions.shape}: expected [N] of both")
+        raise UserError(f"labels and decisions have shapes {labels.shape} and {decisions.shape}: expected [N] of both")
     cells = np.zeros((len(labels), num_levels**2))
     cells[np.arange(len(labels)), labels * num_levels + decisions] = 1
     counts = in_blocks(lambda block: block @ cells, weights, len(labels))
@@ -78,7 +79,7 @@ def specificity(counts: np.ndarray) -> np.ndarray:
         ValueError: other than two levels.
     """
     if counts.shape[1] != 2:
-        raise ValueError(f"specificity is of two levels, and the confusion has {counts.shape[1]}")
+        raise UserError(f"specificity is of two levels, and the confusion has {counts.shape[1]}")
     return _ratio(counts[:, 0, 0], counts[:, 0].sum(axis=1))
 
 
@@ -124,10 +125,10 @@ def _levels(name: str, levels: np.ndarray, num_levels: int) -> np.ndarray:
     """Levels as int64 [N], checked."""
     levels = np.asarray(levels)
     if levels.ndim != 1 or num_levels < 2:
-        raise ValueError(f"{name}s have shape {levels.shape} and {num_levels} levels: expected [N] and at least 2")
+        raise UserError(f"{name}s have shape {levels.shape} and {num_levels} levels: expected [N] and at least 2")
     bad = np.flatnonzero(~np.isin(levels, np.arange(num_levels)))
     if len(bad):
-        raise ValueError(
+        raise UserError(
             f"the {name} of row {bad[0]} is {levels[bad[0]]}, and must be 0 to {num_levels - 1}: leave out the "
             "unknown rows"
         )

@@ -16,6 +16,7 @@ from callbacks.metrics.bootstrap import interval, patient_weights
 from callbacks.metrics.calibration import brier_score, expected_calibration_error
 from callbacks.metrics.estimate import SIZES, Estimate
 from callbacks.metrics.ranking import ranking_metrics
+from datamodules.errors import UserError
 
 MACRO = "macro"
 BETTER = {**ranking.BETTER, **decisions.BETTER, **calibration.BETTER}
@@ -57,7 +58,7 @@ def evaluate(
     """
     labels = np.asarray(labels)
     if len(patients) != len(labels):
-        raise ValueError(f"there are {len(patients)} patients for {len(labels)} rows of labels: expected one for each")
+        raise UserError(f"there are {len(patients)} patients for {len(labels)} rows of labels: expected one for each")
     drawn = patient_weights(patients, num_replicates, seed)
     weights = np.concatenate([np.ones((1, len(labels)), dtype=drawn.dtype), drawn])  # first the set itself
     measured = replicates(labels, probabilities, findings, weights, thresholds, referable)
@@ -175,19 +176,19 @@ def _chances(name: str, probabilities: np.ndarray, known: np.ndarray, num_levels
     """Probabilities of the known rows, float64 [n, K], checked."""
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.shape != (len(known), num_levels):
-        raise ValueError(
+        raise UserError(
             f"the probabilities of {name} have shape {probabilities.shape}: expected [N, K], that is "
             f"{(len(known), num_levels)}"
         )
     if not np.isfinite(probabilities[known]).all():
-        raise ValueError(
+        raise UserError(
             f"the probabilities of {name} are not finite: the training has diverged. Remedy: a lower learning rate, "
             "more warm-up, or trainer.gradient_clip_val=1."
         )
     off = np.abs(probabilities.sum(axis=1) - 1)
     bad = np.flatnonzero(known & ~((off <= SUM_TOLERANCE) & (probabilities >= 0).all(axis=1)))
     if len(bad):
-        raise ValueError(
+        raise UserError(
             f"the probabilities of {name} in row {bad[0]} are {probabilities[bad[0]].tolist()}, and must be at least 0 "
             "and add up to 1: give the softmax, not what goes into it"
         )
@@ -203,19 +204,19 @@ def _check(
 ) -> None:
     """Raise ValueError for labels or names that do not fit the findings."""
     if labels.ndim != 2 or labels.shape[1] != len(findings):
-        raise ValueError(f"labels have shape {labels.shape}: expected [N, F] with F = {len(findings)}")
+        raise UserError(f"labels have shape {labels.shape}: expected [N, F] with F = {len(findings)}")
     for column, (name, num_levels) in enumerate(findings.items()):
         bad = np.flatnonzero(~np.isin(labels[:, column], np.arange(-1, num_levels)))
         if len(bad):
-            raise ValueError(
+            raise UserError(
                 f"{name} is {labels[bad[0], column]} in row {bad[0]}, and must be 0 to {num_levels - 1}, or -1"
             )
     for name, level in referable.items():
         if findings[name] < 3 or not 0 < level < findings[name]:
-            raise ValueError(f"referable names {name} from level {level} on, and it has {findings[name]} levels")
+            raise UserError(f"referable names {name} from level {level} on, and it has {findings[name]} levels")
     known = {*findings, *(f"{name}_referable" for name in referable)}
     named = thresholds if isinstance(thresholds, Mapping) else {}
     for name in [name for name in probabilities if name not in findings] + [
         name for name in named if name not in known
     ]:
-        raise ValueError(f"{name!r} is not a finding. The findings are: {', '.join(findings)}.")
+        raise UserError(f"{name!r} is not a finding. The findings are: {', '.join(findings)}.")

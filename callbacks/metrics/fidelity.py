@@ -24,6 +24,7 @@ from callbacks.metrics.coverage import NEAREST, coverage
 from callbacks.metrics.estimate import Better, Estimate
 from callbacks.metrics.frechet import frechet_distance
 from callbacks.metrics.kernel import kernel_distance
+from datamodules.errors import UserError
 
 Measure = Callable[[Tensor, Tensor], float]
 MEASURES: Mapping[str, tuple[Measure, Better, float, float]] = {  # of real features and others; its range
@@ -44,7 +45,7 @@ def halvings(patients: Sequence[str], seed: int) -> Iterator[tuple[np.ndarray, n
     """
     names = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)[1]
     if names.max(initial=0) < 1:
-        raise ValueError("real images of two patients at least are needed: halves share no patient.")
+        raise UserError("real images of two patients at least are needed: halves share no patient.")
     draw, counts = np.random.default_rng(seed), np.bincount(names)
     while True:
         is_first, sizes = np.zeros(len(counts), dtype=bool), [0, 0]
@@ -71,11 +72,11 @@ def fidelity(
         ValueError: fewer than two halvings or patients, or too few images for a half.
     """
     if num_halvings < 2:
-        raise ValueError(f"num_halvings={num_halvings} must be at least 2: their spread gives the interval.")
+        raise UserError(f"num_halvings={num_halvings} must be at least 2: their spread gives the interval.")
     halves = list(islice(halvings(patients, seed), num_halvings))
     size = min(len(other), *(len(half) for pair in halves for half in pair))
     if size < FEWEST:
-        raise ValueError(
+        raise UserError(
             f"a half of the real images, or the other set, has {size} images: {FEWEST} are needed. Real images: "
             f"{len(real)} of {len(set(patients))} patients, other ones: {len(other)}."
         )

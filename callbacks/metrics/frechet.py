@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from datamodules.errors import UserError
+
 BETTER = {"fd": "min", "fid": "min"}
 
 
@@ -51,11 +53,11 @@ class Gaussian:
         mean = torch.as_tensor(mean).detach().to("cpu", torch.float64)
         covariance = torch.as_tensor(covariance).detach().to("cpu", torch.float64)
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-            raise ValueError(
+            raise UserError(
                 f"mean has shape {tuple(mean.shape)} and covariance {tuple(covariance.shape)}: expected [D] and [D, D]"
             )
         if not (mean.isfinite().all() and covariance.isfinite().all()):
-            raise ValueError("mean or covariance holds values that are not finite: the features it comes from do too")
+            raise UserError("mean or covariance holds values that are not finite: the features it comes from do too")
         eigenvalues, eigenvectors = torch.linalg.eigh((covariance + covariance.T) / 2)
         floor = len(mean) * torch.finfo(torch.float64).eps * eigenvalues.abs().max()
         kept = eigenvalues > floor
@@ -68,7 +70,7 @@ class Gaussian:
             ValueError: the two have different dimensions.
         """
         if self.mean.shape != other.mean.shape:
-            raise ValueError(
+            raise UserError(
                 f"features of {len(self.mean)} dimensions against {len(other.mean)}: use one extractor for both sets"
             )
         shift = (self.mean - other.mean).square().sum()
@@ -103,7 +105,7 @@ class GaussianMoments:
             ValueError: fewer than two images were counted.
         """
         if self.num < 2:
-            raise ValueError(f"a covariance needs at least 2 images, {int(self.num)} were counted")
+            raise UserError(f"a covariance needs at least 2 images, {int(self.num)} were counted")
         mean = self.sum / self.num
         covariance = (self.outer_sum - self.num * torch.outer(mean, mean)) / (self.num - 1)
         return Gaussian.from_moments(mean, covariance)
@@ -121,9 +123,9 @@ def rows_are_cheaper(num_images: int, dim: int) -> bool:
 
 def _matrix(name: str, features: Tensor) -> Tensor:
     if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"{name} has shape {tuple(features.shape)}: expected [N, D] with N >= 2")
+        raise UserError(f"{name} has shape {tuple(features.shape)}: expected [N, D] with N >= 2")
     features = features.detach().to("cpu", torch.float64)
     if not features.isfinite().all():
         bad = int((~features.isfinite().all(dim=1)).nonzero()[0])
-        raise ValueError(f"{name} row {bad} is not finite: look at the image it was made from")
+        raise UserError(f"{name} row {bad} is not finite: look at the image it was made from")
     return features

@@ -9,6 +9,8 @@ polynomial kernel, in the unbiased form of Gretton et al. 2012, equation (3). On
 import torch
 from torch import Tensor
 
+from datamodules.errors import UserError
+
 BETTER = {"kd": "min", "kid": "min"}
 
 
@@ -23,11 +25,11 @@ def kernel_distance(features_a: Tensor, features_b: Tensor) -> float:
     features_a = features_a.detach().to("cpu", torch.float64)
     features_b = features_b.detach().to("cpu", torch.float64)
     if features_a.ndim != 2 or features_b.ndim != 2 or features_a.shape[1] != features_b.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"features have shapes {tuple(features_a.shape)} and {tuple(features_b.shape)}: expected [N, D]"
         )
     if min(len(features_a), len(features_b)) < 2:
-        raise ValueError(f"the sets have {len(features_a)} and {len(features_b)} rows: each needs at least 2")
+        raise UserError(f"the sets have {len(features_a)} and {len(features_b)} rows: each needs at least 2")
     num_a, num_b = len(features_a), len(features_b)
     within_a = _kernel(features_a, features_a)
     within_b = _kernel(features_b, features_b)

@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 
 from callbacks.metrics.bootstrap import in_blocks
+from datamodules.errors import UserError
 
 TOLERANCE = 1e-9  # of a specificity: 19 of 20 is 0.95, whatever the rounding
 
@@ -161,11 +162,11 @@ def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if labels.ndim != 1 or labels.shape != scores.shape:
-        raise ValueError(f"labels and scores have shapes {labels.shape} and {scores.shape}: expected [N] of both")
+        raise UserError(f"labels and scores have shapes {labels.shape} and {scores.shape}: expected [N] of both")
     if not np.isin(labels, (0, 1)).all():
         bad = int(np.flatnonzero(~np.isin(labels, (0, 1)))[0])
-        raise ValueError(f"the label of row {bad} is {labels[bad]}, and must be 0 or 1: leave out the unknown rows")
+        raise UserError(f"the label of row {bad} is {labels[bad]}, and must be 0 or 1: leave out the unknown rows")
     if not np.isfinite(scores).all():
         bad = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise ValueError(f"the score of row {bad} is {scores[bad]}: look at what the classifier made of that image")
+        raise UserError(f"the score of row {bad} is {scores[bad]}: look at what the classifier made of that image")
     return labels.astype(np.float64), scores

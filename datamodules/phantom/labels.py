@@ -32,6 +32,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from datamodules.errors import UserError
 from datamodules.findings import NUM_LEVELS
 from datamodules.phantom.streams import stream
 
@@ -140,7 +141,7 @@ def resolve(seed: int, index: int, overrides: Mapping[str, int] | None) -> dict[
     labels = _draw_eye(stream(seed, index, "eye labels"), factors, shared, index % 2)
     shows_fundus = [name for name, level in given.items() if level and name not in ("is_fundus", "eye_side")]
     if shows_fundus and given.get("is_fundus") == 0:
-        raise ValueError(f"labels ask for is_fundus=0 and {shows_fundus[0]}={given[shows_fundus[0]]}: drop one of them")
+        raise UserError(f"labels ask for is_fundus=0 and {shows_fundus[0]}={given[shows_fundus[0]]}: drop one of them")
     if shows_fundus:
         labels["is_fundus"] = 1
     labels |= given
@@ -156,7 +157,7 @@ def _checked(overrides: Mapping[str, int]) -> dict[str, int]:
         if name not in NUM_LEVELS:
             near = get_close_matches(str(name), NUM_LEVELS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown finding {name!r}{hint} Known: {', '.join(NUM_LEVELS)}")
+            raise UserError(f"unknown finding {name!r}{hint} Known: {', '.join(NUM_LEVELS)}")
         if int(level) != level or not 0 <= level < NUM_LEVELS[name]:
-            raise ValueError(f"{name}={level!r} is out of range: give 0 to {NUM_LEVELS[name] - 1}, or leave it out")
+            raise UserError(f"{name}={level!r} is out of range: give 0 to {NUM_LEVELS[name] - 1}, or leave it out")
     return {name: int(level) for name, level in overrides.items()}

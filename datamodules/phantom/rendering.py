@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
+from datamodules.errors import UserError
 from datamodules.phantom import camera as cameras
 from datamodules.phantom import degrade, lesions, nonfundus
 from datamodules.phantom.anatomy import make_eye, paint_disc, paint_fundus
@@ -43,9 +44,9 @@ def render(seed: int, index: int, image_size: int, labels: Mapping[str, int] | N
     """
     for name, value in (("seed", seed), ("index", index)):
         if value < 0:
-            raise ValueError(f"{name}={value} is negative: give 0 or more")
+            raise UserError(f"{name}={value} is negative: give 0 or more")
     if not 16 <= image_size <= 2048:
-        raise ValueError(f"image_size={image_size} is out of range: give 16 to 2048 pixels")
+        raise UserError(f"image_size={image_size} is out of range: give 16 to 2048 pixels")
     seed, index, image_size = int(seed), int(index), int(image_size)
     resolved = resolve(seed, index, labels)
     threads = cv2.getNumThreads()

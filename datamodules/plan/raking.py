@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datamodules.errors import UserError
+
 TOLERANCE = 1e-6  # of a share
 MOST_ROUNDS = 2000
 
@@ -45,7 +47,7 @@ def rake(weights: np.ndarray, wishes: Sequence[Wish]) -> np.ndarray:
         if max(gaps, default=0) < TOLERANCE:
             return weights / weights.sum()
     worst = wishes[int(np.argmax(gaps))]
-    raise ValueError(
+    raise UserError(
         f"the shares that are asked for contradict each other: {worst.text} cannot be {worst.share:g} while the others "
         f"are met, and ends at {_share(weights, worst):.3g}. Remedy: change one of them; or, where the rows of the "
         "training labels leave no room, base: independent."
@@ -62,7 +64,7 @@ def _check_support(weights: np.ndarray, wish: Wish) -> None:
     having, lacking = (shows & wish.among & wish.those).any(), (shows & wish.among & ~wish.those).any()
     if (wish.share > 0 and not having) or (wish.share < 1 and not lacking):
         what = "shows that" if not having else "shows anything else"
-        raise ValueError(
+        raise UserError(
             f"{wish.text}: {wish.share:g} is asked for, and no row of the labels {what}. Remedy: base: independent, "
             "which combines all levels of the findings that are named; or leave it out."
         )

@@ -7,6 +7,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from datamodules.errors import UserError
 from datamodules.loader import as_it_is
 from datamodules.synthetic.plan import Plan
 
@@ -54,7 +55,7 @@ class PlanDataModule(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1.")
+            raise UserError(f"batch_size={batch_size} must be at least 1.")
         self.plan, self.bounds, self.wanted, self.batch_size = plan, list(bounds), wanted, batch_size
 
     def share(self, rank: int, num_ranks: int) -> list[int]:

@@ -14,6 +14,7 @@ import openpyxl
 import pyarrow as pa
 from openpyxl.utils.cell import column_index_from_string, coordinate_from_string, range_boundaries
 
+from datamodules.errors import UserError
 from datamodules.manifest import ManifestError
 
 log = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ def _cells(sheet: openpyxl.worksheet._read_only.ReadOnlyWorksheet, trusted: bool
                 if (formula := _uncalculated(element, trusted)) is not None:
                     formulas[row, column] = f"={formula}"
     if bottom * right > MOST_CELLS:
-        raise ValueError(f"its cells reach to row {bottom} and column {right}, {MOST_CELLS:,} cells being the most")
+        raise UserError(f"its cells reach to row {bottom} and column {right}, {MOST_CELLS:,} cells being the most")
     found = sheet.iter_rows(max_row=bottom, max_col=right, values_only=True) if bottom else ()
     rows = [[_text(cell) for cell in row] for row in found]
     for (row, column), formula in formulas.items():
@@ -173,7 +174,7 @@ def _elements(source) -> Iterator[tuple[str, int, int, Element]]:
 
 def _behind(last: int, number: int, most: int, what: str) -> int:
     if not last < number <= most:
-        raise ValueError(f"{what} {number} stands behind {last}, and must be from {last + 1} to {most}")
+        raise UserError(f"{what} {number} stands behind {last}, and must be from {last + 1} to {most}")
     return number
 
 

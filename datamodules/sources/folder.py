@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
+from datamodules.errors import UserError
 from datamodules.manifest import Manifest
 from datamodules.sources.base import FileSource
 from datamodules.sources.listing import EXTENSIONS, list_images
@@ -36,9 +37,9 @@ class FolderSource(FileSource):
         try:
             groups = {} if patient_pattern is None else re.compile(patient_pattern).groupindex
         except re.error as error:
-            raise ValueError(f"patient_pattern is {patient_pattern!r}, no regular expression: {error}.") from None
+            raise UserError(f"patient_pattern is {patient_pattern!r}, no regular expression: {error}.") from None
         if patient_pattern is not None and "patient" not in groups:
-            raise ValueError(f"patient_pattern is {patient_pattern!r}, and needs a group (?P<patient>…).")
+            raise UserError(f"patient_pattern is {patient_pattern!r}, and needs a group (?P<patient>…).")
         self.patient_pattern = patient_pattern
 
     def _index(self) -> Manifest:
@@ -60,7 +61,7 @@ class FolderSource(FileSource):
             return patient_of_name(path)
         match = re.search(self.patient_pattern, path)
         if match is None or not match["patient"]:
-            raise ValueError(
+            raise UserError(
                 f"patient_pattern {self.patient_pattern!r} finds no patient in {path!r}. Correct the pattern, or leave "
                 "it out to take the file's name."
             )

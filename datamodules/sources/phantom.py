@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules import phantom
+from datamodules.errors import UserError
 from datamodules.findings import NAMES
 from datamodules.manifest import Manifest
 
@@ -15,7 +16,7 @@ class PhantomSource:
 
     def __init__(self, num_images: int = 512, seed: int = 0) -> None:
         if num_images < 1:
-            raise ValueError(f"num_images is {num_images}, and must be at least 1.")
+            raise UserError(f"num_images is {num_images}, and must be at least 1.")
         self.num_images = num_images
         self.seed = seed
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from datamodules.errors import UserError
 from datamodules.image_files import read_bytes
 from datamodules.images import crop_levels, read_image
 from datamodules.manifest import ManifestError
@@ -45,7 +46,7 @@ class STARE(PublicSource):
     def __init__(self, root: str | Path, partial: bool = False, labels: str = "ah") -> None:
         super().__init__(root, partial)
         if labels not in OBSERVERS:
-            raise ValueError(f"labels is {labels!r}, and must be one of: {', '.join(OBSERVERS)}.")
+            raise UserError(f"labels is {labels!r}, and must be one of: {', '.join(OBSERVERS)}.")
         self.labels = labels
 
     def _table(self) -> pa.Table:

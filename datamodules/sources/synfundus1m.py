@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from datamodules.errors import UserError
 from datamodules.findings import NAMES
 from datamodules.images import NotAFundusError, detect_field_of_view, square_crop, whole_frame
 from datamodules.manifest import Manifest, ManifestError
@@ -52,7 +53,7 @@ class SynFundus1M(FileSource):
     def __init__(self, root: str | Path, labels: str = "annotation", table: str | None = None) -> None:
         super().__init__(root)
         if labels not in TABLES:
-            raise ValueError(f"labels is {labels!r}, and must be one of: {', '.join(TABLES)}.")
+            raise UserError(f"labels is {labels!r}, and must be one of: {', '.join(TABLES)}.")
         self.labels = labels
         self.table = table
 
@@ -81,7 +82,7 @@ class SynFundus1M(FileSource):
             return found[0]
         if found:
             names = ", ".join(path.name for path in found)
-            raise ValueError(f"{self.root} holds several tables: {names}. Name one of them with data.table=….")
+            raise UserError(f"{self.root} holds several tables: {names}. Name one of them with data.table=….")
         here = sorted(entry.name for entry in self.root.iterdir())[:12]
         raise FileNotFoundError(f"there is no {pattern} in data.root={str(self.root)!r}. {self.about} Found: {here}.")
 

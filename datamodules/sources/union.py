@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datamodules.errors import UserError
 from datamodules.manifest import SPACE, SPLITS, STRICTEST, Manifest, ManifestError
 from datamodules.sources.base import Source, alike, is_one_file
 
@@ -35,10 +36,10 @@ class UnionSource:
 
     def __init__(self, sources: Mapping[str, Source]) -> None:
         if not sources:
-            raise ValueError("data.sources is empty: name the sources, e.g. data.sources=[aptos2019,idrid].")
+            raise UserError("data.sources is empty: name the sources, e.g. data.sources=[aptos2019,idrid].")
         for (name, source), (other, held) in itertools.permutations(sources.items(), 2):
             if held.name in getattr(source, "contains", ()):
-                raise ValueError(
+                raise UserError(
                     f"data.sources: {name!r} holds the images of {other!r} too, under other patients: the same image "
                     "could be trained and tested with. Remedy: leave one of the two out."
                 )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.errors import UserError
 from datamodules.files import own_folder, read_json, refuse_link, sha256, write_json
 from datamodules.synthetic.layout import CHECKSUM_SHAPE, CHECKSUMS, checksum_file
 from datamodules.synthetic.tables import SyntheticSetError, check_parquet, fault_of
@@ -97,13 +98,13 @@ class AnnotationFolder:
             return
         theirs = _read(self.root / RECIPE, RECIPE_SHAPE)
         if theirs is None:
-            raise ValueError(
+            raise UserError(
                 f"{self.root} is not empty, and there is no {RECIPE} that says whose annotations these are. Remedy: "
                 "job.overwrite=true to replace them, or move them away."
             )
         if _identity(theirs) != self.identity:
             lines = "; ".join(_differences(theirs, self.recipe))
-            raise ValueError(
+            raise UserError(
                 f"{self.root} holds other annotations: {lines}. Remedy: job.overwrite=true replaces them; or give what "
                 "they were made with, and they are gone on with."
             )
@@ -152,7 +153,7 @@ class AnnotationFolder:
         """
         wanted = self.pending()
         if wanted:
-            raise ValueError(
+            raise UserError(
                 f"{len(wanted)} of {len(self.names)} shards of {self.root} are not there: {wanted[0]}: "
                 f"{self.wrong_with(wanted[0])}. Remedy: the same command again."
             )

@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.errors import UserError
 from datamodules.loader import as_it_is, begin_worker
 from datamodules.shards import ShardSource
 
@@ -46,7 +47,7 @@ class ShardBatches(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
-            raise ValueError(f"batch_size={batch_size} must be at least 1, num_workers={num_workers} at least 0.")
+            raise UserError(f"batch_size={batch_size} must be at least 1, num_workers={num_workers} at least 0.")
         self.source, self.image_size, self.shards = source, image_size, shards
         self.batch_size, self.num_workers = batch_size, num_workers
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may have no shard
@@ -57,7 +58,7 @@ class ShardBatches(L.LightningDataModule):
         shards = there if self.shards is None else list(self.shards())
         for name in shards:
             if name not in there:
-                raise ValueError(
+                raise UserError(
                     f"there is no shard {name!r} in {self.source.root}; there are: {', '.join(there[:4])}, …."
                 )
         return BatchesInOrder(self.source, self.image_size, shards[rank::world_size], self.batch_size)

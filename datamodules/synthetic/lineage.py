@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.columns import CHUNK, whole
+from datamodules.errors import UserError
 from datamodules.files import WHOLE_COPY, write_atomically
 from datamodules.findings import NAMES, NUM_LEVELS
 from datamodules.manifest import SPACE, Manifest
@@ -113,7 +114,7 @@ def read_trained_on(root: str | Path) -> np.ndarray | None:
         table = file.read([COLUMN])
     codes = table.column(COLUMN) if COLUMN in table.column_names else None
     if codes is None or codes.null_count or codes.type not in (pa.uint64(), pa.int64()):
-        raise ValueError(
+        raise UserError(
             f"{path} is no whole table of patients, a column {COLUMN!r} of uint64 without empty cells. "
             f"Remedy: {REMEDY}."
         )

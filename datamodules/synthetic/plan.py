@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.errors import UserError
 from datamodules.files import WHOLE_COPY, write_atomically
 from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels
 from datamodules.parquet import open_parquet
@@ -25,7 +26,7 @@ SCHEMA = pa.schema(
 )  # of plan.parquet
 
 
-class PlanError(ValueError):
+class PlanError(UserError):
     """A plan that cannot be carried out; the message names the file, the row, the column, the value and the remedy."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.errors import UserError
 from datamodules.files import WHOLE_COPY, sha256
 from datamodules.parquet import open_parquet
 
@@ -21,7 +22,7 @@ KINDS = {
 }  # of columns of a shard; findings are whole numbers or, in annotations, true or false  # fmt: skip
 
 
-class SyntheticSetError(ValueError):
+class SyntheticSetError(UserError):
     """A folder that is no synthetic set, or not a whole one; the message says what is wrong with it, and the remedy."""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.errors import UserError
 from datamodules.findings import NUM_LEVELS
 from datamodules.sources.phantom import PhantomSource
 from experiments.annotation.members import BEST, Member
@@ -51,15 +52,15 @@ def _of_test(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0]}). {REMEDY}") from error
+        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}). {REMEDY}") from error
     if columns is None:
         told = [name.removeprefix("label_") for name in table.column_names if name.startswith("label_")]
         columns = ["id", "patient", *(f"p_{name}_{level}" for name in told for level in range(NUM_LEVELS.get(name, 1)))]
     for name in columns:
         if name not in table.column_names:
-            raise ValueError(f"{path} has no column {name!r}. {REMEDY}")
+            raise UserError(f"{path} has no column {name!r}. {REMEDY}")
         if name.startswith("p_") and not pa.types.is_floating(table.schema.field(name).type):
-            raise ValueError(f"{path}: the column {name!r} does not hold probabilities. {REMEDY}")
+            raise UserError(f"{path}: the column {name!r} does not hold probabilities. {REMEDY}")
     return table
 
 

@@ -14,6 +14,7 @@ from callbacks.consistency_page import page
 from callbacks.files import write_atomically, write_text
 from callbacks.metrics.consistency import agreement
 from callbacks.metrics.estimate import Estimate, to_json
+from datamodules.errors import UserError
 from datamodules.files import write_json
 from datamodules.findings import FINDINGS, NAMES, UNKNOWN
 from datamodules.synthetic import SyntheticSet
@@ -54,7 +55,7 @@ def read_set(
         told = _read(shard, ["id", *findings])
         said = _read(path, ["id", *(column for names in columns.values() for column in names)])
         if not told.column("id").equals(said.column("id")):
-            raise ValueError(
+            raise UserError(
                 f"{path} is not of the images of {shard}: their ids differ. Remedy: remove it, and annotate again."
             )
         rows = slice(start, start + told.num_rows)
@@ -70,7 +71,7 @@ def _read(path: Path, columns: list[str]) -> pa.Table:
     table = read_columns(path, columns)
     missing = [name for name in columns if name not in table.column_names]
     if missing:
-        raise ValueError(f"{path} has no column {missing[0]!r}. Remedy: remove it, and annotate again.")
+        raise UserError(f"{path} has no column {missing[0]!r}. Remedy: remove it, and annotate again.")
     return table
 
 

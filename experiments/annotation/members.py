@@ -7,6 +7,7 @@ from typing import Any
 
 from callbacks.advice import VERSION
 from callbacks.run_record import code_revision, package_versions
+from datamodules.errors import UserError
 from datamodules.findings import NAMES, check_name
 from datamodules.synthetic import SyntheticSet
 from experiments.loading import load_classifier
@@ -40,13 +41,11 @@ def load_members(paths: Sequence[str], trusted: Sequence[str] = ()) -> list[Memb
         ValueError: no path, one twice, or what is there is no classifier.
     """
     if not paths:
-        raise ValueError(
-            "job.annotators is empty: name runs of classifier_train, as in job.annotators=[runs/a,runs/b]."
-        )
+        raise UserError("job.annotators is empty: name runs of classifier_train, as in job.annotators=[runs/a,runs/b].")
     checkpoints = [best_of_run(path) for path in paths]
     for place, path in enumerate(checkpoints):
         if path.resolve() in [other.resolve() for other in checkpoints[:place]]:
-            raise ValueError(f"job.annotators names {path} twice: it would count twice. Leave one out.")
+            raise UserError(f"job.annotators names {path} twice: it would count twice. Leave one out.")
     return [Member(load_classifier(path, trusted), path, run_of(path)) for path in checkpoints]
 
 
@@ -65,14 +64,12 @@ def thresholds_of(given: float | Mapping[str, float], findings: Mapping[str, int
     for name, threshold in named.items():
         check_name(name)
         if name not in findings:
-            raise ValueError(
-                f"job.thresholds names {name}, which no annotator tells; they tell: {', '.join(findings)}."
-            )
+            raise UserError(f"job.thresholds names {name}, which no annotator tells; they tell: {', '.join(findings)}.")
         if name not in binary:
-            raise ValueError(f"job.thresholds names {name}, a grade: it is decided by its median, without a threshold.")
+            raise UserError(f"job.thresholds names {name}, a grade: it is decided by its median, without a threshold.")
         number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
         if not number or not 0 < threshold < 1:
-            raise ValueError(f"job.thresholds: {name} has {threshold!r}, and a number between 0 and 1 is needed.")
+            raise UserError(f"job.thresholds: {name} has {threshold!r}, and a number between 0 and 1 is needed.")
     return {name: float(named.get(name, 0.5)) for name in binary}
 
 

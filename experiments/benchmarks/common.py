@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from callbacks.files import write_text
 from callbacks.run_record import code_revision, package_versions
+from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_autoencoder, build_diffusion
 from experiments.autoencoders import measure
@@ -26,7 +27,7 @@ FILE = "benchmark.json"
 def check_one_process(run: Run) -> None:
     """Raise ValueError for several devices."""
     if run.world_size > 1:
-        raise ValueError(
+        raise UserError(
             f"trainer.devices={run.cfg.trainer.devices}: a step is compared in one process, trainer.devices=1."
         )
 
@@ -40,7 +41,7 @@ def check_fresh(run: Run) -> None:
     check_one_process(run)
     cfg = run.cfg
     if cfg.resume or cfg.ckpt or cfg.autoencoder.pretrained:
-        raise ValueError("the benchmark measures fresh weights: leave resume, ckpt and autoencoder.pretrained out.")
+        raise UserError("the benchmark measures fresh weights: leave resume, ckpt and autoencoder.pretrained out.")
 
 
 def build_module(cfg: DictConfig, datamodule: FundusDataModule) -> LatentDiffusion:

@@ -12,6 +12,7 @@ from callbacks.agreement import LabelAgreement
 from callbacks.fid import FrechetDistance
 from callbacks.metrics.estimate import Estimate
 from callbacks.metrics.probe import mean_of
+from datamodules.errors import UserError
 from datamodules.findings import FINDINGS
 from experiments.benchmarks.common import check_one_process
 from experiments.loading import load_generator
@@ -31,10 +32,10 @@ def generator_of(run: Run) -> LatentDiffusion:
     check_one_process(run)
     cfg = run.cfg
     if not cfg.ckpt:
-        raise ValueError("ckpt is not given: name the checkpoint of a generator, ckpt=<run>/checkpoints/last.ckpt.")
+        raise UserError("ckpt is not given: name the checkpoint of a generator, ckpt=<run>/checkpoints/last.ckpt.")
     generator = load_generator(best_of_run(cfg.ckpt))
     if image_size_of(generator) != cfg.data.image_size:
-        raise ValueError(
+        raise UserError(
             f"data.image_size={cfg.data.image_size}, and ckpt={cfg.ckpt} makes images of {image_size_of(generator)} "
             f"pixels. Remedy: data.image_size={image_size_of(generator)}, and the data that it learnt from."
         )

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from callbacks.files import write_atomically, write_text
+from datamodules.errors import UserError
 from experiments.benchmarks.common import FILE, circumstances, write_figures
 from experiments.benchmarks.generators import Measures, generator_of, said, trainer_with_data
 from experiments.comparison.figure import COLOURS, pixels
@@ -34,7 +35,7 @@ def compare_guidance(run: Run) -> dict[str, float]:
     generator, cfg, output_dir, job = generator_of(run), run.cfg, run.output_dir, run.job
     varied, scales = check_name("job.vary", job["vary"], VARIED), sorted(set(job["scales"]))
     if not scales:
-        raise ValueError("job.scales is empty: name one at least.")
+        raise UserError("job.scales is empty: name one at least.")
     own = dict(generator.sampling)
     for scale in scales:
         generator.sample_by(**own | {varied: scale})  # what means nothing is said now

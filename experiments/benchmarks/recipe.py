@@ -24,6 +24,7 @@ from PIL import Image
 
 from callbacks.files import refuse_link, write_atomically, write_text
 from callbacks.locks import alone
+from datamodules.errors import UserError
 from datamodules.files import read_json
 from experiments.assembly import build_datamodule, plain
 from experiments.benchmarks.common import FILE, machine_and_code, write_figures
@@ -72,7 +73,7 @@ def compare_recipes(run: Run) -> dict[str, float]:
     """
     output_dir, job = run.output_dir, run.job
     if Place.here().size > 1:
-        raise ValueError(
+        raise UserError(
             "job.case=recipe runs each arm in a process of its own, and was started as several. Remedy: start it once, "
             "without torchrun or srun."
         )
@@ -99,7 +100,7 @@ def arms(root: Path, job: Mapping[str, Any], cache_dir: str) -> list[Arm]:
         ValueError: no seeds.
     """
     if not job["seeds"]:
-        raise ValueError("job.seeds is empty: name one at least.")
+        raise UserError("job.seeds is empty: name one at least.")
     found, agreement = [], agreement_words(job)
     for seed in dict.fromkeys(job["seeds"]):
         for name in ARMS:
@@ -140,14 +141,14 @@ def check_alike(found: Sequence[Arm]) -> None:
     ours, theirs = (plain(compose_config(arm.cell.command)) for arm in found[:2])
     for arm, config in zip(found, (ours, theirs), strict=False):
         if config["callbacks"].get("frechet") is None:
-            raise ValueError(
+            raise UserError(
                 f"{arm.cell.words[0]} measures no Fréchet distance. Remedy: an experiment with callbacks.frechet."
             )
     differing = [
         key for key in differing_keys(ours, theirs) if any(f"{key}.".startswith(f"{alike}.") for alike in ALIKE)
     ]
     if differing:
-        raise ValueError(
+        raise UserError(
             f"the two arms differ in {', '.join(differing[:4])}: their figures could not be compared. Remedy: give one "
             f"value to both, job.common=['{differing[0]}=VALUE']."
         )

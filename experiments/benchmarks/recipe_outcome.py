@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from callbacks.csv_table import CsvTable
+from datamodules.errors import UserError
 from datamodules.files import read_json, read_yaml
 from experiments.benchmarks.common import spread
 from experiments.comparison.figure import COLOURS, pixels
@@ -100,7 +101,7 @@ def read_outcome(folder: Path, arm: str, seed: int, started: float, seconds: flo
         return [(net(each.end), each.value) for each in measured if math.isfinite(each.value)]
 
     if not curve(distances):
-        raise ValueError(f"{folder / 'frechet.csv'} holds no finite distance. Remedy: {remedy}.")
+        raise UserError(f"{folder / 'frechet.csv'} holds no finite distance. Remedy: {remedy}.")
     own = folder / "autoencoder" / "record.json"
     autoencoder = read_json(own, {"wall_seconds": float}, remedy)["wall_seconds"] if own.is_file() else 0.0
     # The record's clock starts with the training, after a distance of epoch -1 has been measured.
@@ -133,7 +134,7 @@ def measurements(path: Path, column: str, remedy: str) -> list[Measurement]:
     found: dict[tuple[float, float, int], list[float]] = {}
     for row in CsvTable(path, NEEDED | {column: float}).read():
         if row["unix_time"] == "":
-            raise ValueError(f"{path} does not tell when each row was measured. Remedy: {remedy}.")
+            raise UserError(f"{path} does not tell when each row was measured. Remedy: {remedy}.")
         place = float(row["unix_time"]), float(row["seconds"]), int(row["epoch"])
         found.setdefault(place, []).append(float(row[column] or "nan"))
     means = {place: np.array(values)[np.isfinite(values)] for place, values in found.items()}

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from datamodules.errors import UserError
 from datamodules.files import parsed_yaml, read_text
 from datamodules.findings import nearest
 
@@ -30,7 +31,7 @@ def check_licence(licence: str | None) -> str | None:
     if licence is None or text in LICENCES or (text.startswith(OWN) and text[len(OWN) :].strip()):
         return licence
     near = nearest(text, LICENCES)
-    raise ValueError(
+    raise UserError(
         f"job.license={licence!r} is no licence of the Hugging Face Hub.{f' Did you mean {near!r}?' if near else ''} "
         f"Known: {', '.join(LICENCES)}. One of your own: 'job.license={OWN} its name'."
     )

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from datamodules.errors import UserError
 from datamodules.files import read_text
 from experiments.card import sections
 from experiments.card.facts import Facts
@@ -44,7 +45,7 @@ def own_words(path: Path) -> str:
         return ""
     found = re.search(f"{re.escape(OWN_BEGIN)}\n(.*?){re.escape(OWN_END)}", read_text(path, MOVE), re.DOTALL)
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"{path} is there, and is no card of this job: the lines {OWN_BEGIN!r} and {OWN_END!r} are not in it. "
             "Remedy: move it away; what you want to keep of it goes between these lines of the new one."
         )

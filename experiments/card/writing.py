@@ -5,6 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from callbacks.files import own_folder, write_atomically, write_text
+from datamodules.errors import UserError
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.layout import CARD, CONTACT_SHEET
 from experiments.card.facts import Facts, gather
@@ -47,7 +48,7 @@ def written(
     """Write both; returns the path of README.md and what the card says."""
     path = dataset.root / CARD
     if num_columns < 1:
-        raise ValueError(f"job.num_columns={num_columns}: a row of images needs at least 1.")
+        raise UserError(f"job.num_columns={num_columns}: a row of images needs at least 1.")
     before, own = head_of(path), own_words(path)
     license = check_licence(license if license is not None else licence_of(before))
     facts = gather(dataset)

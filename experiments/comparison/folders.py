@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.errors import UserError
+
 METRICS = "metrics.csv"
 MOST_NAMED = 5  # folders that a message lists
 
@@ -32,10 +34,10 @@ def find_runs(patterns: Sequence[str], key: str, own_folder: Path) -> Found:
     for pattern in map(str, patterns):
         matched = [path for path in _matches(pattern) if not _same(path, own_folder)]
         if not matched:
-            raise ValueError(f"{key}={pattern}: {_why_none(pattern)}")
+            raise UserError(f"{key}={pattern}: {_why_none(pattern)}")
         logged = [path for path in matched if (path / METRICS).is_file()]
         if not logged:
-            raise ValueError(f"{key}={pattern}: {_why_no_metrics(matched)}")
+            raise UserError(f"{key}={pattern}: {_why_no_metrics(matched)}")
         folders |= {os.path.realpath(path): path for path in logged if os.path.realpath(path) not in folders}
         without |= {os.path.realpath(path): path for path in matched if path not in logged}
     return Found(list(folders.values()), list(without.values()))
@@ -52,12 +54,12 @@ def find_groups(groups: Mapping[str, Sequence[str]], own_folder: Path) -> dict[s
     for name, patterns in groups.items():
         key = f"job.groups.{name}"
         if isinstance(patterns, str) or not isinstance(patterns, Sequence) or not patterns:
-            raise ValueError(f"{key}={patterns}: a list of folders or patterns is needed, as in [runs/{name}_*].")
+            raise UserError(f"{key}={patterns}: a list of folders or patterns is needed, as in [runs/{name}_*].")
         found[name] = find_runs(patterns, key, own_folder)
         for folder in found[name].folders:
             other = owner.setdefault(os.path.realpath(folder), name)
             if other != name:
-                raise ValueError(f"{folder} is in two groups, job.groups.{other} and {key}: it may be in one.")
+                raise UserError(f"{folder} is in two groups, job.groups.{other} and {key}: it may be in one.")
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from callbacks.csv_table import CsvTable, Row
+from datamodules.errors import UserError
 from datamodules.files import read_json, read_yaml
 from experiments.comparison.curves import NO_EPOCH, Curve
 from experiments.comparison.folders import METRICS, short_names
@@ -59,7 +60,7 @@ def _read_run(folder: Path, name: str, metric: str | None) -> Run:
     path = folder / METRICS
     rows = CsvTable(path).read()
     if rows and "step" not in rows[0]:
-        raise ValueError(
+        raise UserError(
             f"{path} has no column step, but {', '.join(rows[0])}: no run of this framework wrote it. "
             "Give the folder of one that did."
         )
@@ -128,7 +129,7 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         return read_yaml(path, remedy="leave the run out of job.runs, or mend the file")
     except FileNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"{path} is missing: without it nobody can tell the run's seed, batch and group. Leave the run out of "
             "job.runs, or put its configuration back."
         ) from None
@@ -146,7 +147,7 @@ def _number(kind: Callable[[str], Any], row: Row, column: str, path: Path) -> An
     try:
         return kind(row[column])
     except ValueError:
-        raise ValueError(
+        raise UserError(
             f"{path}, step {row['step']}, column {column!r}: {row[column]!r} is no number. Leave the run out of "
             "job.runs, or mend the file."
         ) from None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from datamodules.errors import UserError
 from datamodules.findings import nearest
 from datamodules.sources.synfundus1m import LAST_PART, PART_SIZE
 
@@ -78,4 +79,4 @@ def layout_named(name: str | None) -> Layout:
         return LAYOUTS[name]
     near = nearest(str(name), list(LAYOUTS))
     hint = f" Did you mean {near!r}?" if near else ""
-    raise ValueError(f"job.format={name} is no format.{hint} Formats: {', '.join(LAYOUTS)}.")
+    raise UserError(f"job.format={name} is no format.{hint} Formats: {', '.join(LAYOUTS)}.")

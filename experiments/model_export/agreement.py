@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from datamodules import phantom
+from datamodules.errors import UserError
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.classifier import Classifier
 from lightning_modules.conditioning import LabelConditioning
@@ -72,7 +73,7 @@ def check(comparisons: Sequence[Comparison]) -> None:
     """
     for comparison in comparisons:
         if not comparison.agrees:
-            raise ValueError(
+            raise UserError(
                 f"{comparison.what} is not the original: on the same input {comparison.of} differ by "
                 f"{comparison.largest_difference:.2g}, and {comparison.tolerance:g} is put up with. Nothing was "
                 "exported. Remedy: see that the checkpoint's weights are finite; else report it, with record.json."

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
 from experiments.model_export.generator import vocabulary
 from lightning_modules.classifier import Classifier, ClassifierNetwork
 from lightning_modules.networks.backbone import TimmBackbone
@@ -33,13 +34,13 @@ def check_classifier(module: Classifier, with_onnx: bool) -> None:
     """
     backbone = module.network.backbone
     if not isinstance(backbone, TimmBackbone):
-        raise ValueError(
+        raise UserError(
             f"the backbone is a {type(backbone).__name__}, and export_model knows networks of timm alone. Remedy: a "
             "classifier trained with one of model/backbone's own options, or with any name of timm."
         )
     lacking = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None] if with_onnx else []
     if lacking:
-        raise ValueError(
+        raise UserError(
             f"model.onnx needs {', '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} not installed. "
             "Remedy: pip install 'synfundus[export]', or job.onnx=false, which leaves model.onnx out."
         )

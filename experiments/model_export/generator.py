@@ -13,6 +13,7 @@ import diffusers
 from diffusers import AutoencoderKL
 from torch import nn
 
+from datamodules.errors import UserError
 from datamodules.findings import FINDINGS
 from experiments.model_export.shipped import label_embedder, pipeline
 from experiments.model_export.shipped.label_embedder import LabelEmbedder
@@ -37,13 +38,13 @@ def check_generator(module: LatentDiffusion) -> None:
     """
     denoiser = module.network.denoiser
     if type(denoiser) not in (UNet, DiT):
-        raise ValueError(
+        raise UserError(
             f"the denoiser is a {type(denoiser).__name__}, and export_model knows UNet and DiT: the code of another "
             "cannot be put beside its weights. Remedy: a generator trained with one of model/denoiser's own options."
         )
     conditioning = module.network.conditioning
     if type(conditioning) is not LabelConditioning:
-        raise ValueError(
+        raise UserError(
             f"the conditioning is a {type(conditioning).__name__}, and export_model knows LabelConditioning alone. "
             "Remedy: a generator trained with that."
         )
@@ -57,7 +58,7 @@ def check_autoencoder(module: Autoencoder) -> None:
         ValueError: it is not.
     """
     if type(module.network) not in (AutoencoderKL, folded.FoldedAutoencoderKL, folded.ShortcutAutoencoderKL):
-        raise ValueError(
+        raise UserError(
             f"the autoencoder is a {type(module.network).__name__}, and export_model knows AutoencoderKL alone. Remedy:"
             " one of model/autoencoder's own options."
         )

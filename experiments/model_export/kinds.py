@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from datamodules.errors import UserError
 from experiments.assembly import AUTOENCODER_PARTS, pretrained_autoencoder
 from experiments.card.origin import architecture
 from experiments.construction import Rebuilder, rebuilding
@@ -62,7 +63,7 @@ def export_of(path: Path, state: Mapping[str, Any], weights: str, with_onnx: boo
         return _generator(path, state, weights, trusted)
     if NETWORK_KEY in state and CONFIG_KEY in state:  # also one that ddpm_train has trained, by its configuration
         return _autoencoder(path, state, trusted)
-    raise ValueError(
+    raise UserError(
         f"ckpt={path}: it does not say what it is of. Remedy: one that ddpm_train, vae_train or classifier_train wrote."
     )
 
@@ -161,7 +162,7 @@ def _size(path: Path, state: Mapping[str, Any]) -> int:
     """
     size = (state[CONFIG_KEY].get("data") or {}).get("image_size")
     if not isinstance(size, int) or size < 1:
-        raise ValueError(
+        raise UserError(
             f"{path}: its configuration has data.image_size={size!r:.100}, and must have a number of pixels. Remedy: "
             "another checkpoint of the run."
         )

@@ -10,6 +10,7 @@ from callbacks.csv_table import NUMBERS, CsvTable
 from callbacks.measured import MEASURED_KEY
 from callbacks.metrics.estimate import SHAPE
 from callbacks.run_record import code_revision, package_versions
+from datamodules.errors import UserError
 from datamodules.files import misfit, read_json
 from lightning_modules.checkpoint import run_of
 
@@ -80,7 +81,7 @@ def measured(path: Path, state: Mapping[str, Any]) -> tuple[str, float] | None:
     if found is None:
         return None
     if misfit(found, {"monitor": str, "value": float}):
-        raise ValueError(
+        raise UserError(
             f"{path}: its {MEASURED_KEY} is {found!r:.100}, and must be a figure (monitor) and its value. Remedy: "
             "another checkpoint of the run."
         )

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks.shard_writer import GB, ImageEncoder, ShardWriter
+from datamodules.errors import UserError
 from datamodules.findings import NAMES
 from datamodules.plan.laws import LabelRows, Law
 from datamodules.plan.rows import PlanDataModule
@@ -38,7 +39,7 @@ def dry_run(
     """
     cfg, job = run.cfg, run.cfg.job
     if job.num_dry_batches < 1:
-        raise ValueError(f"job.num_dry_batches={job.num_dry_batches} must be at least 1.")
+        raise UserError(f"job.num_dry_batches={job.num_dry_batches} must be at least 1.")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PLAN
         write_plan(path, law.chunks(cfg.num_images, cfg.seed, seen), cfg.seed)
@@ -46,7 +47,7 @@ def dry_run(
         say(heading(f"plan: {plan.num_images:,} images"))
         say(levels_text(condition_counts(plan)))
         if plan.num_images < 2:
-            raise ValueError("a dry run needs a plan of 2 images or more: the first batch is not timed.")
+            raise UserError("a dry run needs a plan of 2 images or more: the first batch is not timed.")
         size = min(job.batch_size, plan.num_images // 2)
         first = (0, min(size * (job.num_dry_batches + 1), plan.num_images))
         data = PlanDataModule(plan, [first] * processes, lambda: range(processes), size)

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from datamodules.errors import UserError
 from datamodules.findings import NAMES, check_name
 from experiments.loading import load_classifier
 from lightning_modules.annotator import Annotator
@@ -19,19 +20,19 @@ def build_agreement(settings: DictConfig, trusted: Sequence[str]) -> Agreement |
     """
     if not settings.annotators:
         if settings.findings:
-            raise ValueError("job.filter.findings is given without job.filter.annotators: name a run to ask.")
+            raise UserError("job.filter.findings is given without job.filter.annotators: name a run to ask.")
         return None
     if not settings.findings:
-        raise ValueError("job.filter.findings is empty: name the findings that have to agree, as [dr_grade,is_gc].")
+        raise UserError("job.filter.findings is empty: name the findings that have to agree, as [dr_grade,is_gc].")
     if not 0 < settings.threshold < 1:
-        raise ValueError(f"job.filter.threshold={settings.threshold} must lie between 0 and 1.")
+        raise UserError(f"job.filter.threshold={settings.threshold} must lie between 0 and 1.")
     if settings.tolerance < 0:
-        raise ValueError(f"job.filter.tolerance={settings.tolerance} must not be negative.")
+        raise UserError(f"job.filter.tolerance={settings.tolerance} must not be negative.")
     annotator = Annotator([load_classifier(path, trusted) for path in settings.annotators], NAMES)
     columns = {check_name(name): NAMES.index(name) for name in settings.findings}
     for name in columns:
         if name not in annotator.findings:
-            raise ValueError(
+            raise UserError(
                 f"job.filter.findings names {name}, which no annotator tells; they tell: "
                 f"{', '.join(annotator.findings)}."
             )

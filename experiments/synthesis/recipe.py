@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from datamodules.errors import UserError
 from datamodules.files import read_json
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.plan import Plan
@@ -63,11 +64,11 @@ def shards_of(num_images: int, images_per_shard: int | None, images_per_row_grou
     """
     for name, value in (("images_per_shard", images_per_shard), ("images_per_row_group", images_per_row_group)):
         if value is not None and value < 1:
-            raise ValueError(f"job.{name}={value} must be at least 1.")
+            raise UserError(f"job.{name}={value} must be at least 1.")
     size = images_per_shard or max(1, min(MOST_IMAGES, -(-num_images // LEAST_SHARDS)))
     num_shards = -(-num_images // size)
     if num_shards > MOST_SHARDS:
-        raise ValueError(
+        raise UserError(
             f"job.images_per_shard={size} parts {num_images:,} images into {num_shards:,} shards, and there may be "
             f"{MOST_SHARDS:,}. Give {-(-num_images // MOST_SHARDS)} or more."
         )
@@ -108,7 +109,7 @@ def keep_to(root: Path, recipe: Mapping[str, Any]) -> SyntheticSet:
     if differing:
         there, here = begun, recipe
         said = [f"{key} is {_at(there, key)!r} there and {_at(here, key)!r} here" for key in differing[:6]]
-        raise ValueError(
+        raise UserError(
             f"{str(root)!r} was begun by another recipe, and its shards are not of this one: {'; '.join(said)}. "
             "Remedy: give what it was begun with, or another output_dir."
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from callbacks.files import open_own, own_folder
+from datamodules.errors import UserError
 from datamodules.files import read_json, read_yaml, safe_name
 from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
@@ -104,7 +105,7 @@ def check(cells: Sequence[Cell]) -> None:
         before = read_yaml(cell.folder / "config.yaml", {"output_dir": str}, remedy)
         changed = differing_keys(_of_the_study(config), _of_the_study(before))
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"{cell.folder} is finished, and was run with another {', '.join(changed[:4])}: its figures do not "
                 "belong into this table. Remedy: the settings of before, or another output_dir."
             )
@@ -137,5 +138,5 @@ def run(cell: Cell, cache_dir: str) -> str:
     if done.returncode or cell.status != "finished":
         lines = (cell.folder / LOG).read_text(encoding="utf-8").strip().splitlines()
         said = next((line for line in reversed(lines) if line.startswith("error")), lines[-1] if lines else "nothing")
-        raise ValueError(f"cell {cell.name} {cell.status} ({said}). All it said: {cell.folder / LOG}")
+        raise UserError(f"cell {cell.name} {cell.status} ({said}). All it said: {cell.folder / LOG}")
     return cell.status

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from callbacks.metrics.estimate import NUMBERS, SHAPE, Estimate
 from callbacks.metrics.evaluation import MACRO
+from datamodules.errors import UserError
 from datamodules.files import misfit, read_json
 from experiments.comparison.inference import paired
 from experiments.transfer.cells import FineTuning
@@ -54,12 +55,12 @@ def outcomes(fine_tunings: Sequence[FineTuning], unavailable: Mapping[str, str],
             content = scores.get(finding, {}).get(name) or {}
             fault = misfit(content, SHAPE, f"{split}.{finding}.{name}")
             if fault is not None:
-                raise ValueError(f"{path}: {fault}. Remedy: delete {path.parent}, and the cell is run again.")
+                raise UserError(f"{path}: {fault}. Remedy: delete {path.parent}, and the cell is run again.")
             told.setdefault(tuple(sorted(key for key in scores if key != MACRO)), each.cell.name)
         found.append(Outcome(*_place(each), each.cell.status, Estimate.from_json(content, name=name)))
     if finding == MACRO and len(told) > 1:
         (first, one), (second, other) = list(told.items())[:2]
-        raise ValueError(
+        raise UserError(
             f"job.metric={metric} is a mean over findings, and {one} tells {', '.join(first)}, but {other} "
             f"{', '.join(second)}. Remedy: name them, 'model.findings=[…]' in job.finetune, in another output_dir."
         )
@@ -74,7 +75,7 @@ def _evaluation(path: Path) -> dict[str, dict[str, dict]]:
 def check_metric(metric: str) -> None:
     """Raise ValueError for what is not split/finding/name."""
     if len(metric.split("/")) != 3 or metric.split("/")[0] not in ("val", "test"):
-        raise ValueError(
+        raise UserError(
             f"job.metric={metric}: must be split/finding/name as in evaluation.json, for example test/macro/auroc or "
             "test/dr_grade/qwk."
         )

@@ -15,6 +15,7 @@ Esser et al. 2024 (arXiv 2403.03206).
 import torch
 from torch import Tensor
 
+from datamodules.errors import UserError
 from lightning_modules.diffusion.schedule import Schedule
 from lightning_modules.names import check_name
 
@@ -56,14 +57,14 @@ class Objective:
         self.weighting = check_name("weighting", weighting, WEIGHTINGS)
         self.timestep_law = check_name("timestep_law", timestep_law, TIMESTEP_LAWS)
         if prediction == "epsilon" and schedule.zero_terminal_snr:
-            raise ValueError(
+            raise UserError(
                 "prediction='epsilon' cannot be sampled with zero_terminal_snr=True: the last x_t is eps itself, and "
                 "x_0 cannot be computed from it. Use prediction='v' or 'x0', or zero_terminal_snr=False."
             )
         if min_snr_gamma <= 0:
-            raise ValueError(f"min_snr_gamma={min_snr_gamma} must be positive (the paper's value is 5).")
+            raise UserError(f"min_snr_gamma={min_snr_gamma} must be positive (the paper's value is 5).")
         if not 0 <= min_snr_floor <= min_snr_gamma:
-            raise ValueError(f"min_snr_floor={min_snr_floor} must be from 0 to min_snr_gamma={min_snr_gamma}.")
+            raise UserError(f"min_snr_floor={min_snr_floor} must be from 0 to min_snr_gamma={min_snr_gamma}.")
         self.min_snr_gamma, self.min_snr_floor = min_snr_gamma, min_snr_floor
         self.logit_mean, self.logit_std = logit_mean, logit_std
 
@@ -75,7 +76,7 @@ class Objective:
         """
         unfloored = self.weighting == "min_snr" and self.min_snr_floor == 0 and self.prediction != "epsilon"
         if unfloored and self.schedule.zero_terminal_snr:
-            raise ValueError(
+            raise UserError(
                 "weighting='min_snr' gives the last timestep of a schedule with zero_terminal_snr=True no weight, and "
                 "every image starts there. Set model.objective.min_snr_floor=1.0, or weighting=uniform."
             )

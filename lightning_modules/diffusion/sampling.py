@@ -17,6 +17,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from torch import Tensor
 
+from datamodules.errors import UserError
 from lightning_modules.diffusion.objective import Objective
 from lightning_modules.diffusion.spacing import LARGEST_SIGMA, SPACINGS, spaced_timesteps
 from lightning_modules.names import check_name
@@ -79,11 +80,11 @@ def check_sampling(
     """Raise ValueError for names that there are not, and for numbers that mean nothing or do not go together."""
     check_name("scheduler", scheduler, SCHEDULERS)
     if check_name("spacing", spacing, SPACINGS) != "trailing" and scheduler != "dpm_solver":
-        raise ValueError(f"spacing={spacing!r} needs scheduler='dpm_solver'; {scheduler!r} has 'trailing' alone.")
+        raise UserError(f"spacing={spacing!r} needs scheduler='dpm_solver'; {scheduler!r} has 'trailing' alone.")
     if not 1 <= num_steps <= num_timesteps:
-        raise ValueError(f"num_steps={num_steps} must be in 1..{num_timesteps}, the schedule's timesteps.")
+        raise UserError(f"num_steps={num_steps} must be in 1..{num_timesteps}, the schedule's timesteps.")
     if guidance < 0:
-        raise ValueError(f"guidance={guidance} must be 0 (unconditional), 1 (conditional) or more (guided).")
+        raise UserError(f"guidance={guidance} must be 0 (unconditional), 1 (conditional) or more (guided).")
     check_interval("guidance_interval", interval)
 
 
@@ -91,7 +92,7 @@ def check_interval(name: str, interval: tuple[float, float]) -> None:
     """Raise ValueError for what is no interval of fractions of the timesteps."""
     low, high = interval
     if not 0 <= low <= high <= 1:
-        raise ValueError(f"{name}=({low}, {high}): need 0 <= low <= high <= 1, fractions of the timesteps.")
+        raise UserError(f"{name}=({low}, {high}): need 0 <= low <= high <= 1, fractions of the timesteps.")
 
 
 class ClassifierGuidance(NamedTuple):
@@ -180,11 +181,11 @@ def sample(
     name = next(name for name, (kind, _) in SCHEDULERS.items() if isinstance(scheduler, kind))
     check_sampling(name, num_steps, spacing, guidance, interval, num_timesteps)
     if guidance != 1 and uncond is None:
-        raise ValueError(f"guidance={guidance} needs the unconditional conditioning `uncond`; it is None.")
+        raise UserError(f"guidance={guidance} needs the unconditional conditioning `uncond`; it is None.")
     if generators is not None and len(generators) != len(noise):
-        raise ValueError(f"{len(generators)} generators for {len(noise)} images: give one an image.")
+        raise UserError(f"{len(generators)} generators for {len(noise)} images: give one an image.")
     if generators is None and isinstance(scheduler, DDPMScheduler):
-        raise ValueError("the 'ddpm' scheduler adds noise: give one generator an image.")
+        raise UserError("the 'ddpm' scheduler adds noise: give one generator an image.")
     stepping = {} if isinstance(scheduler, DDIMScheduler) else {"generator": list(generators) if generators else None}
     set_timesteps(scheduler, num_steps, spacing)  # kept on the CPU: a step costs no synchronisation
     low, high = (bound * (num_timesteps - 1) for bound in interval)

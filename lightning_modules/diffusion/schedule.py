@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from datamodules.errors import UserError
 from lightning_modules.names import check_name
 
 NUM_TIMESTEPS = 1000
@@ -70,12 +71,12 @@ class Schedule:
     ):
         self.name = check_name("schedule", name, SCHEDULES)
         if name == "cosine" and (beta_start is not None or beta_end is not None):
-            raise ValueError("schedule='cosine' has no beta_start and beta_end: leave them out.")
+            raise UserError("schedule='cosine' has no beta_start and beta_end: leave them out.")
         default_start, default_end = BETA_RANGES[name]
         start = default_start if beta_start is None else beta_start
         end = default_end if beta_end is None else beta_end
         if name != "cosine" and not 0 < start <= end < 1:
-            raise ValueError(f"beta_start={start}, beta_end={end}: need 0 < beta_start <= beta_end < 1.")
+            raise UserError(f"beta_start={start}, beta_end={end}: need 0 < beta_start <= beta_end < 1.")
         betas = SCHEDULES[name](num_timesteps, start, end)
         self.zero_terminal_snr = zero_terminal_snr
         self.betas = rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas

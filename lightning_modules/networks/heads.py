@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from datamodules.errors import UserError
+
 
 class FindingHeads(nn.Module):
     """Features float [B, D] -> logits float [B, T], the thresholds of one finding after those of the other.
@@ -30,7 +32,7 @@ class FindingHeads(nn.Module):
     ) -> None:
         super().__init__()
         if not columns:
-            raise ValueError("findings is empty: name one finding at least.")
+            raise UserError("findings is empty: name one finding at least.")
         self.columns = dict(columns)
         self.num_levels = {name: num_levels[name] for name in columns}
         self.dropout = nn.Dropout(dropout)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
+from datamodules.errors import UserError
 from lightning_modules.checkpoint import check_architecture, load_state
 from lightning_modules.checkpoint_shards import REST
 from lightning_modules.networks.folded import FoldedAutoencoderKL, ShortcutAutoencoderKL
@@ -52,9 +53,9 @@ def kl_autoencoder(
     """
     for level, width in enumerate(block_channels):
         if width % norm_groups:
-            raise ValueError(f"block_channels[{level}]={width} is not divisible by norm_groups={norm_groups}.")
+            raise UserError(f"block_channels[{level}]={width} is not divisible by norm_groups={norm_groups}.")
     if patch_size < 1:
-        raise ValueError(f"patch_size={patch_size} must be at least 1; 1 folds nothing.")
+        raise UserError(f"patch_size={patch_size} must be at least 1; 1 folds nothing.")
     levels = len(block_channels)
     return _build(
         linear_shortcut,
@@ -100,7 +101,7 @@ def pretrained(source: str, subfolder: str | None = None, network: torch.nn.Modu
             raise
         if path.is_dir() and all((path / inside / name).is_file() for name in FILES):
             reason = str(error).partition("\n")[0]
-            raise ValueError(
+            raise UserError(
                 f"pretrained autoencoder source={source!r}: {' or '.join(FILES)} is damaged: {reason} Remedy: copy "
                 "both files anew."
             ) from error
@@ -118,18 +119,18 @@ def _from_folder(place: str, subfolder: str | None, origin: str) -> AutoencoderK
         config = AutoencoderKL.load_config(place, subfolder=subfolder)
         named = config.get("_class_name", "AutoencoderKL") if isinstance(config, Mapping) else type(config).__name__
         if named not in CLASSES:
-            raise ValueError(f"its config.json describes a {named}, and {', '.join(CLASSES)} are known here. {remedy}")
+            raise UserError(f"its config.json describes a {named}, and {', '.join(CLASSES)} are known here. {remedy}")
         network, report = _class_of(config).from_pretrained(place, subfolder=subfolder, output_loading_info=True)
     except Exception as error:  # of what kind depends on what the two files are instead
         if isinstance(error, OSError) or not_of_the_file(error):
             raise
         reason = str(error).strip().partition("\n")[0]
         said = reason if remedy in reason else f"config.json and its weights do not make a network: {reason}. {remedy}"
-        raise ValueError(f"{origin}: {said}") from error
+        raise UserError(f"{origin}: {said}") from error
     lacking = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
     if lacking:
         more = f", … ({len(lacking)} in all)" if len(lacking) > SHOWN else ""
-        raise ValueError(
+        raise UserError(
             f"{origin}: its weights do not fill the network, which would be at random there: "
             f"{', '.join(lacking[:SHOWN])}{more}. {remedy}"
         )
@@ -149,9 +150,9 @@ def _from_checkpoint(path: Path, network: torch.nn.Module | None) -> torch.nn.Mo
     try:
         checkpoint = load_state(path)
     except ValueError as error:
-        raise ValueError(f"{error} For a diffusers autoencoder give its folder.") from error
+        raise UserError(f"{error} For a diffusers autoencoder give its folder.") from error
     if NETWORK_KEY not in checkpoint:
-        raise ValueError(
+        raise UserError(
             f"{path}: not a checkpoint of an autoencoder trained here (no {NETWORK_KEY!r}; it holds "
             f"{', '.join(sorted(checkpoint)[:8])}). For a diffusers autoencoder give its folder."
         )
@@ -159,14 +160,14 @@ def _from_checkpoint(path: Path, network: torch.nn.Module | None) -> torch.nn.Mo
     if config is not None:
         network = _rebuilt(config, path)
     elif network is None:
-        raise ValueError(f"{path}: its autoencoder is of a class that it cannot be rebuilt from; give the network.")
+        raise UserError(f"{path}: its autoencoder is of a class that it cannot be rebuilt from; give the network.")
     nested = any(name.startswith("autoencoder.") for name in checkpoint["state_dict"])
     prefix = "autoencoder.network." if nested else "network."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
         check_architecture(network, {"state_dict": state})
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: its autoencoder is of another architecture than model/autoencoder: {error}"
         ) from error
     check_finite(state, str(path))
@@ -181,7 +182,7 @@ def _rebuilt(config: Any, path: Path) -> AutoencoderKL:
     except MemoryError:
         raise
     except Exception as error:  # of what kind depends on what somebody wrote there
-        raise ValueError(
+        raise UserError(
             f"checkpoint {str(path)!r}: what it says of its autoencoder ({NETWORK_KEY}) describes no AutoencoderKL: "
             f"{str(error).partition(chr(10))[0]}. Remedy: another checkpoint of the run."
         ) from error

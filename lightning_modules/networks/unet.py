@@ -7,6 +7,8 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
+
 
 class UNet(nn.Module):
     """Convolutional denoiser with self-attention at chosen levels; the conditioning is added to the time embedding.
@@ -84,16 +86,16 @@ def _check_sizes(
 ) -> None:
     factor = 2 ** (len(channels) - 1)
     if latent_size % factor:
-        raise ValueError(
+        raise UserError(
             f"latent_size={latent_size} is not divisible by {factor}, which {len(channels)} levels of `channels` need. "
             f"Nearest: {latent_size // factor * factor or factor} or {(latent_size // factor + 1) * factor}; "
             "or use fewer levels."
         )
     for level in attention_levels:
         if not 0 <= level < len(channels):
-            raise ValueError(f"attention_levels holds {level}; the levels of `channels` are 0..{len(channels) - 1}.")
+            raise UserError(f"attention_levels holds {level}; the levels of `channels` are 0..{len(channels) - 1}.")
     for level, width in enumerate(channels):
         if width % norm_groups:
-            raise ValueError(f"channels[{level}]={width} is not divisible by norm_groups={norm_groups}.")
+            raise UserError(f"channels[{level}]={width} is not divisible by norm_groups={norm_groups}.")
         if width % head_dim and (level in attention_levels or level == len(channels) - 1):
-            raise ValueError(f"channels[{level}]={width} has attention but is not divisible by head_dim={head_dim}.")
+            raise UserError(f"channels[{level}]={width} has attention but is not divisible by head_dim={head_dim}.")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
+from datamodules.errors import UserError
 from lightning_modules.strategies.sharded import ShardedCheckpoints, whole
 
 if find_spec("deepspeed") is None:
@@ -36,7 +37,7 @@ class AutocastPrecision(DeepSpeedPrecision):
 
     def __init__(self, precision: str):
         if precision.startswith("16"):
-            raise ValueError("DeepSpeed here computes in float32 or bfloat16. Remedy: trainer.precision=bf16-mixed.")
+            raise UserError("DeepSpeed here computes in float32 or bfloat16. Remedy: trainer.precision=bf16-mixed.")
         super().__init__(precision)
 
     def convert_input(self, data: Any) -> Any:
@@ -133,7 +134,7 @@ class Zero(ShardedCheckpoints, DeepSpeedStrategy):
         trainer = self.lightning_module.trainer
         num_batches, num_accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
         if num_batches % num_accumulated:
-            raise ValueError(
+            raise UserError(
                 f"trainer.accumulate_grad_batches={num_accumulated} does not divide the {num_batches} batches of an "
                 f"epoch, which DeepSpeed needs. Remedy: data.epoch_size, or trainer.limit_train_batches="
                 f"{max(1, num_batches // num_accumulated) * num_accumulated}."

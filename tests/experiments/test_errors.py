@@ -6,10 +6,13 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mistaken_commands import FILES, FOLDER, SIZES, WORDS, Mistake, not_fundus, truncated
 from tiny_runs import AUTOENCODER, DDPM_TRAIN, UNET, VAE_TRAIN
+
+from datamodules.errors import UserError
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
 TITLES = {"words": "Words", "sizes": "Sizes and parts that do not fit", "files": "Photographs and tables",
@@ -188,3 +191,22 @@ def test_a_defect_of_ours_keeps_its_traceback(command, monkeypatch):
     monkeypatch.setattr(job, "vae_train", broken)
     result = command(*VAE_TRAIN)
     assert result.code == 1 and "Traceback" in result.err and "AssertionError: ours" in result.err
+
+
+def test_a_failure_within_a_library_keeps_its_traceback(command, here, monkeypatch):
+    """Only UserError is a user's mistake: a ValueError of torch or pyarrow says nothing to whoever typed the words."""
+
+    def broken(cfg):
+        return np.zeros(3).reshape(2, 2)
+
+    monkeypatch.setattr("experiments.inspect_data.build_datamodule", broken)
+    result = command("+exp=inspect_data", "output_dir=out")
+    assert result.code == 1 and "Traceback" in result.err and "cannot reshape" in result.err
+    assert "error: cannot reshape" not in result.err
+
+    def mistaken(cfg):
+        raise UserError("data.root=nowhere: there is no such folder.")
+
+    monkeypatch.setattr("experiments.inspect_data.build_datamodule", mistaken)
+    result = command("+exp=inspect_data", "output_dir=other")
+    assert result.code == 1 and "error: data.root=nowhere" in result.err and "Traceback (most" not in result.err
