@@ -1,7 +1,7 @@
 """What every module that is trained shares: its optimiser, how its blocks are trained, what its checkpoints hold."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from typing import Any
@@ -10,6 +10,7 @@ import lightning as L
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from datamodules.errors import UserError
 from lightning_modules.blocks import prepare_blocks
 from lightning_modules.checkpoint import check_architecture, write_facts
 from lightning_modules.optimisation import adamw, can_fuse, lr_scheduler, unfuse
@@ -26,6 +27,9 @@ class Optimisation:
         warmup_steps, warmup_epochs: in which the rate rises; the greater of the two.
         lr_schedule: "constant", or "cosine" to 0.
         decay_steps: end of lr_schedule "cosine"; None takes the Trainer's number of steps.
+
+    Raises:
+        UserError: betas that are not two fractions in [0, 1).
     """
 
     learning_rate: float = 1e-4
@@ -37,6 +41,11 @@ class Optimisation:
     warmup_epochs: float = 0.0
     lr_schedule: str = "constant"
     decay_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        pair = list(self.betas) if isinstance(self.betas, Sequence) else []
+        if len(pair) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in pair):
+            raise UserError(f"betas={self.betas!r} must be two fractions in [0, 1), as [0.9, 0.99].")
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def test_disk_full_while_a_checkpoint_is_written(command, here, monkeypatch):
 def test_a_defect_of_ours_keeps_its_traceback(command, monkeypatch):
     import experiments.vae_train as job
 
-    def broken(cfg, checkpoint):
+    def broken(run):
         raise AssertionError("ours")
 
     monkeypatch.setattr(job, "vae_train", broken)

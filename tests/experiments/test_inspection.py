@@ -9,7 +9,7 @@ import torch
 from datamodules.dataset import FundusDataset
 from datamodules.findings import NAMES
 from datamodules.manifest import Manifest
-from experiments.inspect_data import at_hand
+from experiments.decoded import decoded_rows
 from experiments.inspection.markup import element, link, many, table
 from experiments.inspection.pictures import OUTLINES, cooccurrence_plot, outlined, sheet_rows, strip, with_legend
 from experiments.inspection.tables import Cooccurrence, cooccurrence, level_counts
@@ -47,7 +47,7 @@ def test_of_a_stream_the_decoded_sample_is_looked_at():
         ids, places = decoded[split]
         return FundusDataset(images, torch.zeros(len(ids), len(NAMES)), ids, np.array(places))
 
-    seen, found, masks = at_hand(SimpleNamespace(manifest=Manifest.from_rows(rows), dataset=dataset))
+    seen, found, masks = decoded_rows(SimpleNamespace(manifest=Manifest.from_rows(rows), dataset=dataset))
     assert seen.ids == ["i0", "i1", "i3", "i4"] and masks is None
     assert found[:][:, 0, 0, 0].tolist() == [2, 1, 5, 7]
 

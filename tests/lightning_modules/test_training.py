@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 
+from datamodules.errors import UserError
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.latent_sampling import Sampling
@@ -23,6 +24,12 @@ def test_fields_go_into_their_objects():
     given = Taken(3, optimisation=Optimisation(0.1), weight_decay=0.2)
     assert given.optimisation == Optimisation(0.1, weight_decay=0.2), "a field goes before the object"
     assert Taken(size=1).optimisation.warmup_steps == 7
+
+
+@pytest.mark.parametrize("betas", [7, [0.9], [0.9, 1.0], "ab", [0.9, None]])
+def test_betas_are_two_fractions(betas):
+    with pytest.raises(UserError, match="betas="):
+        Optimisation(betas=betas)
 
 
 def test_what_is_no_field_is_refused():
