@@ -91,8 +91,8 @@ class LabelAgreement(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that everything needed is there before hours of training."""
         demand("LabelAgreement", "pl_module", pl_module, "sample")
-        demand("LabelAgreement", "trainer.datamodule", trainer.datamodule, "images", "labels", "fingerprint",
-               "split_fingerprint")  # fmt: skip
+        demand("LabelAgreement", "trainer.datamodule", trainer.datamodule, "images", "labels", "conditions",
+               "fingerprint", "split_fingerprint")  # fmt: skip
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop rows beyond the point of resumption."""
@@ -121,11 +121,12 @@ class LabelAgreement(Callback):
             if self._probe is None:
                 self._fit(trainer, quiet)
             labels = trainer.datamodule.labels("train")
-            labels = labels[balanced_rows(labels.numpy(), self.num_images, self.seed)]
+            rows = balanced_rows(labels.numpy(), self.num_images, self.seed)
+            labels, conditions = labels[rows], trainer.datamodule.conditions("train")
 
             def make_images(indices: Sequence[int]) -> Tensor:
-                seeds, asked = [self.seed + i for i in indices], labels[list(indices)].to(pl_module.device)
-                return to_uint8(pl_module.sample(asked, seeds, self.num_steps, self.guidance))
+                seeds, asked = [self.seed + i for i in indices], rows[list(indices)]
+                return to_uint8(pl_module.sample(conditions[asked], seeds, self.num_steps, self.guidance))
 
             with progress(None if quiet else f"{TAG}: sampling", self.num_images) as bar:
                 found = collect(make_images, self.num_images, self.extractor, ranks, self.batch_size, self.num_images,

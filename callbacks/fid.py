@@ -27,9 +27,12 @@ class Generator(Protocol):
     """What the trained module must be able to do; an attribute `sampling` (dict) may hold its default settings."""
 
     def sample(
-        self, labels: Tensor, seeds: Sequence[int], num_steps: int | None = None, guidance: float | None = None
+        self, condition: Any, seeds: Sequence[int], num_steps: int | None = None, guidance: float | None = None
     ) -> Tensor:
-        """Labels int64 [B, F], a seed an image -> images float32 [B, 3, H, W] in [0, 1], with the averaged weights."""
+        """Rows of the datamodule's conditions, a seed an image -> images float32 [B, 3, H, W] in [0, 1].
+
+        They are made by the averaged weights.
+        """
 
 
 FINGERPRINTS = ("fingerprint", "split_fingerprint")  # of the datamodule: which images, and on which side they are
@@ -44,8 +47,8 @@ class Reals(Protocol):
     def images(self, split: str) -> Sequence[np.ndarray]:
         """Images uint8 [N, H, W, 3] of a split."""
 
-    def labels(self, split: str) -> Tensor:
-        """Labels int64 [N, F] of a split, -1 unknown."""
+    def conditions(self, split: str) -> Any:
+        """What the images of a split show, of which rows are what `sample` takes; labels int64 [N, F] for one."""
 
 
 class FrechetDistance(Callback):
@@ -54,10 +57,10 @@ class FrechetDistance(Callback):
     `val/coverage_<extractor>` beside them is `metrics.coverage.coverage`, the share of real images that have a
     generated one near; it needs more than five real images.
 
-    Image i has seed `seed + i` and the labels of a real image, taken from the split in a random order fixed by `seed`,
-    each as often as the next; it is made on rank i % R and rounded to 8 bits as a saved file is. The figure, with every
-    setting that it depends on, goes to the loggers, to `<output_dir>/frechet.csv` and to the attribute `record`; with
-    the `seconds` that measuring took and the `unix_time` of its end.
+    Image i has seed `seed + i` and the condition of a real image, taken from the split in a random order fixed by
+    `seed`, each as often as the next; it is made on rank i % R and rounded to 8 bits as a saved file is. The figure,
+    with every setting that it depends on, goes to the loggers, to `<output_dir>/frechet.csv` and to the attribute
+    `record`; with the `seconds` that measuring took and the `unix_time` of its end.
 
     Args:
         extractor: what the distance is measured with.
@@ -125,7 +128,7 @@ class FrechetDistance(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that everything needed is there before hours of training."""
         demand("FrechetDistance", "pl_module", pl_module, "sample")
-        demand("FrechetDistance", "trainer.datamodule", trainer.datamodule, "images", "labels", *FINGERPRINTS)
+        demand("FrechetDistance", "trainer.datamodule", trainer.datamodule, "images", "conditions", *FINGERPRINTS)
         if stage == "fit":
             self._check_schedule(trainer)
 
@@ -230,21 +233,22 @@ class FrechetDistance(Callback):
     def _generated_features(
         self, trainer: Trainer, pl_module: LightningModule, ranks: Ranks, quiet: bool
     ) -> FeatureSet:
-        labels = self._labels(trainer.datamodule.labels(self.reference_split)).to(pl_module.device)
+        conditions = trainer.datamodule.conditions(self.reference_split)
+        rows = self._rows(len(conditions))
 
         def make_images(indices: Sequence[int]) -> Tensor:
             seeds = [self.seed + i for i in indices]
-            return to_uint8(pl_module.sample(labels[list(indices)], seeds, self.num_steps, self.guidance))
+            return to_uint8(pl_module.sample(conditions[rows[list(indices)]], seeds, self.num_steps, self.guidance))
 
         with progress(None if quiet else f"{self.tag}: sampling", self.num_images) as bar:
             return collect(make_images, self.num_images, self.extractor, ranks, self.batch_size,
                            self.num_kernel_images, bar.update)  # fmt: skip
 
-    def _labels(self, labels: Tensor) -> Tensor:
-        """Draw the labels [num_images, F] of the generated images: the split's rows in random order, over and over."""
+    def _rows(self, num_rows: int) -> Tensor:
+        """Whose conditions the generated images have, [num_images]: the split's rows in random order, over and over."""
         generator = torch.Generator().manual_seed(self.seed)
-        rounds = [torch.randperm(len(labels), generator=generator) for _ in range(-(-self.num_images // len(labels)))]
-        return labels[torch.cat(rounds)[: self.num_images]]
+        rounds = [torch.randperm(num_rows, generator=generator) for _ in range(-(-self.num_images // num_rows))]
+        return torch.cat(rounds)[: self.num_images]
 
     def _check_schedule(self, trainer: Trainer) -> None:
         every_validation = trainer.check_val_every_n_epoch or 1

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ class Generator(Protocol):
     """What the trained module must be able to do."""
 
     def sample(
-        self, labels: Tensor, seeds: Sequence[int], num_steps: int | None = None, guidance: float | None = None
+        self, condition: Any, seeds: Sequence[int], num_steps: int | None = None, guidance: float | None = None
     ) -> Tensor:
-        """Labels int64 [B, F] and a seed an image -> images float32 [B, 3, H, W] in [0, 1]."""
+        """A condition, such as labels int64 [B, F], and a seed an image -> images float32 [B, 3, H, W] in [0, 1]."""
 
 
 class SampleGrid(Callback):

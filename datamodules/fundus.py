@@ -188,6 +188,10 @@ class FundusDataModule(lightning.LightningDataModule):
         """Labels of a split, int64 [N, F], in the order of `images(split)`."""
         return self.dataset(split).labels
 
+    def conditions(self, split: str) -> LongTensor:
+        """What the images of a split show, in their order; rows of it are conditions of a generator: the labels."""
+        return self.labels(split)
+
     def training_labels(self) -> LongTensor:
         """Labels int64 [N, F] of the training images, once each, however often they are drawn."""
         return self.labels("train")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.condition import Condition
 from lightning_modules.conditional_denoiser import ConditionalDenoiser
 from lightning_modules.diffusion.objective import Objective
 from lightning_modules.diffusion.sampling import (
@@ -149,40 +150,40 @@ class LatentSampling:
     @torch.no_grad()
     def sample(
         self,
-        labels: Tensor,
+        condition: Condition | Mapping[str, Tensor] | Tensor,
         seeds: Sequence[int] | Tensor,
         num_steps: int | None = None,
         guidance: float | None = None,
     ) -> Tensor:
-        """Images float32 [B, 3, H, W] in [0, 1] from the averaged weights; image i follows from labels i and seed i.
+        """Images float32 [B, 3, H, W] in [0, 1] from the averaged weights; image i follows from condition i and seed i.
 
         Args:
-            labels: int64 [B, F], -1 for unknown.
+            condition: what the images are to show; a batch, or its labels int64 [B, F] alone, will do.
             seeds: one an image, each in [0, 2**32).
             num_steps: None takes that of `sampling`.
             guidance: weight of classifier-free guidance, and then without the guide; None takes both of `sampling`.
 
         Raises:
-            ValueError: labels out of range, another number of seeds than of labels, a sampling that means nothing.
+            ValueError: labels out of range, another number of seeds than of conditions, a sampling that means nothing.
         """
-        network, settings = self.ema.network, self.sampling
-        network.conditioning.check(labels)
+        network, settings, condition = self.ema.network, self.sampling, Condition.of(condition)
+        network.conditioning.check(condition.labels)
         generators = image_generators(seeds)
-        if len(generators) != len(labels):
-            raise UserError(f"{len(generators)} seeds for {len(labels)} rows of labels: give one an image.")
-        noise, labels = draw_noise(self.latent_shape, generators, self.device), labels.to(self.device)
+        if len(generators) != len(condition):
+            raise UserError(f"{len(generators)} seeds for {len(condition)} rows of labels: give one an image.")
+        noise, condition = draw_noise(self.latent_shape, generators, self.device), condition.to(self.device)
         guide = None
         if settings["classifier_scale"] and guidance is None:
             wanted = settings["classifier_findings"]
-            gradient = network.guidance_gradient(labels, None if wanted is None else weights_of(wanted))
+            gradient = network.guidance_gradient(condition.labels, None if wanted is None else weights_of(wanted))
             guide = ClassifierGuidance(gradient, settings["classifier_scale"], settings["classifier_interval"])
         steps = settings["num_steps"] if num_steps is None else num_steps
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings["precision"] == "bf16"):
             x_0 = sample(
                 network.denoise,
                 noise,
-                network.condition(labels),
-                network.condition(network.conditioning.unknown(len(labels))),
+                network.condition(condition.labels),
+                network.condition(network.conditioning.unknown(len(condition))),
                 build_scheduler(settings["scheduler"], self.objective, steps),
                 steps,
                 settings["guidance"] if guidance is None else guidance,

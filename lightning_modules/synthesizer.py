@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from datamodules.errors import UserError
+from lightning_modules.condition import Condition
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.randomness import stable_seed
 
@@ -92,25 +93,26 @@ class Synthesizer(L.LightningModule):
         Raises:
             FloatingPointError: an image with values that are not finite.
         """
-        labels, planned = batch["labels"], batch["seed"].cpu()
+        condition, planned = Condition.of(batch), batch["seed"].cpu()
         seeds = planned.clone()
-        images = self._draw(labels, seeds)
+        images = self._draw(condition, seeds)
         if self.agreement is None:
             return {"image": self._to_bytes(images), "seed": seeds, "attempts": torch.ones_like(seeds)}
-        attempts, accepted = torch.ones_like(seeds), self.agreement(images, labels).cpu()
+        attempts, accepted = torch.ones_like(seeds), self.agreement(images, condition.labels).cpu()
         for attempt in range(2, self.max_attempts + 1):
             again = torch.nonzero(~accepted).flatten()
             if not len(again):
                 break
             seeds[again] = torch.tensor([stable_seed("redraw", seed, attempt) for seed in planned[again].tolist()])
             on_device = again.to(images.device)
-            redrawn = self._draw(labels[on_device], seeds[again])
+            wanted = condition[on_device]
+            redrawn = self._draw(wanted, seeds[again])
             images[on_device], attempts[again] = redrawn, attempt
-            accepted[again] = self.agreement(redrawn, labels[on_device]).cpu()
+            accepted[again] = self.agreement(redrawn, wanted.labels).cpu()
         return {"image": self._to_bytes(images), "seed": seeds, "attempts": attempts, "accepted": accepted}
 
-    def _draw(self, labels: Tensor, seeds: Tensor) -> Tensor:
-        images = self.generator.sample(labels, seeds).float()
+    def _draw(self, condition: Condition, seeds: Tensor) -> Tensor:
+        images = self.generator.sample(condition, seeds).float()
         finite = images.isfinite().flatten(1).all(dim=1)
         if not finite.all():
             bad = int(torch.nonzero(~finite)[0])

@@ -119,6 +119,9 @@ class TinyData(pl.LightningDataModule):
     def labels(self, split):
         return self.parts[split][1]
 
+    def conditions(self, split):
+        return self.labels(split)
+
     def train_dataloader(self):
         return StatefulLoader(
             self.parts["train"][0], self.batch_size, self.trainer.global_rank, self.trainer.world_size

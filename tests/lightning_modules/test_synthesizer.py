@@ -14,7 +14,7 @@ class Painter(torch.nn.Module):
         super().__init__()
         self.calls = []
 
-    def sample(self, labels, seeds):
+    def sample(self, condition, seeds):
         self.calls.append(seeds.tolist())
         return (seeds.float() % 1000 / 1000).reshape(-1, 1, 1, 1).expand(-1, 3, 8, 8).clone()
 
@@ -90,8 +90,8 @@ def test_images_are_resized_after_the_annotator_has_seen_them():
 
 def test_a_generator_that_has_diverged_is_named():
     class Broken(Painter):
-        def sample(self, labels, seeds):
-            images = super().sample(labels, seeds)
+        def sample(self, condition, seeds):
+            images = super().sample(condition, seeds)
             images[1] = torch.nan
             return images
 
