@@ -27,6 +27,7 @@ from experiments.annotation.members import load_members, thresholds_of
 from experiments.card.facts import gather
 from experiments.composition import compose_config
 from experiments.loading import load_classifier
+from experiments.session import Run
 from lightning_modules.annotator import Annotator, at_size
 
 QUICK = ["+exp=annotate", "trainer.accelerator=cpu", "job.num_replicates=20", "job.batch_size=2"]
@@ -67,7 +68,7 @@ def run(here, root, config):
 
     def job(job=None, **changes):
         given = {"output_dir": "out", **changes, "job": {"dataset": str(root), **(job or {})}}
-        return annotate(OmegaConf.merge(config, given), "")
+        return annotate(Run(OmegaConf.merge(config, given)))
 
     return job
 
