@@ -11,6 +11,7 @@ from datamodules.files import write_csv
 from datamodules.findings import FINDINGS, UNKNOWN
 from datamodules.manifest import SPLITS, Manifest
 from datamodules.sources.base import Source
+from experiments.reports.render import markdown_table
 
 
 class Count(NamedTuple):
@@ -127,12 +128,13 @@ def write_counts(path: Path, counts: Sequence[Count]) -> None:
 
 def counts_text(counts: Sequence[Count]) -> str:
     """The counts as a Markdown table for TensorBoard: images by split, without the findings nobody knows."""
-    lines = ["| finding | level | " + " | ".join(SPLITS) + " |", "|---|---|" + "---:|" * len(SPLITS)]
-    for finding, levels in by_finding(counts).items():
-        if any(sum(split.values()) for name, split in levels.items() if name != "unknown"):
-            for name, split in levels.items():
-                lines.append(f"| {finding} | {name} | " + " | ".join(str(split[key]) for key in SPLITS) + " |")
-    return "\n".join(lines)
+    rows = [
+        [finding, name, *(split[key] for key in SPLITS)]
+        for finding, levels in by_finding(counts).items()
+        if any(sum(split.values()) for name, split in levels.items() if name != "unknown")
+        for name, split in levels.items()
+    ]
+    return markdown_table(["finding", "level", *SPLITS], rows, range(2, 5))
 
 
 def by_finding(counts: Sequence[Count]) -> dict[str, dict[str, dict[str, int]]]:

@@ -1,4 +1,4 @@
-"""The parts of an inspection: counts and shares by hand, pictures that are whole, markup that escapes."""
+"""The parts of an inspection: counts and shares by hand, pictures that are whole, a page that escapes."""
 
 from types import SimpleNamespace
 
@@ -10,9 +10,11 @@ from datamodules.dataset import FundusDataset
 from datamodules.findings import NAMES
 from datamodules.manifest import Manifest
 from experiments.decoded import decoded_rows
-from experiments.inspection.markup import element, link, many, table
+from experiments.inspection.page import Inspection, page
 from experiments.inspection.pictures import OUTLINES, cooccurrence_plot, outlined, sheet_rows, strip, with_legend
-from experiments.inspection.tables import Cooccurrence, cooccurrence, level_counts
+from experiments.inspection.tables import Cooccurrence, SourceFacts, cooccurrence, level_counts
+
+ADDRESSES = {"bad": "javascript:alert(1)", "good": "https://a.b/?x=1&y"}
 
 # -- tables
 
@@ -106,14 +108,17 @@ def test_no_label_of_the_matrix_is_cut_off(names):
     assert (margin == 255).all() and picture.min() < 60
 
 
-# -- markup
+# -- page
 
 
-def test_markup_escapes_whatever_was_not_made_by_it():
-    assert element("p", "<b>&", title='"><i>') == '<p title="&quot;&gt;&lt;i&gt;">&lt;b&gt;&amp;</p>'
-    assert element("p", element("b", "x"), class_="c") == '<p class="c"><b>x</b></p>'
-    assert element("td", "a\x00b\u202egpj.exe\udc80") == "<td>a\ufffdb\ufffdgpj.exe\ufffd</td>"
-    assert link("javascript:alert(1)") == "javascript:alert(1)"
-    assert link("https://a.b/?x=1&y") == '<a href="https://a.b/?x=1&amp;y" rel="noreferrer">https://a.b/?x=1&amp;y</a>'
-    assert many(1, "pair") == "1 pair" and many(2000, "pair") == "2,000 pairs"
-    assert '<td class="number">1,234</td>' in table("t", ("a", "b"), [("<x>", 1234)])
+def test_the_page_escapes_whatever_comes_from_elsewhere():
+    manifest = Manifest.from_rows([{"id": "a", "path": "a", "patient": "p", "split": "train", "source": "<s>"}])
+    facts = [SourceFacts(name, f"<i>{name}</i>", "l", address, "", 0, {}) for name, address in ADDRESSES.items()]
+    white = np.full((8, 8, 3), 255, dtype=np.uint8)
+    text = page(Inspection('"><b>', 8, manifest, manifest, [("a\x00b\u202egpj.exe\udc80", "<script>")] * 2000, facts,
+                           level_counts(manifest), None, "<u>", [], [], white, {"command": "</code>"}))  # fmt: skip
+    for tag in ("<b>", "<i>", "<s>", "<u>", "<script>", "</code></code>"):
+        assert tag not in text, tag
+    assert "<td>javascript:alert(1)</td>" in text and "a\ufffdb\ufffdgpj.exe\ufffd" in text
+    assert '<a href="https://a.b/?x=1&amp;y" rel="noreferrer">https://a.b/?x=1&amp;y</a>' in text
+    assert "Not used: 2,000 files" in text and "… and 1,900 more" in text and '<td class="number">1</td>' in text
