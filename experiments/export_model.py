@@ -8,7 +8,6 @@ from typing import Any
 from callbacks.files import whole_folder, write_text
 from callbacks.run_record import package_versions
 from datamodules.errors import UserError
-from experiments.card.front_matter import check_licence
 from experiments.model_export.agreement import Comparison, check
 from experiments.model_export.card import Model, card
 from experiments.model_export.code_licence import write_licence
@@ -16,6 +15,7 @@ from experiments.model_export.kinds import AVERAGED, RAW, export_of
 from experiments.model_export.samples import write_samples
 from experiments.model_export.training import level_counts
 from experiments.report import heading, parameters_text, say
+from experiments.reports.cards import check_licence
 from experiments.session import Run
 from lightning_modules.checkpoint import best_of_run, load_state
 from lightning_modules.names import check_name

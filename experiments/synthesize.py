@@ -22,11 +22,11 @@ from datamodules.synthetic.layout import PLAN, TRAINED_ON
 from datamodules.synthetic.lineage import write_trained_on
 from datamodules.synthetic.plan import Plan, write_plan
 from datamodules.synthetic.set import clear_unfinished, is_begun
-from experiments.card.front_matter import check_licence
 from experiments.card.writing import write_card
 from experiments.loading import load_generator
 from experiments.prediction import encoding_threads, predict, trainer_of
 from experiments.report import heading, parameters_text, say
+from experiments.reports.cards import check_licence
 from experiments.session import Run
 from experiments.synthesis.dry_run import dry_run
 from experiments.synthesis.filtering import agreement_facts, build_agreement

@@ -10,7 +10,6 @@ from PIL import Image
 
 from callbacks.annotation_writer import chance_columns
 from callbacks.consistency_figure import DPI, figure_of
-from callbacks.consistency_page import page
 from callbacks.files import write_atomically, write_text
 from callbacks.metrics.consistency import agreement
 from callbacks.metrics.estimate import Estimate, to_json
@@ -21,6 +20,7 @@ from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.layout import CONSISTENCY, CONSISTENCY_FIGURE, CONSISTENCY_PAGE
 from datamodules.synthetic.tables import read_columns
 from experiments.annotation.ceiling import SPLIT, RealImages, named
+from experiments.annotation.page import page
 
 FORMAT = 1
 TITLES = {finding.name: finding.title for finding in FINDINGS}

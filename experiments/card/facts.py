@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from callbacks.metrics.estimate import SHAPE
-from datamodules.files import WHOLE_COPY, sha256
+from datamodules.files import WHOLE_COPY
 from datamodules.synthetic import SyntheticSet, SyntheticSetError
 from datamodules.synthetic.annotations import Annotations
 from datamodules.synthetic.counts import Acceptance, Counts, acceptance, annotation_counts, condition_counts
@@ -17,11 +17,11 @@ from datamodules.synthetic.layout import (
     PRIVACY,
     TRAINED_ON,
 )
+from experiments.annotation.page import COLUMNS
 from experiments.card.origin import generator_facts, sampling_facts
-from experiments.card.tables import METRICS
 
 RECORD = "record.json"
-AGREEMENT = {"num_images?": int, "num_positive?": int, **{f"{metric}?": SHAPE for metric in METRICS}}
+AGREEMENT = {"num_images?": int, "num_positive?": int, **{f"{metric}?": SHAPE for metric in COLUMNS}}
 SHAPES = {
     CONSISTENCY: {"synthetic?": {"findings?": {"*": AGREEMENT}},
                   "real?": {"findings?": {"*": AGREEMENT}, "sources?": [str]}, "notes?": [str]},
@@ -58,7 +58,6 @@ class Facts:
     generator: Mapping[str, str]
     sampling: Mapping[str, str]
     made: str
-    code: str
     manifest_sha256: str
     has_consistency_figure: bool
     has_consistency_page: bool
@@ -97,11 +96,10 @@ def gather(dataset: SyntheticSet) -> Facts:
         acceptance=acceptance(dataset.shards, filtered["findings"]) if filtered else None,
         consistency=_report(dataset, CONSISTENCY),
         privacy=_report(dataset, PRIVACY),
-        generator=generator_facts(dataset.recipe, root),
+        generator=generator_facts(dataset.recipe, root) | _code(record),
         sampling=sampling_facts(dataset.recipe),
         made=_day(record),
-        code=_code(record),
-        manifest_sha256=sha256(root / MANIFEST),
+        manifest_sha256=dataset.manifest_sha256,
         has_consistency_figure=(root / CONSISTENCY_FIGURE).is_file(),
         has_consistency_page=(root / CONSISTENCY_PAGE).is_file(),
         has_patients=(root / TRAINED_ON).is_file(),
@@ -118,10 +116,11 @@ def _day(record: Mapping[str, Any]) -> str:
     return str(sessions[-1].get("end") or sessions[-1].get("start") or "")[:10]
 
 
-def _code(record: Mapping[str, Any]) -> str:
-    """Version of the package and revision of the code."""
+def _code(record: Mapping[str, Any]) -> dict[str, str]:
+    """Version of the package and revision of the code; {} where no record tells them."""
     version = (record.get("versions") or {}).get("synfundus")
     code = record.get("code") or {}
     changed = ", with changes" if code.get("changed") else ""
     revision = f"revision {str(code['commit'])[:12]}{changed}" if code.get("commit") else ""
-    return ", ".join(text for text in (f"synfundus {version}" if version else "", revision) if text)
+    made_by = ", ".join(text for text in (f"synfundus {version}" if version else "", revision) if text)
+    return {"made by": made_by} if made_by else {}

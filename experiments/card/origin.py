@@ -36,6 +36,11 @@ def training_sources(config: Mapping[str, Any]) -> list[TrainingSource]:
     return _sources(_mapping(_mapping(config).get("data")).get("source"), None)
 
 
+def terms_of(config: Mapping[str, Any]) -> list[str]:
+    """The terms of these datasets, as far as they are known."""
+    return sorted({source.licence for source in training_sources(config)} - {""})
+
+
 def _sources(node: Any, name: str | None) -> list[TrainingSource]:
     node = _mapping(node)
     if isinstance(node.get("sources"), Mapping):

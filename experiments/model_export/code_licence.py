@@ -4,7 +4,7 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
-FILE, NAME = "LICENSE-CODE", "Apache-2.0"
+FILE = "LICENSE-CODE"
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -33,12 +33,3 @@ def licence_file() -> Path | None:
 def code_of(folder: Path) -> list[str]:
     """Paths of the code within a folder, sorted."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py"))
-
-
-def licence_of_code(folder: Path) -> str:
-    """What a card says of it; "" where there is no code."""
-    names = ", ".join(f"`{name}`" for name in code_of(folder))
-    if not names:
-        return ""
-    text = f" (`{FILE}`)" if (folder / FILE).is_file() else ""
-    return f"The code in this folder ({names}) is of SynFundus, under {NAME}{text}, whatever the weights are under."

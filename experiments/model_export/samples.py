@@ -1,6 +1,5 @@
 """A small grid that the exported folder itself has painted, for the top of its card."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,19 +55,4 @@ def captions(findings: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, 
     return [
         ", ".join(f"{known[name]['title']}: {known[name]['levels'][level]}" for name, level in row.items())
         for row in rows
-    ]
-
-
-def shown(folder: Path, findings: Sequence[Mapping[str, Any]], counts: Mapping[str, Mapping[int, int]]) -> list[str]:
-    """The grid in a card, with what was asked for under it; [] where there is none."""
-    if not (folder / FILE).is_file():
-        return []
-    said = captions(findings, conditions(findings, counts))
-    index = json.loads((folder / "model_index.json").read_text("utf-8"))
-    how = f"{index['num_inference_steps']} steps, guidance {index['guidance_scale']:g}"
-    rows = "; ".join(f"row {number}: {text}" for number, text in enumerate(said, 1))
-    return [
-        f"![Images painted by this model, a row a condition: {rows}]({FILE})",
-        f"*Painted from the weights of this folder, in {how}. Asked for: {rows}; all else was left open. A column a "
-        f"seed, {SEEDS[0]} to {SEEDS[-1]}, none chosen. It shows what the model paints, and not that the labels hold.*",
     ]

@@ -1,4 +1,4 @@
-"""Condition against annotation: the figures of evaluation.py, thresholds, what is undefined and why, page, figure."""
+"""Condition against annotation: the figures of evaluation.py, thresholds, what is undefined and why, figure."""
 
 import json
 import math
@@ -8,7 +8,6 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, precision_score, recall_score, roc_auc_score
 
 from callbacks.consistency_figure import DPI, figure_of
-from callbacks.consistency_page import page, table
 from callbacks.diagnosis_figures import BLUE, ORANGE
 from callbacks.metrics import consistency
 from callbacks.metrics.consistency import METRICS, agreement, decided
@@ -130,10 +129,6 @@ def test_what_is_undefined_says_why_and_is_never_a_number(levels, chance, undefi
         if metric in undefined:
             assert told[metric]["low"] is None and told[metric]["high"] is None
     json.dumps(told, allow_nan=False)
-    row = table({"is_gc": found})[-1]
-    assert row.count("undefined") == len(undefined) and "nan" not in row
-    whys = page({"is_gc": found}, {}, {}, [], [], "").split("## Undefined figures")[1]
-    assert all(why in whys for why in undefined.values())
 
 
 def test_a_threshold_that_no_image_reaches_is_undefined_on_its_own():
@@ -151,8 +146,6 @@ def test_what_no_annotator_tells_is_not_measured():
     labels, chances, patients = predictions()
     found = agreement(labels, {"is_gc": chances["is_gc"]}, FINDINGS, patients, {}, 0)
     assert list(found) == ["is_gc"]
-    text = page(found, {}, {}, [], ["dr_grade", "eye_side"], "")
-    assert "Not told by any annotator, and so not measured: dr_grade, eye_side." in text
 
 
 def test_decisions_take_the_threshold_and_grades_the_median():

@@ -12,8 +12,7 @@ from callbacks.metrics.estimate import to_json
 from callbacks.metrics.evaluation import evaluate
 from callbacks.run_record import RunRecord
 from experiments.model_export import agreement, code_licence, samples
-from experiments.model_export.card import Model, card, front_matter, measured
-from experiments.model_export.contents import files
+from experiments.model_export.card import Model, card, files
 from experiments.model_export.run_folder import evaluation, figures, software
 from experiments.model_export.training import training_facts
 from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY
@@ -43,9 +42,9 @@ def facts(own=26, seen=26) -> dict:
     return told | ({} if own is None else {"own_patients": own})
 
 
-def text(folder: Path, kind: str = "generator", licence: str | None = None, **of_the_state) -> str:
+def text(folder: Path, kind: str = "generator", licence: str | None = None, evaluation=None, **of_the_state) -> str:
     findings = [] if kind == "autoencoder" else FINDINGS
-    model = Model(kind, state(**of_the_state), "averaged", "0" * 16, 16, findings, {})
+    model = Model(kind, state(**of_the_state), "averaged", "0" * 16, 16, findings, {}, evaluation or {})
     return card(model, {"unet": torch.nn.Linear(2, 2)}, [], folder, licence, None)
 
 
@@ -101,7 +100,7 @@ def test_what_a_run_measured_of_a_classifier_is_told(tmp_path):
     found = evaluate(levels, {"is_gc": np.stack([1 - chances, chances], 1)}, {"is_gc": 2}, list("abcde"), 0)
     path = run(tmp_path)
     (tmp_path / "evaluation.json").write_text(json.dumps({"val": to_json(found), "test": {}}))
-    said = "\n".join(measured(evaluation(path)))
+    said = text(tmp_path, "classifier", evaluation=evaluation(path))
     assert "How well it tells them" in said and "| `is_gc` | 4 | 2 | 0.750 |" in said
     assert evaluation(path.with_name("last.ckpt")) == {}, "it is of the best checkpoint"
 
@@ -178,8 +177,8 @@ def test_a_generator_does_not_promise_what_is_asked_for(tmp_path):
     assert "`+exp=annotate`" in limits and "strengthens" in limits
 
 
-def test_the_hub_is_told_what_it_does():
-    tags = {kind: yaml.safe_load(front_matter(kind, None).split("---\n")[1]).get("pipeline_tag")
+def test_the_hub_is_told_what_it_does(tmp_path):
+    tags = {kind: yaml.safe_load(text(tmp_path, kind).split("---\n")[1]).get("pipeline_tag")
             for kind in ("generator", "autoencoder", "classifier")}  # fmt: skip
     assert tags == {
         "generator": "unconditional-image-generation",
@@ -188,14 +187,15 @@ def test_the_hub_is_told_what_it_does():
     }
 
 
-def test_blank_bounds_and_further_rows_are_explained():
+def test_blank_bounds_and_further_rows_are_explained(tmp_path):
     def row(low):
         return {"auroc": {"value": 0.728, "low": low, "high": low}, "num_images": 9, "num_positive": 2}
 
-    said = "\n".join(measured({"test": {"dr_grade": row(None), "dr_grade_referable": row(0.5), "macro": row(0.5)}}))
+    rows = {"dr_grade": row(None), "dr_grade_referable": row(0.5), "macro": row(0.5)}
+    said = text(tmp_path, "classifier", evaluation={"test": rows})
     assert "| 0.728 |" in said and "fewer than 90 % of the bootstrap's replicates had a value" in said
     assert "`dr_grade_referable`: diabetic retinopathy of grade 2" in said and "`macro`: the mean over" in said
-    assert "`macro`: " not in "\n".join(measured({"test": {"is_gc": row(0.5)}}))
+    assert "`macro`: " not in text(tmp_path, "classifier", evaluation={"test": {"is_gc": row(0.5)}})
 
 
 # -- files
@@ -214,11 +214,11 @@ def test_every_file_is_listed_and_has_a_use(tmp_path):
 
 def test_shipped_code_has_a_licence_of_its_own(tmp_path):
     code_licence.write_licence(tmp_path)
-    assert not list(tmp_path.iterdir()) and code_licence.licence_of_code(tmp_path) == "", "there is no code"
+    assert not list(tmp_path.iterdir()) and "The code in this folder" not in text(tmp_path), "there is no code"
     (tmp_path / "pipeline.py").touch()
     code_licence.write_licence(tmp_path)
     assert "Apache License" in (tmp_path / "LICENSE-CODE").read_text()
-    said = code_licence.licence_of_code(tmp_path)
+    said = text(tmp_path)
     assert "`pipeline.py`" in said and "under Apache-2.0 (`LICENSE-CODE`)" in said
 
 
@@ -258,7 +258,7 @@ def test_a_grid_is_painted_by_the_folder_and_its_labels_are_stated(tmp_path, mon
 
     monkeypatch.setattr(agreement, "read", read)
     (tmp_path / "model_index.json").write_text('{"num_inference_steps": 10, "guidance_scale": 1.5}')
-    assert samples.shown(tmp_path, FINDINGS, {}) == []
+    assert samples.FILE not in text(tmp_path)
     samples.write_samples(tmp_path, FINDINGS, {})
     rows = [{"dr_grade": 0}] * 4 + [{"dr_grade": 2}] * 4
     assert asked == [("generator", tmp_path, [{"labels": rows, "seeds": [0, 1, 2, 3, 0, 1, 2, 3]}])]
