@@ -18,6 +18,7 @@ from experiments.known_keys import locate
 from experiments.launch import Place
 from experiments.metric_directions import direction_of
 from experiments.report import say
+from experiments.reports.render import render
 from experiments.session import Run
 from experiments.transfer.cells import SYNTHETIC, Cell, FineTuning, check, fine_tunings, pretraining, run
 from experiments.transfer.outcome import (
@@ -29,13 +30,6 @@ from experiments.transfer.outcome import (
     pretraining_facts,
     rows,
     table,
-)
-
-NOTE = (
-    "Seeds change the split, the order and the heads. All starts of a seed have the same split, and the patients of a "
-    "smaller budget are among those of a larger one. Every cell takes the same number of steps if data.epoch_size is "
-    "given. The spread over seeds is no confidence interval: transfer.csv has the interval of each cell over patients, "
-    "and comparison/ the learning curves and paired tests."
 )
 
 
@@ -134,19 +128,11 @@ def write(
 ) -> None:  # fmt: skip
     """transfer.csv, transfer.md, transfer.png, and the same for TensorBoard."""
     write_csv(output_dir / "transfer.csv", rows(found))
-    parts = ["# Transfer", table(found, job["metric"])]
-    if SYNTHETIC in job["inits"]:
-        parts.append(differences(found, SYNTHETIC))
-        facts = {name: pretraining_facts(cell.folder) for name, cell in pretrainings.items()}
-        said = "\n".join(
-            f"- {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in each.items())
-            for name, each in facts.items()
-        )
-        parts.append(f"Pretraining, on its own data:\n\n{said}")
-    if unavailable:
-        parts.append("Not available:\n\n" + "\n".join(f"- {name}: {reason}" for name, reason in unavailable.items()))
-    parts.append(NOTE)
-    text = "\n\n".join(parts) + "\n"
+    text = render(
+        "transfer.md.j2", metric=job["metric"], inits=job["inits"], SYNTHETIC=SYNTHETIC, means=table(found),
+        differences=differences(found, SYNTHETIC), unavailable=unavailable,
+        pretraining={name: pretraining_facts(cell.folder) for name, cell in pretrainings.items()},
+    )  # fmt: skip
     write_text(output_dir / "transfer.md", text)
     picture = figure(found, job["metric"])
     write_atomically(output_dir / "transfer.png", Image.fromarray(picture).save)

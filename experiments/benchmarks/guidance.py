@@ -20,6 +20,7 @@ from experiments.benchmarks.common import FILE, circumstances, write_figures
 from experiments.benchmarks.generators import Measures, generator_of, said, trainer_with_data
 from experiments.comparison.figure import COLOURS, pixels
 from experiments.report import heading, say
+from experiments.reports.render import markdown_table
 from experiments.session import Run
 from lightning_modules.names import check_name
 
@@ -60,12 +61,10 @@ def compare_guidance(run: Run) -> dict[str, float]:
 
 def table(found: Mapping[str, Any]) -> str:
     """Markdown: a row a scale, a column a figure."""
-    lines = [f"| {found['varied']} | {found['distance']} | coverage | agreement |", "|---|---|---|---|"]
-    for point in found["points"]:
-        cover = said(point.get(found["coverage"]))
-        lines.append(f"| {point['scale']:g} | {point[found['distance']]:.4g} | {cover} | {said(point['agreement'])} |")
-    lines += ["", f"Agreement of real validation images: {said(found['agreement_real'])}."]
-    return "\n".join(lines)
+    rows = [[f"{point['scale']:g}", f"{point[found['distance']]:.4g}", said(point.get(found["coverage"])),
+             said(point["agreement"])] for point in found["points"]]  # fmt: skip
+    table = markdown_table([found["varied"], found["distance"], "coverage", "agreement"], rows)
+    return f"{table}\n\nAgreement of real validation images: {said(found['agreement_real'])}."
 
 
 def figure(found: Mapping[str, Any]) -> np.ndarray:

@@ -17,6 +17,7 @@ from datamodules.files import read_json, read_yaml
 from experiments.benchmarks.common import spread
 from experiments.comparison.figure import COLOURS, pixels
 from experiments.comparison.reading import effective_batch
+from experiments.reports.render import markdown_table
 
 ARMS = ("ours", "theirs")
 NEEDED = {"unix_time": float, "seconds": float, "epoch": int}  # columns of both tables
@@ -181,14 +182,13 @@ def table(outcomes: Sequence[Outcome], job: Mapping[str, Any]) -> str:
     """Markdown: a row a figure, a column an arm: median over seeds, and least to greatest."""
     found = summary(outcomes)
     seeds = ", ".join(str(outcome.seed) for outcome in outcomes[::2])
-    lines = [f"| median (least to greatest) over seeds {seeds} | "
-             + " | ".join(f"{arm}: {job[arm]}" for arm in ARMS) + " |", "|---|---|---|"]  # fmt: skip
-    for key, words, form in ROWS:
-        if any(found[arm][key] for arm in ARMS) or key == "final_agreement":
-            lines.append(f"| {words} | " + " | ".join(_said(found[arm][key], form) for arm in ARMS) + " |")
+    header = [f"median (least to greatest) over seeds {seeds}", *(f"{arm}: {job[arm]}" for arm in ARMS)]
+    rows = [[words, *(_said(found[arm][key], form) for arm in ARMS)] for key, words, form in ROWS
+            if any(found[arm][key] for arm in ARMS) or key == "final_agreement"]  # fmt: skip
     share = f"{_said(found['share_of_their_time'], '{:.0%}')}, in {found['num_reached']} of {found['num_pairs']} seeds"
-    lines.append(f"| share of theirs' time until ours reaches theirs' final distance | {share} | |")
-    return "\n".join(lines)
+    return markdown_table(
+        header, [*rows, ["share of theirs' time until ours reaches theirs' final distance", share, ""]]
+    )
 
 
 def _said(found: Mapping[str, Any] | None, form: str) -> str:

@@ -1,4 +1,4 @@
-"""comparison.md and what the terminal shows: the tables, what to heed, and what every word in them means."""
+"""comparison.md and what the terminal shows: the tables, the settings, and what to heed."""
 
 from collections.abc import Sequence
 
@@ -19,6 +19,7 @@ from experiments.comparison.tables import (
     run_table,
     shown,
 )
+from experiments.reports.render import render
 
 FIGURE = "comparison.png"
 FEW_GROUPS = 3  # of more, tests that are all undefined are not shown
@@ -72,42 +73,17 @@ def to_heed(found: Comparison) -> list[str]:
     return [*notes, *_of_provenance(runs)]
 
 
-def definitions(found: Comparison) -> list[str]:
-    """What every word of the tables means."""
-    notes = [
-        "Steps and epochs are those of metrics.csv, which counts both from 0. Images are steps x effective batch "
-        "(data.batch_size x trainer.accumulate_grad_batches x processes).",
-        "Final is the last logged value, best the best one of the curve. The best of more evaluations is better by "
-        "chance alone.",
-        "Reached is the first logged point at the threshold or beyond; nothing is interpolated. A median counts a run "
-        "that did not reach it as beyond all others.",
-        "Area is the mean of the metric over the range that the curves of all runs cover, by the trapezoid.",
-        "A group's mean, sample deviation and 95 % t-interval are over seeds; runs of one seed are averaged first.",
-        OF_SEEDS,
-    ]
-    if found.pairs:
-        corrected = " p-values of final, and those of best, are corrected by Holm's method." if found.corrected else ""
-        notes.append(
-            "Tests are two-sided paired t-tests of the first group less the second, over seeds that both have; with "
-            f"fewer than 2 pairs, or where all differences are equal, they are {UNDEFINED}.{corrected}"
-        )
-    return notes
-
-
 def page(found: Comparison, differing: dict[str, list[str]], warnings: Sequence[str]) -> str:
     """comparison.md."""
-    facts = [f"- {name}: {escaped(text)}" for name, text in settings(found).items()]
-    parts = [f"# Runs compared by {escaped(found.metric)}", "\n".join(facts), f"![Learning curves]({FIGURE})"]
-    heeded = [*warnings, *to_heed(found)]
-    if heeded:
-        parts += ["## What to heed", "\n".join(f"- {escaped(note)}" for note in heeded)]
-    listed = tables(found)
-    if differing:
-        listed.append(difference_table(found, differing))
-    for table in listed:
-        parts += [f"## {table.title}", table.markdown()]
-    parts += ["## What the words mean", "\n".join(f"- {note}" for note in definitions(found))]
-    return "\n\n".join(parts) + "\n"
+    return render(
+        "comparison.md.j2",
+        found=found,
+        metric=escaped(found.metric),
+        settings={name: escaped(text) for name, text in settings(found).items()},
+        heeded=[escaped(note) for note in [*warnings, *to_heed(found)]],
+        tables=[*tables(found), *([difference_table(found, differing)] if differing else [])],
+        FIGURE=FIGURE, OF_SEEDS=OF_SEEDS, UNDEFINED=UNDEFINED,
+    )  # fmt: skip
 
 
 def _only_undefined(found: Comparison) -> bool:

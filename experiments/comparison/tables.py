@@ -9,6 +9,7 @@ from callbacks.metrics.estimate import UNDEFINED, Estimate
 from datamodules.files import write_csv
 from experiments.comparison.reading import FINISHED
 from experiments.comparison.results import Comparison, GroupResult, PairResult, Point, RunResult
+from experiments.reports.render import markdown_table
 
 UNKNOWN, NOT_REACHED, NO_THRESHOLD = "unknown", "not reached", "no threshold"
 LEAST_P = 0.0001  # smaller ones are shown as such
@@ -30,9 +31,8 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown, numbers at the right."""
-        rule = ["---:" if kind else "---" for kind in self._numeric()]
-        lines = [self.header, rule, *([escaped(shown(cell)) for cell in row] for row in self.rows)]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        numbers = [place for place, kind in enumerate(self._numeric()) if kind]
+        return markdown_table(self.header, self.rows, numbers, lambda cell: escaped(shown(cell)))
 
     def text(self) -> str:
         """The table for the terminal, in columns."""

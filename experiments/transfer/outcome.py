@@ -14,6 +14,7 @@ from callbacks.metrics.evaluation import MACRO
 from datamodules.errors import UserError
 from datamodules.files import misfit, read_json
 from experiments.comparison.inference import paired
+from experiments.reports.render import markdown_table
 from experiments.transfer.cells import FineTuning
 
 COLOURS = {"random": "#999999", "imagenet": "#0072B2", "synthetic": "#D55E00", "checkpoint": "#009E73"}
@@ -85,17 +86,15 @@ def _place(each: FineTuning) -> tuple[str, str, float, int]:
     return each.backbone, each.init, each.budget, each.seed
 
 
-def table(found: Sequence[Outcome], metric: str) -> str:
+def table(found: Sequence[Outcome]) -> str:
     """Markdown: a row a backbone and budget, a column a start: mean over seeds ± deviation (number of seeds)."""
     inits = list(dict.fromkeys(outcome.init for outcome in found))
-    lines = [f"| backbone | labels | {' | '.join(inits)} |", "|---|---:|" + "---|" * len(inits)]
-    for backbone, budget in dict.fromkeys((outcome.backbone, outcome.budget) for outcome in found):
-        cells = []
-        for init in inits:
-            mine = [o for o in found if (o.backbone, o.budget, o.init) == (backbone, budget, init)]
-            cells.append(_said(mine))
-        lines.append(f"| {backbone} | {budget:.0%} | {' | '.join(cells)} |")
-    return f"{metric}, mean over seeds ± standard deviation (seeds).\n\n" + "\n".join(lines)
+    rows = [
+        [backbone, f"{budget:.0%}",
+         *(_said([o for o in found if (o.backbone, o.budget, o.init) == (backbone, budget, init)]) for init in inits)]
+        for backbone, budget in dict.fromkeys((outcome.backbone, outcome.budget) for outcome in found)
+    ]  # fmt: skip
+    return markdown_table(["backbone", "labels", *inits], rows, [1])
 
 
 def _said(found: Sequence[Outcome]) -> str:
@@ -113,8 +112,8 @@ def differences(found: Sequence[Outcome], init: str) -> str:
     """
     values = {(o.backbone, o.budget, o.seed, o.init): o.value for o in found}
     others = [other for other in dict.fromkeys(outcome.init for outcome in found) if other != init]
-    lines = ["| backbone | labels | against | mean difference | 95 % interval | p | of each seed |",
-             "|---|---:|---|---:|---|---:|---|"]  # fmt: skip
+    header = ["backbone", "labels", "against", "mean difference", "95 % interval", "p", "of each seed"]
+    lines = []
     for backbone, budget in dict.fromkeys((outcome.backbone, outcome.budget) for outcome in found):
         for other in others:
             seeds = sorted({outcome.seed for outcome in found})
@@ -127,8 +126,8 @@ def differences(found: Sequence[Outcome], init: str) -> str:
             bounds = test.difference.interval("{:+.3f}".format)
             p_value = "undefined" if math.isnan(test.p) else f"{test.p:.2g}"
             each = ", ".join(f"{mine[seed] - theirs[seed]:+.3f}" if seed in both else "-" for seed in seeds)
-            lines.append(f"| {backbone} | {budget:.0%} | {other} | {mean} | {bounds} | {p_value} | {each} |")
-    return f"{init} less the other starts, by pairs of equal seeds; p is not corrected.\n\n" + "\n".join(lines)
+            lines.append([backbone, f"{budget:.0%}", other, mean, bounds, p_value, each])
+    return markdown_table(header, lines, [1, 3, 5])
 
 
 def figure(found: Sequence[Outcome], metric: str) -> np.ndarray:
