@@ -13,11 +13,11 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from callbacks.atomic_checkpoint_io import finish_writing
 from callbacks.due import BestCheckpoint
 from callbacks.files import write_atomically
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.weights_file import is_plain
-from callbacks.whole_files import finish_writing
 
 log = logging.getLogger(__name__)
 

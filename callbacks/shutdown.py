@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.whole_files import finish_writing
+from callbacks.atomic_checkpoint_io import finish_writing
 
 ECHO_SECONDS = 1.0  # launchers pass on a signal that the terminal has sent already: within this time it is the same one
 

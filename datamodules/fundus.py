@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augment import flip_batch, to_unit_range
 from datamodules.balance import balanced_weights, repeated_chances
-from datamodules.copies import Copies, cached_duplicates, check_handling
 from datamodules.dataset import FundusDataset, RowsOf
+from datamodules.duplicate_report import DuplicateReport, cached_duplicates, check_handling
 from datamodules.errors import UserError
 from datamodules.findings import check_name
+from datamodules.image_mask_cache import ImageMaskCache
 from datamodules.latents import LatentCache, LatentDataset
 from datamodules.loader import EpochBatches, ResumableLoader, as_it_is, begin_worker
 from datamodules.manifest import Manifest
@@ -27,7 +28,6 @@ from datamodules.rejected import check_rejected, write_rejected
 from datamodules.selection import select
 from datamodules.sources.base import Source
 from datamodules.splits import split_by_patient, split_fingerprint
-from datamodules.squares import Squares
 from datamodules.transforms import Augmentation
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,8 @@ class FundusDataModule(lightning.LightningDataModule):
     the number of images in a training epoch, None all of them once. `balance` names findings whose levels are shown
     equally often in training (balance.py). `duplicates` says what becomes of photographs that are there twice:
     `ignore` does not look for them, `report` writes them down, `drop` leaves out all but one, in the strictest of
-    their splits (copies.py). `train_fraction` leaves that share of the training patients, to see what fewer labels are
-    worth. On several processes each reads its own share; the Trainer's sampler injection does not
+    their splits (duplicate_report.py). `train_fraction` leaves that share of the training patients, to see what fewer
+    labels are worth. On several processes each reads its own share; the Trainer's sampler injection does not
     concern it.
     """
 
@@ -93,10 +93,10 @@ class FundusDataModule(lightning.LightningDataModule):
         self.augmentation, self.train_fraction = Augmentation(augment), train_fraction
         self.duplicates = check_handling(duplicates, image_size)
         self.manifest: Manifest | None = None
-        self.copies: Copies | None = None  # of the images before any of them is left out as a duplicate
+        self.copies: DuplicateReport | None = None  # of the images before any of them is left out as a duplicate
         self.rejected: list[tuple[str, str]] = []
         self.fingerprint = ""
-        self._squares: Squares | None = None
+        self._squares: ImageMaskCache | None = None
         self._rows: np.ndarray = np.zeros(0, dtype=np.int64)
         self._datasets: dict[str, FundusDataset] = {}
         self.latents: LatentCache | None = None  # that are trained on instead of images
@@ -112,7 +112,7 @@ class FundusDataModule(lightning.LightningDataModule):
         """
         index = self.source.index()
         workers = cpu_count() if self.cache_workers is None else self.cache_workers
-        squares = Squares.build(self.source, index, self.image_size, self.cache_dir, workers)
+        squares = ImageMaskCache.build(self.source, index, self.image_size, self.cache_dir, workers)
         if squares.rejected:
             log.warning("%d of %d images of %s are rejected", len(squares.rejected), len(index), self.source.name)
         self._check_rejected(squares, index)
@@ -124,7 +124,7 @@ class FundusDataModule(lightning.LightningDataModule):
         if self.manifest is not None:
             return
         index = self.source.index()
-        squares = Squares.open(self.source, index, self.image_size, self.cache_dir)
+        squares = ImageMaskCache.open(self.source, index, self.image_size, self.cache_dir)
         self._check_rejected(squares, index)
         if len(squares.rejected) == len(index):
             raise UserError(f"none of the {len(index)} images of {self.source.name} could be used.")
@@ -136,7 +136,7 @@ class FundusDataModule(lightning.LightningDataModule):
         if len(self.manifest.rows("test")) == 0:
             log.warning("the test split of %s is empty: nothing can be tested on it", self.source.name)
 
-    def _check_rejected(self, squares: Squares, index: Manifest) -> None:
+    def _check_rejected(self, squares: ImageMaskCache, index: Manifest) -> None:
         paths = index.paths
         self.rejected = [(paths[row], reason) for row, reason in squares.rejected.items()]
         check_rejected(self.rejected, len(paths), self.source.name, self.max_rejected)

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.copies import Copies, copies_of
+from datamodules.duplicate_report import DuplicateReport, copies_of
+from datamodules.image_mask_cache import ImageMaskCache
 from datamodules.manifest import Manifest
 from datamodules.splits import rows_of_fraction, split_by_patient
-from datamodules.squares import Squares
 
 
 class Selection(NamedTuple):
@@ -19,12 +19,12 @@ class Selection(NamedTuple):
 
     rows: np.ndarray
     manifest: Manifest
-    copies: Copies | None
+    copies: DuplicateReport | None
 
 
 def select(
     index: Manifest,
-    squares: Squares,
+    squares: ImageMaskCache,
     fractions: Mapping[str, float],
     seed: int,
     duplicates: str = "ignore",

@@ -20,9 +20,9 @@ from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.annotations import AnnotationFolder
 from datamodules.synthetic.batches import ShardBatches
 from datamodules.synthetic.layout import CONSISTENCY, CONSISTENCY_FIGURE, CONSISTENCY_PAGE
-from experiments.annotation.ceiling import real_images
+from experiments.annotation.annotators import AnnotatorRun, load_annotators, recipe_of, thresholds_of
 from experiments.annotation.measuring import Found, measure, numbers, write
-from experiments.annotation.members import Member, load_members, recipe_of, thresholds_of
+from experiments.annotation.real_reference import real_images
 from experiments.prediction import PRECISION, predict, trainer_of
 from experiments.report import heading, say
 from experiments.session import Run
@@ -38,7 +38,7 @@ def annotate(run: Run) -> dict[str, float]:
     """
     job, _ = check_job(run), run.world_size  # a Trainer tells this process its rank
     data = whole_set(job["dataset"], run.output_dir)
-    members = load_members(job["annotators"], job["trusted"])
+    members = load_annotators(job["annotators"], job["trusted"])
     annotator = Annotator([member.classifier for member in members], NAMES)
     thresholds = thresholds_of(job["thresholds"], annotator.findings)
     recipe = recipe_of(members, annotator, thresholds, PRECISION, data)
@@ -90,7 +90,7 @@ def whole_set(dataset: str, output_dir: Path) -> SyntheticSet:
     return data
 
 
-def announce(data: SyntheticSet, members: list[Member], annotator: Annotator) -> None:
+def announce(data: SyntheticSet, members: list[AnnotatorRun], annotator: Annotator) -> None:
     """Say what annotates what."""
     say(heading("annotators"))
     for member, size in zip(members, annotator.image_sizes, strict=True):
@@ -154,7 +154,7 @@ def hand_out(data: SyntheticSet, folder: AnnotationFolder, work: SharedWork, ove
 
 
 def sum_up(
-    data: SyntheticSet, members: list[Member], annotator: Annotator, folder: AnnotationFolder,
+    data: SyntheticSet, members: list[AnnotatorRun], annotator: Annotator, folder: AnnotationFolder,
     num_replicates: int, seed: int,
 ) -> dict[str, float]:  # fmt: skip
     """Write annotation.json and the consistency of the set; returns the figures."""

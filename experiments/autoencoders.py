@@ -15,9 +15,9 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
+from callbacks.atomic_checkpoint_io import to_file
 from callbacks.files import write_atomically
 from callbacks.reconstructions import Reconstructions
-from callbacks.whole_files import to_file
 from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import (

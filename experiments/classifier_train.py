@@ -133,7 +133,7 @@ def beginning(cfg: DictConfig, checkpoint: str) -> str | None:
     """Where the weights lie that training begins with; None for those at random or of ImageNet: they know no fundus."""
     if checkpoint or cfg.ckpt:
         return checkpoint or cfg.ckpt
-    return None if cfg.model.init._target_.endswith(".ImageNetStart") else cfg.model.init.get("path")
+    return None if cfg.model.init._target_.endswith((".ImageNetInit", ".ImageNetStart")) else cfg.model.init.get("path")
 
 
 def begin(cfg: DictConfig, module: Classifier) -> str:

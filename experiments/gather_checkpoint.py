@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from callbacks.atomic_checkpoint_io import to_file
 from callbacks.files import write_atomically
-from callbacks.whole_files import to_file
 from datamodules.errors import UserError
 from experiments.report import heading, say
 from experiments.session import Run

@@ -12,8 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.files import write_atomically, write_text
 from callbacks.run_record import RunRecord
-from datamodules.copies import Copies, found_among
 from datamodules.dataset import RowsOf
+from datamodules.duplicate_report import DuplicateReport, found_among
 from datamodules.duplicates import SIDE
 from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
@@ -132,7 +132,7 @@ def why_not_compared(cfg: DictConfig, datamodule: FundusDataModule) -> str:
     return ""
 
 
-def pair_pictures(copies: Copies | None, images: RowsOf) -> list[np.ndarray]:
+def pair_pictures(copies: DuplicateReport | None, images: RowsOf) -> list[np.ndarray]:
     """The first pairs of duplicates, uint8 [2, s, s, 3] each."""
     pairs = () if copies is None else copies.pairs[:MOST_PAIRS]
     return [np.stack([shown(image) for image in images[list(pair[:2])]]) for pair in pairs]

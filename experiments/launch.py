@@ -30,7 +30,7 @@ class LaunchError(UserError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Place:
+class WorldInfo:
     """Where this process is among those that were started for a run.
 
     Attributes:
@@ -52,7 +52,7 @@ class Place:
         return self.launcher in EXTERNAL
 
     @classmethod
-    def here(cls, num_nodes: int = 1) -> "Place":
+    def here(cls, num_nodes: int = 1) -> "WorldInfo":
         """As the environment tells it.
 
         Raises:
@@ -94,7 +94,7 @@ class Place:
         )
 
 
-class Meeting:
+class Rendezvous:
     """The processes of a launch, before torch's process group is there: a store at the address of the first.
 
     Args:
@@ -103,7 +103,7 @@ class Meeting:
         wait_minutes: after which a process that waits for the first gives up.
     """
 
-    def __init__(self, place: Place, name: str, wait_minutes: float) -> None:
+    def __init__(self, place: WorldInfo, name: str, wait_minutes: float) -> None:
         self.place, self.wait_minutes = place, wait_minutes
         url = f"tcp://{place.address}:{place.port}"
         arrival = timedelta(minutes=ARRIVAL_MINUTES)
@@ -199,14 +199,14 @@ class Meeting:
             ) from error
 
 
-_meeting: Meeting | None = None  # of this process, as torch's process group is
+_meeting: Rendezvous | None = None  # of this process, as torch's process group is
 
 
 @contextmanager
-def meeting(place: Place, name: str, wait_minutes: float) -> Iterator[Meeting]:
+def meeting(place: WorldInfo, name: str, wait_minutes: float) -> Iterator[Rendezvous]:
     """Meet the others; what the first does within is not done before it leaves, unless `begin` lets them in."""
     global _meeting
-    _meeting, is_well = Meeting(place, name, wait_minutes), False
+    _meeting, is_well = Rendezvous(place, name, wait_minutes), False
     try:
         yield _meeting
         is_well = True

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from experiments.launch import Place
+from experiments.launch import WorldInfo
 from experiments.report import heading
 
 GIB = 2**30
@@ -19,7 +19,7 @@ def machine(trainer: L.Trainer) -> dict[str, Any]:
     """This process's host, and the devices of it and of those that Lightning will start for it."""
     strategy = trainer.strategy
     devices = [strategy.root_device]
-    if not Place.here(trainer.num_nodes).is_process:
+    if not WorldInfo.here(trainer.num_nodes).is_process:
         devices = getattr(strategy, "parallel_devices", None) or devices
     return {"host": socket.gethostname(), "devices": [device_words(device) for device in devices]}
 
@@ -53,7 +53,7 @@ def environment(trainer: L.Trainer, strategy: str, images_per_process: int) -> d
     is_cuda = trainer.strategy.root_device.type == "cuda"
     several = trainer.world_size > 1
     return {
-        "launcher": Place.here(trainer.num_nodes).launcher,
+        "launcher": WorldInfo.here(trainer.num_nodes).launcher,
         "num_processes": trainer.world_size,
         "hosts": hosts,
         "strategy": strategy,

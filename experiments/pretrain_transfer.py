@@ -15,7 +15,7 @@ from datamodules.files import write_csv
 from experiments.backbone_names import spelt_out
 from experiments.composition import compose_config
 from experiments.known_keys import locate
-from experiments.launch import Place
+from experiments.launch import WorldInfo
 from experiments.metric_directions import direction_of
 from experiments.report import say
 from experiments.reports.render import render
@@ -42,7 +42,7 @@ def pretrain_transfer(run: Run) -> dict[str, float]:
         ValueError: settings that mean nothing; a cell that failed: the others are kept, and resume=auto goes on.
     """
     cfg, output_dir, job = run.cfg, run.output_dir, run.job
-    if Place.here().size > 1:
+    if WorldInfo.here().size > 1:
         raise UserError(
             "pretrain_transfer runs each cell in a process of its own, and was started as several. Remedy: start it "
             "once, without torchrun or srun."

@@ -14,11 +14,11 @@ from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
 from experiments.composition import check_command, check_resolved, register_resolvers
 from experiments.devices import trial_trainer
+from experiments.errors import report_errors, stop_on_signal
+from experiments.known_warnings import filter_known_warnings
 from experiments.machines import machine, note
-from experiments.mistakes import explained, heard
-from experiments.quiet import silence
 from experiments.requeue import requeue_if_warned
-from experiments.runs import settled
+from experiments.runs import resolve_run_folder
 from experiments.session import Run
 from experiments.synthesis.words import plan_spelt_out
 from experiments.terminal import steady
@@ -36,15 +36,15 @@ def start(cfg: DictConfig) -> None:
     if launch.is_started_by_a_run():
         Run.of(cfg, launch.inherited()).go()
         return
-    place = launch.Place.here(cfg.trainer.num_nodes)
+    place = launch.WorldInfo.here(cfg.trainer.num_nodes)
     place.check(config["trainer"]["devices"], cfg.trainer.num_nodes)
     if place.size == 1:
-        with settled(config, given) as folder:
+        with resolve_run_folder(config, given) as folder:
             Run.of(cfg, folder).go()
         return
     with ExitStack() as stack, launch.meeting(place, str(number), cfg.wait_minutes) as others:
         note(others.gather(machine(trial_trainer(cfg))))
-        folder = others.agree(lambda: stack.enter_context(settled(config, given)))
+        folder = others.agree(lambda: stack.enter_context(resolve_run_folder(config, given)))
         if folder is not None:
             Run.of(cfg, folder).go()
 
@@ -57,9 +57,9 @@ def run(cfg: DictConfig) -> None:
     """
     steady()
     register_resolvers()
-    silence()
-    with heard(), requeue_if_warned():
-        status = explained(start, cfg)
+    filter_known_warnings()
+    with stop_on_signal(), requeue_if_warned():
+        status = report_errors(start, cfg)
         if status:
             sys.exit(status)  # past Hydra, which would print more
 
@@ -73,9 +73,9 @@ def main() -> int:
     """
     steady()
     register_resolvers()
-    silence()
+    filter_known_warnings()
     try:
-        status = explained(_check)
+        status = report_errors(_check)
         if status == 0:
             run()
     except KeyboardInterrupt as again:

@@ -16,9 +16,9 @@ from callbacks.fid import FrechetDistance
 from datamodules.cache import LEAST_PER_WORKER
 from datamodules.cache_files import CacheError
 from datamodules.fundus import FundusDataModule
+from datamodules.image_mask_cache import ImageMaskCache
 from datamodules.images import ImageError, NotAFundusError
 from datamodules.mixed import SYNTHETIC
-from datamodules.squares import Squares
 from datamodules.streaming import ShardDataModule
 from experiments.assembly import build_autoencoder
 from experiments.autoencoders import existing_autoencoder
@@ -26,7 +26,7 @@ from experiments.session import Run
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.blocks import prepare_blocks
 from lightning_modules.latent_diffusion import LatentDiffusion
-from lightning_modules.ranks import Part
+from lightning_modules.ranks import RankSlice
 
 NUM_TIMED, NUM_READ, NUM_SAMPLED = 3, 8, 16
 
@@ -122,7 +122,7 @@ def reading_seconds(datamodule: FundusDataModule, num_images: int) -> float:
         return 0.0
     index, size = datamodule.source.index(), datamodule.image_size
     try:
-        Squares.open(datamodule.source, index, size, datamodule.cache_dir)
+        ImageMaskCache.open(datamodule.source, index, size, datamodule.cache_dir)
         return 0.0
     except CacheError:
         pass
@@ -159,7 +159,7 @@ def denoiser_step(module: LatentDiffusion, batch_size: int, context: Context) ->
     generator = torch.Generator(module.device)
 
     def step() -> None:
-        draws = module.training_draws(batch_size, generator, Part())
+        draws = module.training_draws(batch_size, generator, RankSlice())
         with context():
             loss = sum(module.losses((mean, torch.ones_like(mean)), labels, labels, draws).values())
         loss.backward()

@@ -40,7 +40,7 @@ class RunFolder:
 
 
 @contextmanager
-def settled(config: Mapping[str, Any], output_dir_given: bool) -> Iterator[RunFolder]:
+def resolve_run_folder(config: Mapping[str, Any], output_dir_given: bool) -> Iterator[RunFolder]:
     """Decide on the folder of a run with this resolved configuration, and hold it: a folder is one run's.
 
     `resume=auto` takes `output_dir` if it was given, else the newest unfinished run of the same experiment with the

@@ -7,19 +7,19 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.atomic_checkpoint_io import AsyncAtomicCheckpointIO, AtomicCheckpointIO
 from callbacks.due import BestCheckpoint
-from callbacks.finite_loss import FiniteLoss
 from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer, MovedFolder
 from callbacks.learning_rate import LearningRate
-from callbacks.measured import Measured
 from callbacks.metrics.estimate import Better
 from callbacks.metrics_csv import MetricsCSV, resume_step
 from callbacks.progress import TimeLeftProgressBar
 from callbacks.run_record import HParams, RunRecord
 from callbacks.shutdown import GracefulShutdown
+from callbacks.stamp_metric import StampMetric
 from callbacks.step_checkpoint import StepCheckpoint
+from callbacks.terminate_on_nan import TerminateOnNaN
 from callbacks.watch import Watch
-from callbacks.whole_files import FilesMeanwhile, WholeFiles
 from experiments.assembly import plain
 from experiments.devices import build_strategy
 from experiments.metric_directions import direction_of
@@ -73,7 +73,7 @@ def build_trainer(
         TimeLeftProgressBar(),
         HParams(hparams, metrics),
         LearningRate(),
-        Measured(monitor, best_every),
+        StampMetric(monitor, best_every),
         MovedFolder(load_progress),
         BestCheckpoint(filename="best", **best),
         *([BestCheckpoints(save_top_k=cfg.checkpoint_keep_best, **best)] if cfg.checkpoint_keep_best > 1 else ()),
@@ -92,9 +92,9 @@ def build_trainer(
         **settings,
         strategy=strategy,
         logger=loggers,
-        callbacks=[FiniteLoss(folder, local_part), *parts, *standing],
+        callbacks=[TerminateOnNaN(folder, local_part), *parts, *standing],
         default_root_dir=folder,
-        plugins=[(FilesMeanwhile if cfg.checkpoint_async else WholeFiles)(load_state)],
+        plugins=[(AsyncAtomicCheckpointIO if cfg.checkpoint_async else AtomicCheckpointIO)(load_state)],
     )
 
 

@@ -19,7 +19,7 @@ from lightning_modules.names import check_name
 from lightning_modules.networks.folded import downsampling
 from lightning_modules.networks.kl import NETWORK_KEY, network_config
 from lightning_modules.randomness import seed_global_stream, step_generator
-from lightning_modules.ranks import Part, mean_over_ranks
+from lightning_modules.ranks import RankSlice, mean_over_ranks
 from lightning_modules.training import Blocks, Optimisation, TrainedModule, accepts_fields
 
 LOSSES = ("reconstruction", "kl", "perceptual")  # logged beside their sum; less of each is better
@@ -238,12 +238,12 @@ class Autoencoder(AdversarialSteps, TrainedModule):
 
     def _drawn(self, draw: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """What this rank has of a draw for the batch of all ranks."""
-        part = Part.of_module(self)
+        part = RankSlice.of_module(self)
         return part.of(lambda num: draw(num, *shape[1:], generator=generator, device=generator.device), shape[0])
 
     def _deviation(self, z: Tensor) -> Tensor:
         """Standard deviation of each channel over the batch of all ranks, [1, C, 1, 1]."""
-        num_ranks = Part.of_module(self).num_ranks
+        num_ranks = RankSlice.of_module(self).num_ranks
         if num_ranks == 1:
             return z.std((0, 2, 3), keepdim=True)
         mean = mean_over_ranks(self, z.mean((0, 2, 3), keepdim=True))

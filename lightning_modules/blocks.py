@@ -42,11 +42,11 @@ def recompute(network: nn.Module) -> None:
     updated once. Comes before the network is spread over processes; a second call changes nothing.
     """
     for block in blocks(network):
-        if not isinstance(block.forward, Recomputed):
-            block.forward = Recomputed(block)
+        if not isinstance(block.forward, ActivationCheckpointed):
+            block.forward = ActivationCheckpointed(block)
 
 
-class Recomputed:
+class ActivationCheckpointed:
     """Forward pass of a block of which nothing but the inputs is kept."""
 
     def __init__(self, block: nn.Module) -> None:

@@ -17,7 +17,7 @@ from lightning_modules.checkpoint_contents import (
     check_progress,
     check_state_dict,
 )
-from lightning_modules.checkpoint_shards import REST, Place, read_file, read_rest, read_shares
+from lightning_modules.checkpoint_shards import REST, Place, read_file, read_rest, read_sharded
 from lightning_modules.weights_file import check_finite
 
 
@@ -26,7 +26,7 @@ def load_state(path: str | Path, place: Place | None = None) -> dict[str, Any]:
 
     Args:
         path: a file, or the folder of a checkpoint in shares.
-        place: what tensors in shares are read into, as `read_shares` has it.
+        place: what tensors in shares are read into, as `read_sharded` has it.
 
     Raises:
         FileNotFoundError: no such file; lists the checkpoints that are beside it.
@@ -34,7 +34,7 @@ def load_state(path: str | Path, place: Place | None = None) -> dict[str, Any]:
             than they must be, see checkpoint_contents.py.
     """
     path = Path(path).expanduser()
-    checkpoint = read_shares(path, place) if path.is_dir() else _read_file(path)
+    checkpoint = read_sharded(path, place) if path.is_dir() else _read_file(path)
     check_contents(checkpoint, str(path))
     check_state_dict(checkpoint, str(path))
     return checkpoint

@@ -39,7 +39,7 @@ def new_folder(path: Path, step: int) -> Path:
     return path.parent / FOLDER / f"{path.stem}-{step:08d}-{secrets.token_hex(3)}"
 
 
-class Shares:
+class ShardedState:
     """This process's shares of a checkpoint, as they are when this is made: a copy in the processor's memory.
 
     Args:
@@ -157,7 +157,7 @@ def read_file(path: Path, mapped: bool = True) -> Any:
         ) from error
 
 
-def read_shares(path: Path, place: Place | None = None) -> dict[str, Any]:
+def read_sharded(path: Path, place: Place | None = None) -> dict[str, Any]:
     """A checkpoint in shares, each tensor put together on the CPU, or read into what `place` makes for it.
 
     A run that saves meanwhile takes away the one that was begun; then the new one is read.

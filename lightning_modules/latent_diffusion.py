@@ -24,7 +24,7 @@ from lightning_modules.latent_sampling import LatentSampling, Sampling
 from lightning_modules.networks.kl import NETWORK_KEY, network_config
 from lightning_modules.networks.latent_classifier import LatentClassifier
 from lightning_modules.randomness import image_generators, seed_global_stream, stable_seed, step_generator
-from lightning_modules.ranks import Part
+from lightning_modules.ranks import RankSlice
 from lightning_modules.training import Blocks, Optimisation, TrainedModule, accepts_fields
 
 GUIDE_DECAY = 0.05
@@ -32,7 +32,7 @@ LOSSES = ("guide",)  # logged beside the denoiser's; less is better
 GUIDE_WEIGHT = 0.01  # of the guide's loss: AdamW's steps do not depend on it, and clipping looks at the denoiser alone
 
 
-class Draws(NamedTuple):
+class NoiseSample(NamedTuple):
     """What is drawn at random for each image of a batch."""
 
     of_posterior: Tensor  # standard normal [B, C, h, w]: where in the posterior x_0 lies
@@ -154,13 +154,13 @@ class LatentDiffusion(LatentSampling, TrainedModule):
             )
         return mean, std
 
-    def _noised(self, posterior: tuple[Tensor, Tensor], draws: "Draws") -> tuple[Tensor, Tensor]:
+    def _noised(self, posterior: tuple[Tensor, Tensor], draws: "NoiseSample") -> tuple[Tensor, Tensor]:
         """x_0 and x_t of a batch."""
         mean, std = posterior
         x_0 = self.autoencoder.standardise(mean + std * draws.of_posterior)
         return x_0, self.objective.q_sample(x_0, draws.eps, draws.t)
 
-    def _loss(self, network: nn.Module, noised: tuple[Tensor, Tensor], labels: Tensor, draws: "Draws") -> Tensor:
+    def _loss(self, network: nn.Module, noised: tuple[Tensor, Tensor], labels: Tensor, draws: "NoiseSample") -> Tensor:
         """Mean loss of the denoiser on a batch."""
         x_0, x_t = noised
         return self.objective.loss(network(x_t, draws.t, labels), x_0, draws.eps, draws.t).mean()
@@ -170,7 +170,7 @@ class LatentDiffusion(LatentSampling, TrainedModule):
         labels, posterior = batch["labels"], self._posterior(batch)
         seed_global_stream(self.seed, self.global_rank, self.current_epoch, batch_idx)  # dropout
         generator = step_generator(self.device, "diffusion", self.seed, 0, self.current_epoch, batch_idx)
-        part = Part.of_module(self)
+        part = RankSlice.of_module(self)
         draws = self.training_draws(len(labels), generator, part)
         hidden = part.of(lambda num: self.network.conditioning.draw_hidden(num, generator), len(labels))
         losses = self.losses(posterior, labels, labels.masked_fill(hidden, UNKNOWN), draws)
@@ -180,7 +180,7 @@ class LatentDiffusion(LatentSampling, TrainedModule):
         return losses["loss"] + GUIDE_WEIGHT * losses.get("guide", 0.0)
 
     def losses(
-        self, posterior: tuple[Tensor, Tensor], labels: Tensor, shown: Tensor, draws: "Draws"
+        self, posterior: tuple[Tensor, Tensor], labels: Tensor, shown: Tensor, draws: "NoiseSample"
     ) -> dict[str, Tensor]:
         """`loss` of the denoiser, which sees the labels `shown`, and `guide` of the guide, where there is one."""
         noised = self._noised(posterior, draws)
@@ -189,7 +189,7 @@ class LatentDiffusion(LatentSampling, TrainedModule):
             found["guide"] = self.network.guide_loss(noised[1], draws.t, labels)
         return found
 
-    def training_draws(self, num: int, generator: torch.Generator, part: Part) -> "Draws":
+    def training_draws(self, num: int, generator: torch.Generator, part: RankSlice) -> "NoiseSample":
         """Noise and timesteps of this part's `num` images."""
         shape, device = self.latent_shape, generator.device
 
@@ -198,14 +198,14 @@ class LatentDiffusion(LatentSampling, TrainedModule):
 
         of_posterior = noise()
         t = part.of(lambda total: self.objective.draw_timesteps(total, generator), num)
-        return Draws(of_posterior, t, noise())
+        return NoiseSample(of_posterior, t, noise())
 
-    def _validation_draws(self, ids: Sequence[str]) -> "Draws":
+    def _validation_draws(self, ids: Sequence[str]) -> "NoiseSample":
         """Noise and timesteps that follow from the images' ids: the same in any batch, on any process."""
         generators = image_generators([stable_seed("validation", self.seed, image) for image in ids])
         t = self.objective.timesteps_at(torch.cat([torch.rand(1, generator=generator) for generator in generators]))
         of_posterior, eps = (draw_noise(self.latent_shape, generators, self.device) for _ in range(2))
-        return Draws(of_posterior, t.to(self.device), eps)
+        return NoiseSample(of_posterior, t.to(self.device), eps)
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Loss of the averaged weights; each image has noise and a timestep of its own, the same in every epoch."""

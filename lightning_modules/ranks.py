@@ -10,14 +10,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @dataclass(frozen=True)
-class Part:
+class RankSlice:
     """The part that this rank has of a batch that ranks share: rows rank * B to (rank + 1) * B of num_ranks * B."""
 
     rank: int = 0
     num_ranks: int = 1
 
     @classmethod
-    def of_module(cls, module: Any) -> "Part":
+    def of_module(cls, module: Any) -> "RankSlice":
         """The part of the Trainer that a LightningModule is in; all of it where it is in none."""
         trainer = module._trainer
         return cls() if trainer is None else cls(trainer.global_rank, trainer.world_size)
@@ -29,7 +29,7 @@ class Part:
 
 def mean_over_ranks(module: Any, tensor: Tensor) -> Tensor:
     """Mean of a tensor over the ranks of the Trainer that a LightningModule is in; without a gradient."""
-    if Part.of_module(module).num_ranks == 1:
+    if RankSlice.of_module(module).num_ranks == 1:
         return tensor
     return module.trainer.strategy.reduce(tensor.detach().clone(), reduce_op="mean")
 
@@ -43,7 +43,7 @@ def share_running_statistics(module: Any, network: nn.Module) -> None:
     """
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
     running = [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var)]
-    if not running or Part.of_module(module).num_ranks == 1:
+    if not running or RankSlice.of_module(module).num_ranks == 1:
         return
     shared = mean_over_ranks(module, torch.cat([tensor.flatten() for tensor in running]))
     for tensor, part in zip(running, shared.split([tensor.numel() for tensor in running]), strict=True):

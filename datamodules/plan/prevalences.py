@@ -10,7 +10,7 @@ import numpy as np
 from datamodules.files import read_yaml
 from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, check_name, encode, nearest
 from datamodules.plan.laws import Chunk, LabelRows, draw, known, number
-from datamodules.plan.raking import Wish, rake
+from datamodules.plan.raking import MarginalConstraint, rake
 from datamodules.synthetic.plan import PlanError
 
 
@@ -61,9 +61,13 @@ class PrevalencesLaw:
         for name, shares in self._shares.items():
             for level, share in enumerate(shares):
                 those = rows.labels[:, NAMES.index(name)] == level
-                wishes.append(Wish(those, everywhere, share, f"{self.file}: {name}={level}"))
+                wishes.append(MarginalConstraint(those, everywhere, share, f"{self.file}: {name}={level}"))
         for those, among, share, text in self._together:
-            wishes.append(Wish(_having(rows.labels, those), _having(rows.labels, among), share, f"{self.file}: {text}"))
+            wishes.append(
+                MarginalConstraint(
+                    _having(rows.labels, those), _having(rows.labels, among), share, f"{self.file}: {text}"
+                )
+            )
         return draw(rows.labels, rake(rows.counts, wishes), number(num_images), seed)
 
     def _product(self) -> LabelRows:

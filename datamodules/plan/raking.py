@@ -18,7 +18,7 @@ TOLERANCE = 1e-6  # of a share
 MOST_ROUNDS = 2000
 
 
-class Wish(NamedTuple):
+class MarginalConstraint(NamedTuple):
     """That the rows `those`, bool [K], have this share of the weight of the rows `among`; `text` is for messages."""
 
     those: np.ndarray
@@ -27,7 +27,7 @@ class Wish(NamedTuple):
     text: str
 
 
-def rake(weights: np.ndarray, wishes: Sequence[Wish]) -> np.ndarray:
+def rake(weights: np.ndarray, wishes: Sequence[MarginalConstraint]) -> np.ndarray:
     """Weights float64 [K] that sum to 1 and meet every wish.
 
     Raises:
@@ -54,12 +54,12 @@ def rake(weights: np.ndarray, wishes: Sequence[Wish]) -> np.ndarray:
     )
 
 
-def _share(weights: np.ndarray, wish: Wish) -> float:
+def _share(weights: np.ndarray, wish: MarginalConstraint) -> float:
     total = weights[wish.among].sum()
     return float(weights[wish.among & wish.those].sum() / total) if total > 0 else 0.0
 
 
-def _check_support(weights: np.ndarray, wish: Wish) -> None:
+def _check_support(weights: np.ndarray, wish: MarginalConstraint) -> None:
     shows = weights > 0
     having, lacking = (shows & wish.among & wish.those).any(), (shows & wish.among & ~wish.those).any()
     if (wish.share > 0 and not having) or (wish.share < 1 and not lacking):

@@ -19,8 +19,8 @@ from datamodules.findings import FINDINGS, NAMES, UNKNOWN
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.layout import CONSISTENCY, CONSISTENCY_FIGURE, CONSISTENCY_PAGE
 from datamodules.synthetic.tables import read_columns
-from experiments.annotation.ceiling import SPLIT, RealImages, named
 from experiments.annotation.page import page
+from experiments.annotation.real_reference import SPLIT, RealImages, named
 
 FORMAT = 1
 TITLES = {finding.name: finding.title for finding in FINDINGS}

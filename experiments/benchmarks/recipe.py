@@ -30,7 +30,7 @@ from experiments.assembly import build_datamodule, plain
 from experiments.benchmarks.common import FILE, machine_and_code, write_figures
 from experiments.benchmarks.recipe_outcome import ARMS, Outcome, figure, read_outcome, rows, summary, table
 from experiments.composition import compose_config
-from experiments.launch import Place
+from experiments.launch import WorldInfo
 from experiments.report import heading, say
 from experiments.runs import differing_keys
 from experiments.session import Run
@@ -72,7 +72,7 @@ def compare_recipes(run: Run) -> dict[str, float]:
             finished are kept, and resume=auto goes on.
     """
     output_dir, job = run.output_dir, run.job
-    if Place.here().size > 1:
+    if WorldInfo.here().size > 1:
         raise UserError(
             "job.case=recipe runs each arm in a process of its own, and was started as several. Remedy: start it once, "
             "without torchrun or srun."

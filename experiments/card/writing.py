@@ -15,8 +15,8 @@ from datamodules.files import parsed_yaml, read_text
 from datamodules.findings import FINDINGS, describe_levels
 from datamodules.synthetic import SyntheticSet
 from datamodules.synthetic.layout import CARD, CONTACT_SHEET
-from experiments.annotation.ceiling import named
 from experiments.annotation.page import COLUMNS
+from experiments.annotation.real_reference import named
 from experiments.card.facts import Facts, gather
 from experiments.card.origin import terms_of
 from experiments.card.remake import command

@@ -187,7 +187,7 @@ def _is_of_a_class(key: str, shown: Mapping[str, list[str]]) -> bool:
 
 
 def _setting(key: str, value: str) -> str:
-    """`key=value`; of a class its name: `model.init=RandomStart`."""
+    """`key=value`; of a class its name: `model.init=RandomInit`."""
     if key.endswith(f".{CLASS}"):
         key, value = key.removesuffix(f".{CLASS}"), value.rpartition(".")[2]
     return f"{key}={_cut(value)}"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.copies import Copies, Pair
+from datamodules.duplicate_report import DuplicateReport, Pair
 from datamodules.findings import FINDINGS
 from datamodules.manifest import SPLITS, Manifest
 from experiments.inspection.pictures import OUTLINES, SheetRow, data_uri, strip
@@ -48,7 +48,7 @@ class Inspection:
     rejected: Sequence[tuple[str, str]]
     facts: Sequence[SourceFacts]
     counts: Sequence[Count]
-    copies: Copies | None
+    copies: DuplicateReport | None
     why_no_pairs: str
     pair_pictures: Sequence[np.ndarray]
     sheets: Sequence[Sheet]

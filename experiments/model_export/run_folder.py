@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.csv_table import NUMBERS, CsvTable
-from callbacks.measured import MEASURED_KEY
 from callbacks.metrics.estimate import SHAPE
 from callbacks.run_record import code_revision, package_versions
+from callbacks.stamp_metric import MEASURED_KEY
 from datamodules.errors import UserError
 from datamodules.files import misfit, read_json
 from lightning_modules.checkpoint import run_of

@@ -34,7 +34,7 @@ def beginnings(state: Mapping[str, Any]) -> list[str]:
     config = state[CONFIG_KEY]
     autoencoder = (config.get("autoencoder") or {}).get("pretrained")
     init = (config.get("model") or {}).get("init") or {}
-    given = config.get("ckpt") or str(init.get("_target_", "")).endswith(".CheckpointStart")
+    given = config.get("ckpt") or str(init.get("_target_", "")).endswith(".CheckpointInit")
     return [
         *([f"the weights of another checkpoint, {ELSEWHERE}"] if given else []),
         *([f"an autoencoder, {ELSEWHERE}"] if autoencoder else []),

@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from lightning_modules.checkpoint import load_state
-from lightning_modules.checkpoint_shards import Shares, close_folder, new_folder, prune
+from lightning_modules.checkpoint_shards import ShardedState, close_folder, new_folder, prune
 
 
 class ShardedCheckpoints:
@@ -38,13 +38,13 @@ class ShardedCheckpoints:
             self._writers = dist.new_group(backend="gloo")
         folder = self.broadcast(new_folder(path, checkpoint.get("global_step", 0)))
         folder.mkdir(parents=True, exist_ok=True)
-        shares = Shares(checkpoint)
+        shares = ShardedState(checkpoint)
         if later:
             later(self._write, shares, folder, path)
         else:
             self._write(shares, folder, path)
 
-    def _write(self, shares: Shares, folder: Path, path: Path) -> None:
+    def _write(self, shares: ShardedState, folder: Path, path: Path) -> None:
         sizes, seen = shares.write(folder, self._writers), [{}] * self.world_size
         dist.all_gather_object(seen, sizes, self._writers)
         if self.is_global_zero:

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
+from callbacks.atomic_checkpoint_io import to_file
 from callbacks.csv_table import CsvTable
 from callbacks.disk import naming, refusal
 from callbacks.files import whole_folder, write_atomically
-from callbacks.whole_files import to_file
 
 TENSORS = {"weight": torch.rand(20_000)}
 NOISE = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)

@@ -12,12 +12,12 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_fit import ResumableModule, TinyData, read_saved
 
+from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from callbacks.due import BestCheckpoint
 from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer, MovedFolder
-from callbacks.measured import MEASURED_KEY, Measured
 from callbacks.metrics_csv import MetricsCSV, resume_step
+from callbacks.stamp_metric import MEASURED_KEY, StampMetric
 from callbacks.step_checkpoint import StepCheckpoint
-from callbacks.whole_files import WholeFiles
 
 VALUES = [5.0, 3.0, 4.0, 1.0, 2.0, 6.0]  # val/loss of each epoch
 
@@ -48,14 +48,14 @@ def run(
     every = {"dirpath": folder, "enable_version_counter": False}
     best = {"monitor": "val/loss", "mode": mode, "measured_every_n_epochs": measured_every, **every}
     callbacks = [BestCheckpoint(filename="best", **best)]
-    callbacks += [Measured("val/loss", measured_every), MovedFolder(read_progress)]
+    callbacks += [StampMetric("val/loss", measured_every), MovedFolder(read_progress)]
     callbacks += [BestCheckpoints(save_top_k=keep_best, **best)] if keep_best > 1 else []
     callbacks += [StepCheckpoint(filename="last", every_n_train_steps=2, **every)]
     callbacks += [Kill(kill)] if kill else []
     trainer = KeepingTrainer(
         keep_last, read_progress, accelerator="cpu", devices=1, logger=logger, callbacks=callbacks,
         num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
-        plugins=[WholeFiles(read_saved)], **({"max_epochs": 6} | settings),
+        plugins=[AtomicCheckpointIO(read_saved)], **({"max_epochs": 6} | settings),
     )  # fmt: skip
     checkpoint = folder / ("last.ckpt" if resume is True else resume) if resume else None
     trainer.fit(Scripted(), datamodule=TinyData(), ckpt_path=checkpoint)
@@ -149,7 +149,7 @@ def test_a_checkpoint_holds_the_figure_of_its_own_step(tmp_path):
 
 @pytest.mark.parametrize(("epoch", "told"), [(2, False), (3, True), (4, False), (5, True)])
 def test_a_figure_of_an_earlier_epoch_is_not_told(epoch, told):
-    measured, checkpoint = Measured("val/loss", every_n_epochs=4), {}
+    measured, checkpoint = StampMetric("val/loss", every_n_epochs=4), {}
     trainer = SimpleNamespace(current_epoch=epoch, max_epochs=6, max_steps=-1, global_step=6 * (epoch + 1),
                               sanity_checking=False, callback_metrics={"val/loss": 1.0})  # fmt: skip
     measured.on_validation_end(trainer, None)

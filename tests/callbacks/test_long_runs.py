@@ -11,15 +11,15 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from tiny_fit import ResumableModule, TinyData, read_saved
 
+from callbacks.atomic_checkpoint_io import AsyncAtomicCheckpointIO
 from callbacks.due import BestCheckpoint
 from callbacks.kept_checkpoints import BestCheckpoints, KeepingTrainer, MovedFolder
 from callbacks.learning_rate import LearningRate
-from callbacks.measured import Measured
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.run_record import RunRecord
 from callbacks.shutdown import GracefulShutdown
+from callbacks.stamp_metric import StampMetric
 from callbacks.step_checkpoint import StepCheckpoint
-from callbacks.whole_files import FilesMeanwhile
 
 EARLY, EPOCHS = 5, 20
 
@@ -41,7 +41,7 @@ class Count(Callback):
 def test_nothing_grows_with_the_epochs(tmp_path):
     every = {"dirpath": tmp_path / "checkpoints", "enable_version_counter": False}
     count = Count()
-    parts = [RunRecord(str(tmp_path), {"seed": 0}), LearningRate(), Measured("val/loss"), MovedFolder(read_saved),
+    parts = [RunRecord(str(tmp_path), {"seed": 0}), LearningRate(), StampMetric("val/loss"), MovedFolder(read_saved),
              BestCheckpoint(filename="best", monitor="val/loss", **every),
              BestCheckpoints("val/loss", save_top_k=2, **every),
              StepCheckpoint(filename="last", every_n_train_steps=1, **every),
@@ -50,7 +50,7 @@ def test_nothing_grows_with_the_epochs(tmp_path):
     trainer = KeepingTrainer(
         2, read_saved, accelerator="cpu", devices=1, logger=loggers, callbacks=parts, max_epochs=EPOCHS,
         limit_train_batches=2, limit_val_batches=1, num_sanity_val_steps=0, enable_progress_bar=False,
-        enable_model_summary=False, log_every_n_steps=1, plugins=[FilesMeanwhile(read_saved)],
+        enable_model_summary=False, log_every_n_steps=1, plugins=[AsyncAtomicCheckpointIO(read_saved)],
     )  # fmt: skip
     trainer.fit(ResumableModule(), datamodule=TinyData())
     assert trainer.current_epoch == EPOCHS and len(count.held) == 2

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import copies, phantom
-from datamodules.copies import Copies, cached_duplicates, copies_of
+from datamodules import duplicate_report, phantom
+from datamodules.duplicate_report import DuplicateReport, cached_duplicates, copies_of
 from datamodules.fundus import FundusDataModule
 from datamodules.manifest import Manifest
 from datamodules.sources.csv import CsvSource
@@ -113,7 +113,7 @@ def test_they_are_looked_for_once_a_cache(make, monkeypatch):
     def again(*arguments, **options):
         raise AssertionError("they are known")
 
-    monkeypatch.setattr(copies, "find_duplicates", again)
+    monkeypatch.setattr(duplicate_report, "find_duplicates", again)
     assert len(make(duplicates="drop").manifest) == 5
     with pytest.raises(AssertionError, match="known"):
         make(duplicates="report", image_size=96)
@@ -129,12 +129,12 @@ KEPT = {
 def test_what_was_kept_of_them_is_made_again_where_it_is_damaged(make, caplog, monkeypatch):
     cache = make(duplicates="report")._squares.images
     found = cached_duplicates(cache)
-    monkeypatch.setattr(copies, "find_duplicates", lambda *arguments, **options: found)
+    monkeypatch.setattr(duplicate_report, "find_duplicates", lambda *arguments, **options: found)
     for name, content in KEPT.items():
         caplog.clear()
-        (cache.folder / copies.FILE).write_text(content)
+        (cache.folder / duplicate_report.FILE).write_text(content)
         assert cached_duplicates(cache) == found, name
-        assert copies.FILE in caplog.text and "is damaged" in caplog.text, name
+        assert duplicate_report.FILE in caplog.text and "is damaged" in caplog.text, name
         caplog.clear()
         assert cached_duplicates(cache) == found and not caplog.text, "it is whole again"
 
@@ -143,7 +143,7 @@ def test_two_copies_of_a_rejected_image_are_still_copies(make):
     """Exact copies are paired with the first of them alone, which may be rejected for its mask."""
     data = make(duplicates="report")
     cache = data._squares.images
-    (cache.folder / copies.FILE).write_text('[[0, 3, "exact", 1.0], [0, 4, "exact", 1.0]]')
+    (cache.folder / duplicate_report.FILE).write_text('[[0, 3, "exact", 1.0], [0, 4, "exact", 1.0]]')
     assert [(each.first, each.second) for each in cached_duplicates(cache)] == [(0, 3), (0, 4)]
     rows = np.array([1, 2, 3, 4])
     found = copies_of(cache, rows, data.manifest.take(rows))
@@ -153,7 +153,7 @@ def test_two_copies_of_a_rejected_image_are_still_copies(make):
 
 def test_nothing_is_said_of_pairs_where_there_are_none(make):
     empty = make().manifest.take([])
-    assert str(Copies(empty, [], np.zeros(0, dtype=np.int64))) == "no photograph is there twice"
+    assert str(DuplicateReport(empty, [], np.zeros(0, dtype=np.int64))) == "no photograph is there twice"
 
 
 def test_settings_that_cannot_be_are_refused(make, caplog):

@@ -9,7 +9,7 @@ from datamodules.findings import NAMES
 from datamodules.phantom.labels import labels_of
 from datamodules.plan.laws import LabelRows
 from datamodules.plan.prevalences import PrevalencesLaw
-from datamodules.plan.raking import Wish, rake
+from datamodules.plan.raking import MarginalConstraint, rake
 from datamodules.synthetic.plan import PlanError
 
 DR, GC, DME, RVO = (NAMES.index(name) for name in ("dr_grade", "is_gc", "is_dme", "is_rvo"))
@@ -70,7 +70,10 @@ def test_raking_two_margins_of_a_table_meets_both_and_keeps_the_odds_ratio(seed,
     weights = np.random.default_rng(seed).uniform(0.1, 1, 4)  # of (0,0), (0,1), (1,0), (1,1)
     everywhere = np.ones(4, dtype=bool)
     rows, columns = np.array([0, 0, 1, 1]) == 1, np.array([0, 1, 0, 1]) == 1
-    found = rake(weights, [Wish(rows, everywhere, first, "row"), Wish(columns, everywhere, second, "column")])
+    found = rake(
+        weights,
+        [MarginalConstraint(rows, everywhere, first, "row"), MarginalConstraint(columns, everywhere, second, "column")],
+    )
     assert abs(found[rows].sum() - first) < 1e-5 and abs(found[columns].sum() - second) < 1e-5
     odds = [w[0] * w[3] / (w[1] * w[2]) for w in (weights, found)]
     assert abs(odds[0] / odds[1] - 1) < 1e-6

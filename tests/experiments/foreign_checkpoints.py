@@ -22,7 +22,7 @@ from experiments.model_export.training import level_counts, training_facts
 from experiments.synthesize import seen
 from lightning_modules.annotator import Annotator
 from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY, load_progress, load_state, load_training
-from lightning_modules.starts import CheckpointStart
+from lightning_modules.initialisation import CheckpointInit
 
 MAKERS = {"generator": generator, "classifier": classifier, "autoencoder": autoencoder}
 TRAINED_ON = {
@@ -53,7 +53,7 @@ def read(kind: str, path: Path) -> None:
         module = load_classifier(path)
         with named(path):
             Annotator([module], NAMES)
-        CheckpointStart(str(path))(torch.nn.Linear(2, 2))
+        CheckpointInit(str(path))(torch.nn.Linear(2, 2))
     state = load_state(path)
     export_of(path, state, AVERAGED, False, ())
     training_facts(kind, state)

@@ -21,9 +21,9 @@ from tiny_runs import run_process
 from datamodules.findings import NAMES
 from datamodules.synthetic import SyntheticSet
 from experiments.annotate import annotate
-from experiments.annotation.ceiling import real_images
+from experiments.annotation.annotators import load_annotators, thresholds_of
 from experiments.annotation.measuring import notes_of
-from experiments.annotation.members import load_members, thresholds_of
+from experiments.annotation.real_reference import real_images
 from experiments.card.facts import gather
 from experiments.composition import compose_config
 from experiments.loading import load_classifier
@@ -243,7 +243,7 @@ def test_the_ceiling_of_an_ensemble_is_the_mean_over_what_all_have(made, tmp_pat
     labels = {"dr_grade": grades, "is_amd": [0, 1] * 3, "is_fundus": [1] * 6}
     second = write_predictions(folders[1], others, labels, seed=2)
     findings = {"dr_grade": 5, "is_amd": 2, "is_gc": 2}
-    found = real_images(load_members([str(folder) for folder in folders]), findings)
+    found = real_images(load_annotators([str(folder) for folder in folders]), findings)
     rows = {name: place for place, name in enumerate(sorted({*ids, *others}))}
     assert len(found) == 8 and found.patients == [f"p{name[0]}" for name in rows]
     both = [rows[name] for name in ("10", "11", "21")]
@@ -260,16 +260,16 @@ def test_a_ceiling_needs_the_test_split_and_says_whose_weights_it_is_of(made, tm
     write_predictions(folder, ["00", "01"], {"dr_grade": [0, 1], "is_gc": [0, 1], "eye_side": [0, 1]}, split="val")
     shutil.copy(folder / "checkpoints/best.ckpt", folder / "checkpoints/last.ckpt")
     findings = {"dr_grade": 5, "is_gc": 2}
-    found = real_images(load_members([str(folder)]), findings)
+    found = real_images(load_annotators([str(folder)]), findings)
     assert len(found) == 0 and any("a: predictions.parquet has no test split." in note for note in found.notes)
     write_predictions(folder, ["00", "01"], {"dr_grade": [0, 1], "is_gc": [0, 1], "eye_side": [0, 1]})
-    last = real_images(load_members([str(folder / "checkpoints/last.ckpt")]), findings)
+    last = real_images(load_annotators([str(folder / "checkpoints/last.ckpt")]), findings)
     assert len(last) == 2 and last.notes == ["a: the ceiling is that of best.ckpt, and last.ckpt annotated."]
 
 
 def test_a_reader_is_told_of_filters_and_of_enlarged_images(made, root):
     recipe = {"annotators": [{"run": "a", "weights": "abc", "image_size": 64}]}
-    real = real_images(load_members([str(made / "a")]), {"is_gc": 2})
+    real = real_images(load_annotators([str(made / "a")]), {"is_gc": 2})
     data = SyntheticSet(root)
     assert notes_of(data, recipe, real) == [
         "a was trained on 64 px and sees the images of 32 px enlarged: it may tell less of them than of real ones."

@@ -127,17 +127,17 @@ def test_a_copy_of_a_setting_is_not_named_twice():
 
 
 def test_a_class_stands_for_the_settings_that_it_alone_has():
-    start = {"imagenet": {"_target_": "starts.ImageNetStart", "path": None},
-             "random": {"_target_": "starts.RandomStart"},
-             "ours": {"_target_": "starts.CheckpointStart", "path": "runs/x/last.ckpt"},
-             "theirs": {"_target_": "starts.CheckpointStart", "path": "runs/y/last.ckpt"}}  # fmt: skip
+    start = {"imagenet": {"_target_": "starts.ImageNetInit", "path": None},
+             "random": {"_target_": "starts.RandomInit"},
+             "ours": {"_target_": "starts.CheckpointInit", "path": "runs/x/last.ckpt"},
+             "theirs": {"_target_": "starts.CheckpointInit", "path": "runs/y/last.ckpt"}}  # fmt: skip
     groups = group_by_configuration([run(name, model__init=start[name]) for name in ("imagenet", "random")])
-    assert [group.label for group in groups] == ["model.init=ImageNetStart", "model.init=RandomStart"]
+    assert [group.label for group in groups] == ["model.init=ImageNetInit", "model.init=RandomInit"]
     assert differences(groups)["model.init.path"] == ["null", ABSENT]
     groups = group_by_configuration([run(name, model__init=node) for name, node in start.items()])
     assert [group.label for group in groups][2:] == [
-        "model.init=CheckpointStart model.init.path=runs/x/last.ckpt",
-        "model.init=CheckpointStart model.init.path=runs/y/last.ckpt",
+        "model.init=CheckpointInit model.init.path=runs/x/last.ckpt",
+        "model.init=CheckpointInit model.init.path=runs/y/last.ckpt",
     ]
 
 

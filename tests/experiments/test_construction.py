@@ -12,7 +12,7 @@ import torch
 from checkpoints import autoencoder, classifier, generator, saved
 from omegaconf import OmegaConf
 
-from experiments.annotation.members import load_members
+from experiments.annotation.annotators import load_annotators
 from experiments.construction import DECLARED, Rebuilder, rebuilding
 from experiments.loading import load_classifier, load_generator
 from experiments.memory import refused_memory
@@ -61,7 +61,7 @@ ENTRIES = {
     "export a generator": (exported, "generator"),
     "export an autoencoder": (exported, "autoencoder"),
     "load_classifier": (load_classifier, "classifier"),
-    "annotate": (lambda path: load_members([str(path)]), "classifier"),
+    "annotate": (lambda path: load_annotators([str(path)]), "classifier"),
     "export a classifier": (exported, "classifier"),
 }
 # Of each kind, parts that are built.
@@ -213,8 +213,8 @@ def test_no_secret_gets_out_of_the_environment(hollow, tmp_path, monkeypatch, en
         ("lightning_modules.networks.kl.AutoencoderKL", []),
         ("lightning_modules.networks.kl.AutoencoderKL.from_pretrained", []),
         ("lightning_modules.names.check_name", []),
-        ("lightning_modules.starts.CheckpointStart", []),
-        ("lightning_modules.starts.ImageNetStart", []),
+        ("lightning_modules.initialisation.CheckpointInit", []),
+        ("lightning_modules.initialisation.ImageNetInit", []),
         ("lightning_modules.losses.perceptual.load_efficientnet_lite0", []),
         ("lightning_modules.networks.unet.UNet.load_state_dict", []),
         ("lightning_modules.networks.unet.UNet.__init__", []),

@@ -14,7 +14,7 @@ from datamodules.findings import NAMES
 from experiments.model_export.generator import check_autoencoder, check_generator, write_autoencoder, write_generator
 from experiments.model_export.kinds import export_of
 from lightning_modules.checkpoint import load_state
-from lightning_modules.checkpoint_shards import Shares, close_folder, new_folder
+from lightning_modules.checkpoint_shards import ShardedState, close_folder, new_folder
 from lightning_modules.diffusion import spacing
 from lightning_modules.networks import dit, folded, latent_classifier
 from lightning_modules.networks.kl import pretrained
@@ -248,7 +248,7 @@ def test_either_weights_of_a_checkpoint_in_a_file_or_in_shares(tmp_path, weights
     if in_shares:
         checkpoint, path = load_state(path), tmp_path / "shares.ckpt"
         folder = new_folder(path, 7)
-        shares = Shares(checkpoint)
+        shares = ShardedState(checkpoint)
         close_folder(shares.rest, [shares.write(folder)], folder, path)
     averaged = module.sample(labels(), SEEDS)
     module.ema.network.load_state_dict(module.network.state_dict())

@@ -15,8 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.disk import CUT_SHORT
 from experiments.disk_full import refused
-from experiments.mistakes import explained
-from experiments.quiet import silence
+from experiments.errors import report_errors
+from experiments.known_warnings import filter_known_warnings
 from experiments.runs import FOLDER_VARIABLE
 
 ANNOTATE = ["+exp=annotate", "trainer.accelerator=cpu", "job.num_replicates=20"]
@@ -123,26 +123,26 @@ def raising(error):
 )  # fmt: skip
 def test_what_the_disk_refuses_is_a_sentence(error, begins, has, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
-    assert explained(raising, error) == 1
+    assert report_errors(raising, error) == 1
     said = capfd.readouterr().err
     assert said.startswith(f"error: {begins}: ") and has in said and "resume=auto" in said and "Traceback" not in said
     assert said.startswith(f"error: {refused(error)}\n")
 
 
 def test_where_the_traceback_finds_no_room_either_there_is_none(tmp_path, monkeypatch, capfd):
-    import experiments.mistakes as mistakes
+    import experiments.errors as mistakes
 
     error = OSError(28, "No space left on device", "a")
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setattr(mistakes, "write_text", lambda path, text: raising(error))
-    assert explained(raising, error) == 1
+    assert report_errors(raising, error) == 1
     assert "Traceback" not in capfd.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_of_threads_all_is_told_but_what_tensorboard_raises_again(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(threading, "excepthook", lambda died: told.append(str(died.exc_value)))
-    silence()
+    filter_known_warnings()
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(gfile.LocalFileSystem, "_write", lambda *arguments: raising(full))
     with pytest.raises(OSError, match="No space left"):

@@ -24,15 +24,15 @@ from released_sets import annotate, rewrite
 from synthetic_sets import write_set
 
 from datamodules.sources.csv import CsvSource
-from experiments import mistakes
+from experiments import errors
 from experiments.composition import compose_config
 from experiments.dataset_card import dataset_card
 from experiments.dataset_export import dataset_export
 from experiments.runs import newest_whole
 from experiments.session import Run
 from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY, load_state
-from lightning_modules.checkpoint_shards import REST, Shares
-from lightning_modules.starts import CheckpointStart
+from lightning_modules.checkpoint_shards import REST, ShardedState
+from lightning_modules.initialisation import CheckpointInit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 
@@ -51,7 +51,7 @@ def safely(watcher, tmp_path, monkeypatch):
     monkeypatch.setenv(SECRET_VARIABLE, SECRET)
     monkeypatch.chdir(root)
     said: list[str] = []
-    for module in (mistakes, *(m for name, m in sys.modules.items() if name.startswith("experiments."))):
+    for module in (errors, *(m for name, m in sys.modules.items() if name.startswith("experiments."))):
         for name in ("say", "say_error"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, said.append)
@@ -60,7 +60,7 @@ def safely(watcher, tmp_path, monkeypatch):
         said.clear()
         before = tree_of(tmp_path, without=root)
         with watcher.within(root):
-            status = mistakes.explained(run)  # whatever it does not explain fails the test, with its traceback
+            status = errors.report_errors(run)  # whatever it does not explain fails the test, with its traceback
         assert tree_of(tmp_path, without=root) == before
         text = "\n".join(map(str, said))
         assert SECRET not in text
@@ -141,7 +141,7 @@ def test_checkpoints_that_training_goes_on_from(safely):
 
 def test_checkpoints_in_shares(safely):
     path = safely.root / "foreign.ckpt"
-    shares, rest = Shares(training(path.parent)), path / REST
+    shares, rest = ShardedState(training(path.parent)), path / REST
     content = {"sizes": shares.write(path), "rest": shares.rest}
     torch.save(content, rest)
     whole = {file: file.read_bytes() for file in path.iterdir()}
@@ -272,6 +272,6 @@ def test_files_of_weights(safely, checkpoints):
             torch.save(data.draw(st.one_of(trees, st.builds(lambda tree: {"model": tree}, trees))), path)
         else:
             path.write_bytes(data.draw(damaged(good[name])))
-        safely(lambda: CheckpointStart(str(path))(torch.nn.Linear(3, 2)), path)
+        safely(lambda: CheckpointInit(str(path))(torch.nn.Linear(3, 2)), path)
 
     search(files_of_weights, data=st.data())

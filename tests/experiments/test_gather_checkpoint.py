@@ -8,7 +8,7 @@ from experiments.composition import compose_config
 from experiments.gather_checkpoint import gather, gather_checkpoint
 from experiments.loading import load_generator
 from lightning_modules.checkpoint import load_state
-from lightning_modules.checkpoint_shards import Shares, close_folder, new_folder
+from lightning_modules.checkpoint_shards import ShardedState, close_folder, new_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -24,7 +24,7 @@ def run(tmp_path):
     path = tmp_path / "run/checkpoints/best.ckpt"
     folder = new_folder(path, 7)
     folder.mkdir(parents=True)
-    shares = Shares(state)
+    shares = ShardedState(state)
     close_folder(shares.rest, [shares.write(folder)], folder, path)
     return tmp_path / "run"
 
@@ -33,7 +33,7 @@ def test_gathered_and_in_shares_paint_the_same(tmp_path):
     state, path = load_state(saved(generator(), tmp_path / "file.ckpt")), tmp_path / "shares.ckpt"
     folder = new_folder(path, 7)
     folder.mkdir(parents=True)
-    shares = Shares(state)
+    shares = ShardedState(state)
     close_folder(shares.rest, [shares.write(folder)], folder, path)
     gather(path, tmp_path / "gathered.ckpt")
     models = [load_generator(tmp_path / f"{name}.ckpt") for name in ("file", "shares", "gathered")]

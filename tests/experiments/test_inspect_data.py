@@ -187,7 +187,7 @@ def test_duplicates_that_nobody_looks_for(command, here, monkeypatch, words, why
     def must_not(*arguments, **options):
         raise AssertionError("it was told not to")
 
-    monkeypatch.setattr("datamodules.copies.find_duplicates", must_not)
+    monkeypatch.setattr("datamodules.duplicate_report.find_duplicates", must_not)
     result = command("+exp=inspect_data", "output_dir=out", "data.num_images=4", "data.cache_workers=1", *words)
     assert result.code == 0, result.err
     assert f"not looked for: {why}" in result.out

@@ -12,7 +12,7 @@ import pytest
 from tiny_runs import BY_TORCHRUN, DDPM_TRAIN, column, run_process
 
 from experiments import launch
-from experiments.launch import LaunchError, Meeting, Place
+from experiments.launch import LaunchError, Rendezvous, WorldInfo
 from experiments.pretrain_transfer import pretrain_transfer
 from experiments.runs import RunFolder
 
@@ -31,7 +31,7 @@ def meet(port, size=2, wait_minutes=1.0):
     found = {}
 
     def join(rank):
-        found[rank] = Meeting(Place("torchrun", rank, size, "127.0.0.1", port), "0", wait_minutes)
+        found[rank] = Rendezvous(WorldInfo("torchrun", rank, size, "127.0.0.1", port), "0", wait_minutes)
 
     threads = [threading.Thread(target=join, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -102,16 +102,16 @@ def test_the_first_learns_where_all_are_and_who_is_missing(port, monkeypatch):
 def test_who_finds_nobody_says_where(port, monkeypatch):
     monkeypatch.setattr(launch, "ARRIVAL_MINUTES", 0.01)
     with pytest.raises(LaunchError, match=f"process 1 of 2 could not meet the others at 127.0.0.1:{port}"):
-        Meeting(Place("SLURM", 1, 2, "127.0.0.1", port), "0", 1)
+        Rendezvous(WorldInfo("SLURM", 1, 2, "127.0.0.1", port), "0", 1)
 
 
 def test_a_first_that_is_killed_is_missed(port):
     code = (
-        "import sys, time; from experiments.launch import Meeting, Place\n"
-        f"Meeting(Place('SLURM', 0, 2, '127.0.0.1', {port}), '0', 1); print('here', flush=True); time.sleep(60)"
+        "import sys, time; from experiments.launch import Rendezvous, WorldInfo\n"
+        f"Rendezvous(WorldInfo('SLURM', 0, 2, '127.0.0.1', {port}), '0', 1); print('here', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    second = Meeting(Place("SLURM", 1, 2, "127.0.0.1", port), "0", 1)
+    second = Rendezvous(WorldInfo("SLURM", 1, 2, "127.0.0.1", port), "0", 1)
     assert process.stdout.readline() == b"here\n"
     thread, answers = told(second)
     process.kill()
@@ -132,7 +132,7 @@ def unplaced(monkeypatch):
 
 
 def test_one_process_alone_has_nobody_to_meet(unplaced):
-    assert Place.here().size == 1 and not Place.here().is_process
+    assert WorldInfo.here().size == 1 and not WorldInfo.here().is_process
 
 
 def test_places_of_torchrun(unplaced):
@@ -146,23 +146,23 @@ def test_places_of_torchrun(unplaced):
     }
     for name, value in told.items():
         unplaced.setenv(name, str(value))
-    assert Place.here(2) == Place("torchrun", 3, 4, "a", 7) and Place.here(2).is_process
+    assert WorldInfo.here(2) == WorldInfo("torchrun", 3, 4, "a", 7) and WorldInfo.here(2).is_process
 
 
 @pytest.mark.parametrize("devices", [2, [0, 1], "auto", -1])
 def test_as_many_processes_as_devices(devices):
-    Place("torchrun", 0, 4).check(devices, 2)
-    Place("one start on each node", 0, 2).check(devices, 2)
-    Place("torchrun", 0, 4).check(1, 1)
+    WorldInfo("torchrun", 0, 4).check(devices, 2)
+    WorldInfo("one start on each node", 0, 2).check(devices, 2)
+    WorldInfo("torchrun", 0, 4).check(1, 1)
 
 
 def test_other_numbers_of_processes_than_devices_are_said_once():
     with pytest.raises(LaunchError, match="torchrun has started 2 .*trainer.devices=3 .*--nproc-per-node=3"):
-        Place("torchrun", 0, 2).check(3, 1)
+        WorldInfo("torchrun", 0, 2).check(3, 1)
     with pytest.raises(LaunchError, match="SLURM has started 4 .*are 2.*--ntasks-per-node=1"):
-        Place("SLURM", 0, 4).check([0], 2)
+        WorldInfo("SLURM", 0, 4).check([0], 2)
     with pytest.raises(SystemExit):
-        Place("torchrun", 1, 2).check(3, 1)
+        WorldInfo("torchrun", 1, 2).check(3, 1)
 
 
 def test_places_of_slurm(unplaced):
@@ -170,20 +170,20 @@ def test_places_of_slurm(unplaced):
             "NODELIST": "gpu[03-04]", "NNODES": 2}  # fmt: skip
     for name, value in told.items():
         unplaced.setenv(f"SLURM_{name}", str(value))
-    place = Place.here(2)
+    place = WorldInfo.here(2)
     assert (place.launcher, place.rank, place.size, place.address) == ("SLURM", 2, 4, "gpu03")
 
 
 def test_places_of_one_start_on_each_node(unplaced):
     with pytest.raises(LaunchError, match="MASTER_ADDR, MASTER_PORT, NODE_RANK is not set"):
-        Place.here(2)
+        WorldInfo.here(2)
     for name, value in {"MASTER_ADDR": "a", "MASTER_PORT": "7", "NODE_RANK": "1"}.items():
         unplaced.setenv(name, value)
-    assert Place.here(2) == Place("one start on each node", 1, 2, "a", 7) and not Place.here(2).is_process
+    assert WorldInfo.here(2) == WorldInfo("one start on each node", 1, 2, "a", 7) and not WorldInfo.here(2).is_process
 
 
 def test_a_study_is_started_once(unplaced, composed):
-    unplaced.setattr(Place, "here", lambda num_nodes=1: Place("torchrun", 0, 2, "a", 7))
+    unplaced.setattr(WorldInfo, "here", lambda num_nodes=1: WorldInfo("torchrun", 0, 2, "a", 7))
     with pytest.raises(ValueError, match="was started as several. Remedy: start it once,"):
         pretrain_transfer(composed("+exp=pretrain_transfer"), "")
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
+from experiments.errors import report_errors
 from experiments.memory import SHARED, refused_memory
-from experiments.mistakes import explained
 
 TRACEBACK = "Caught {} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  raise\n{}"
 
@@ -52,7 +52,7 @@ def of_instantiation() -> None:
     ],
 )
 def test_a_sentence_and_no_traceback(function, said, capsys):
-    assert explained(function) == 1
+    assert report_errors(function) == 1
     err = capsys.readouterr().err
     assert said in err and "Remedy: " in err and "num_workers" in err
     assert "Traceback" not in err
@@ -60,22 +60,22 @@ def test_a_sentence_and_no_traceback(function, said, capsys):
 
 def test_a_mistake_in_a_loader_process_is_the_mistake(capsys):
     text = TRACEBACK.format("ValueError", "ValueError: eye_3.jpg is damaged.\nRemedy: make it anew.")
-    assert explained(raised(ValueError(text))) == 1
+    assert report_errors(raised(ValueError(text))) == 1
     assert capsys.readouterr().err.startswith("error: eye_3.jpg is damaged.\nRemedy: make it anew.\n")
 
 
 def test_other_errors_are_none_of_it():
     assert refused_memory(RuntimeError("shapes differ")) is None
     with pytest.raises(KeyError):
-        explained(raised(KeyError("a")))
+        report_errors(raised(KeyError("a")))
 
 
 PROGRAM = """
 import numpy as np, sys
 from torch.utils.data import DataLoader
-from experiments.mistakes import explained
+from experiments.errors import report_errors
 batches = DataLoader([np.zeros(1 << 20, np.uint8)] * 4, batch_size=2, num_workers=1)
-sys.exit(explained(lambda: [batch for batch in batches]))
+sys.exit(report_errors(lambda: [batch for batch in batches]))
 """
 SMALL = ["unshare", "--mount", "bash", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && "$0" -c "$1"']
 

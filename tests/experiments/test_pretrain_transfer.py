@@ -49,7 +49,7 @@ def test_a_file_is_a_start_by_a_name_of_its_own(tmp_path):
     job = {**JOB, "inits": ["retfound"], "init_paths": {"retfound": "it's (mine), x=1.pth"}}
     [first, *_] = fine_tunings(tmp_path / "a (b), c=d", job)
     cfg = compose_config(spelt_out(first.cell.command))
-    assert cfg.model.init.path == "it's (mine), x=1.pth" and cfg.model.init._target_.endswith("CheckpointStart")
+    assert cfg.model.init.path == "it's (mine), x=1.pth" and cfg.model.init._target_.endswith("CheckpointInit")
     assert cfg.output_dir == str(first.cell.folder)
 
 

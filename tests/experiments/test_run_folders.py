@@ -19,7 +19,7 @@ from callbacks.locks import alone
 from callbacks.run_record import RunRecord
 from experiments import runs
 from experiments.launch import inherited, is_started_by_a_run
-from experiments.runs import differing_keys, settled
+from experiments.runs import differing_keys, resolve_run_folder
 from experiments.session import Run
 from experiments.training import say_changed_data
 
@@ -53,7 +53,7 @@ def cut(path):
 
 def settle(config, output_dir_given):
     """Where a run with this configuration would write."""
-    with settled(config, output_dir_given) as folder:
+    with resolve_run_folder(config, output_dir_given) as folder:
         return folder
 
 
@@ -194,7 +194,7 @@ def test_other_data_than_a_run_has_seen_are_told_before_it_goes_on(tmp_path, cap
 def test_a_folder_is_one_runs(here):
     leave_run(here / "runs/x/1", "interrupted")
     given = {**CONFIG, "output_dir": "runs/x/1", "resume": "auto"}
-    with settled(given, True):
+    with resolve_run_folder(given, True):
         for config, is_given in ((given, True), ({**CONFIG, "resume": "auto"}, False)):
             with pytest.raises(ValueError, match=rf"at work in 'runs/x/1': process {os.getpid()} on .*output_dir"):
                 settle(config, is_given)
@@ -202,7 +202,7 @@ def test_a_folder_is_one_runs(here):
 
 
 def test_two_new_runs_of_one_second_have_a_folder_each(here, monkeypatch):
-    with settled(CONFIG, False) as first, settled(CONFIG, False) as second:
+    with resolve_run_folder(CONFIG, False) as first, resolve_run_folder(CONFIG, False) as second:
         assert [str(folder.output_dir) for folder in (first, second)] == ["runs/x/3", "runs/x/3_2"]
     seen = []
 

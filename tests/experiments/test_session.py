@@ -31,7 +31,7 @@ def test_a_run_tries_the_machine_once_and_few_frames_lead_to_a_step(command, mon
     root = Path(session.__file__).parents[1]
     files = [Path(frame.filename) for frame in stacks[0]]
     ours = [file.name for file in files if file.is_relative_to(root) and file.relative_to(root).parts[0] in ROOMS]
-    ways = ["run.py", "run.py", "mistakes.py", "run.py", "session.py", "ddpm_train.py", "training.py"]
+    ways = ["run.py", "run.py", "errors.py", "run.py", "session.py", "ddpm_train.py", "training.py"]
     assert ours[:7] == ways and len(ours) <= 8, ours
 
 

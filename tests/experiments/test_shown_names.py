@@ -6,8 +6,8 @@ import warnings
 import pytest
 
 from callbacks.files import printable
-from experiments.mistakes import explained
-from experiments.quiet import silence
+from experiments.errors import report_errors
+from experiments.known_warnings import filter_known_warnings
 from experiments.report import config_text, say, say_error
 
 NAME = "x\x1b[2J\x07\r\x9b31m\u202egpj\udcff.png"
@@ -31,7 +31,7 @@ def test_errors_move_no_cursor(capsys):
         raise ValueError(f"{NAME}: no such file")
 
     say_error(NAME)
-    assert explained(fail) == 1
+    assert report_errors(fail) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"{SHOWN}\nerror: {SHOWN}: no such file\n")
 
@@ -40,8 +40,8 @@ def test_logs_and_warnings_move_no_cursor(caplog, monkeypatch):
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     before = logging.getLogRecordFactory()
     try:
-        silence()
-        silence()
+        filter_known_warnings()
+        filter_known_warnings()
         logging.getLogger("datamodules.any").warning("%s is left out", NAME)
         shown = warnings.formatwarning(UserWarning(NAME), UserWarning, "file.py", 1, "line")
     finally:

@@ -174,10 +174,10 @@ def test_what_is_silenced_is_named_and_nothing_else(caplog):
 
     from lightning.pytorch.utilities import rank_zero_info
 
-    from experiments.quiet import silence
+    from experiments.known_warnings import filter_known_warnings
 
     with warnings.catch_warnings(record=True) as caught:
-        silence()
+        filter_known_warnings()
         warnings.warn("Found 86 module(s) in eval mode at the start of training. This may", UserWarning, stacklevel=1)
         warnings.warn("your gradients are not finite", UserWarning, stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["your gradients are not finite"]

@@ -7,7 +7,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.blocks import Compiled, Recomputed, blocks, compile_blocks, prepare_blocks, recompute
+from lightning_modules.blocks import ActivationCheckpointed, Compiled, blocks, compile_blocks, prepare_blocks, recompute
 from lightning_modules.ema import AveragedNetwork
 from lightning_modules.networks.backbone import TimmBackbone
 from lightning_modules.networks.dit import DiT
@@ -94,7 +94,7 @@ def test_a_second_call_changes_nothing():
     recompute(network)
     before = [block.forward for block in blocks(network)]
     recompute(network)
-    assert all(isinstance(forward, Recomputed) for forward in before)
+    assert all(isinstance(forward, ActivationCheckpointed) for forward in before)
     assert [block.forward for block in blocks(network)] == before
 
 

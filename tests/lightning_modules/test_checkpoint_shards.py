@@ -14,7 +14,7 @@ from lightning_modules.checkpoint_shards import (
     FOLDER,
     REST,
     TENSOR,
-    Shares,
+    ShardedState,
     close_folder,
     new_folder,
     prune,
@@ -38,7 +38,7 @@ def make(step):
 def save(checkpoint, path):
     folder = new_folder(path, checkpoint["global_step"])
     folder.mkdir(parents=True)
-    shares = Shares(checkpoint)
+    shares = ShardedState(checkpoint)
     close_folder(shares.rest, [shares.write(folder)], folder, path)
     return folder
 
@@ -82,7 +82,7 @@ def test_a_crash_before_the_end_leaves_the_checkpoint_that_was_there(tmp_path, m
             patch.setattr(owner, name, crash)
             save(make(2), path)
         assert load_state(path)["global_step"] == 1
-    Shares(make(3)).write(new_folder(path, 3))  # killed meanwhile
+    ShardedState(make(3)).write(new_folder(path, 3))  # killed meanwhile
     prune(tmp_path)
     assert len(list((tmp_path / FOLDER).iterdir())) == 1 and load_state(path)["global_step"] == 1
     save(make(4), path)
@@ -129,7 +129,7 @@ def test_a_file_that_one_process_does_not_see_is_missed_when_it_is_gone(tmp_path
     path = tmp_path / "last.ckpt"
     folder = new_folder(path, 1)
     folder.mkdir(parents=True)
-    shares = Shares(make(1))
+    shares = ShardedState(make(1))
     sizes = shares.write(folder)
     [(name, size)] = sizes.items()
     close_folder(shares.rest, [{}, {name: size - 8}, sizes], folder, path)

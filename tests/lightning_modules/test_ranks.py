@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_modules.losses.thresholds import known_total, threshold_loss
-from lightning_modules.ranks import Part, mean_over_ranks, share_running_statistics
+from lightning_modules.ranks import RankSlice, mean_over_ranks, share_running_statistics
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
@@ -15,7 +15,7 @@ def test_the_parts_of_a_draw_are_the_draw_of_one(num_ranks):
     def draw(num):
         return torch.randn(num, 3, generator=torch.Generator().manual_seed(0))
 
-    parts = [Part(rank, num_ranks).of(draw, 8 // num_ranks) for rank in range(num_ranks)]
+    parts = [RankSlice(rank, num_ranks).of(draw, 8 // num_ranks) for rank in range(num_ranks)]
     assert torch.equal(torch.cat(parts), draw(8))
 
 

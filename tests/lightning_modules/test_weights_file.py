@@ -17,7 +17,7 @@ from torch import nn
 
 import callbacks.weights_file
 import lightning_modules.weights_file
-from lightning_modules.starts import CheckpointStart
+from lightning_modules.initialisation import CheckpointInit
 from lightning_modules.weights_file import KEYS, is_plain, read_plain, read_weights, without_prefix
 
 WEIGHTS = {"0.weight": torch.ones(2, 3), "0.bias": torch.ones(2), "1.weight": torch.ones(1, 2), "1.bias": torch.ones(1)}
@@ -29,7 +29,7 @@ def network() -> nn.Module:
 
 def started(path: Path) -> nn.Module:
     backbone = network()
-    CheckpointStart(str(path))(backbone)
+    CheckpointInit(str(path))(backbone)
     return backbone
 
 

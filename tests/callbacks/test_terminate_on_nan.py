@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch import Callback
 from tiny_fit import TinyModule, fit, read_saved
 
-from callbacks.finite_loss import PATIENCE, FiniteLoss, NotFiniteError
 from callbacks.run_record import RunRecord
 from callbacks.step_checkpoint import StepCheckpoint
+from callbacks.terminate_on_nan import PATIENCE, NotFiniteError, TerminateOnNaN
 
 
 def own_part(weight):
@@ -46,7 +46,7 @@ class Stepping(Breaking):
 
 def run(folder, module, **settings):
     last = StepCheckpoint(folder / "checkpoints", "last", every_n_train_steps=1, enable_version_counter=False)
-    callbacks = [FiniteLoss(str(folder), own_part), RunRecord(str(folder), {"seed": 3}), last]
+    callbacks = [TerminateOnNaN(str(folder), own_part), RunRecord(str(folder), {"seed": 3}), last]
     return fit(folder, callbacks, module=module, enable_checkpointing=True, **settings)
 
 
@@ -80,7 +80,7 @@ def test_nothing_is_measured_with_weights_that_are_not_finite(tmp_path):
         def on_validation_start(self, trainer, pl_module):
             assert pl_module.scale.isfinite().all()
 
-    callbacks = [FiniteLoss(str(tmp_path), own_part), Measuring()]
+    callbacks = [TerminateOnNaN(str(tmp_path), own_part), Measuring()]
     with pytest.raises(NotFiniteError, match="No checkpoint was saved before"):
         fit(tmp_path, callbacks, module=Breaking({5}), log_every_n_steps=100)
 

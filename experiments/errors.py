@@ -37,7 +37,7 @@ MISTAKES = (
 )
 
 
-def explained(function: Callable[..., Any], *arguments: Any) -> int:
+def report_errors(function: Callable[..., Any], *arguments: Any) -> int:
     """Call, and return the exit status: 0, or 2 for a wrong command and 1 for another mistake, which are explained.
 
     Raises:
@@ -77,7 +77,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def heard() -> Iterator[None]:
+def stop_on_signal() -> Iterator[None]:
     """Answer SIGTERM and a queue's warning as Ctrl-C: a run that is stopped while it reads data says how to go on."""
     process = os.getpid()
 

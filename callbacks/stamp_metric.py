@@ -10,7 +10,7 @@ from callbacks.due import is_due
 MEASURED_KEY = "synfundus_measured"  # of a checkpoint: {"monitor": log key, "value": float}
 
 
-class Measured(Callback):
+class StampMetric(Callback):
     """Put into every checkpoint the value of `monitor` at that checkpoint's own step, where there is one.
 
     The state of a ModelCheckpoint does not tell it: that holds what it looked at last, which is of an earlier epoch

@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 from datamodules.errors import UserError
 from datamodules.findings import NUM_LEVELS
 from datamodules.sources.phantom import PhantomSource
-from experiments.annotation.members import BEST, Member
+from experiments.annotation.annotators import BEST, AnnotatorRun
 
 REMEDY = "Remedy: take it from a whole copy of the run, or remove it, and nothing is told of the ceiling."
 FILE, MANIFEST, SPLIT = "predictions.parquet", "manifest.parquet", "test"
 Joined = dict[tuple[str, str], dict[str, tuple[int, np.ndarray]]]  # (id, patient) -> finding -> label, probabilities
 
 
-def sources_of(members: Sequence[Member]) -> list[str]:
+def sources_of(members: Sequence[AnnotatorRun]) -> list[str]:
     """Names of the datasets that the members were tested on, as the manifests of their runs tell them."""
     found: set[str] = set()
     for member in members:
@@ -81,7 +81,7 @@ class RealImages:
         return len(self.patients)
 
 
-def real_images(members: Sequence[Member], findings: Mapping[str, int]) -> RealImages:
+def real_images(members: Sequence[AnnotatorRun], findings: Mapping[str, int]) -> RealImages:
     """The real images of every finding of `findings` (its number of levels), in that order of columns.
 
     The probabilities of an ensemble are the mean over the members that tell a finding, as when it annotates.
@@ -133,7 +133,7 @@ class _Predictions:
         return np.array([self._numbers[f"p_{name}_{level}"][row] for level in range(num_levels)], dtype=np.float32)
 
 
-def _predictions(member: Member) -> tuple[pa.Table | None, str]:
+def _predictions(member: AnnotatorRun) -> tuple[pa.Table | None, str]:
     """What a member predicted on its test split; what is wrong with it, "" for nothing."""
     path = None if member.run is None else member.run / FILE
     if path is None or not path.is_file():

@@ -49,7 +49,7 @@ class _Unwanted(logging.Filter):
         return not record.getMessage().startswith(LOGGED)
 
 
-def silence() -> None:
+def filter_known_warnings() -> None:
     """Leave these messages out, in this process and, by the same call, in those that it starts."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logger = logging.getLogger(name)

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_modules.classifier import Classifier
+from lightning_modules.initialisation import CheckpointInit, ImageNetInit, RandomInit
 from lightning_modules.losses.perceptual import load_efficientnet_lite0
 from lightning_modules.networks.backbone import TimmBackbone
-from lightning_modules.starts import CheckpointStart, ImageNetStart, RandomStart
 
 
 def vit(size=64):
@@ -23,13 +23,13 @@ def same(ours, theirs, but=()):
 def test_at_random_changes_nothing():
     backbone = vit()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    assert str(RandomStart()(backbone)) == "weights of the backbone: at random"
+    assert str(RandomInit()(backbone)) == "weights of the backbone: at random"
     assert same(backbone.state_dict(), before)
 
 
 def test_bundled_imagenet_weights_give_the_published_features(monkeypatch):
     backbone = TimmBackbone("tf_efficientnet_lite0", 64).eval()
-    report = ImageNetStart()(backbone)
+    report = ImageNetInit()(backbone)
     assert "bundled" in str(report) and not report.missing
     published = load_efficientnet_lite0()
     image = torch.rand(1, 3, 64, 64)
@@ -55,7 +55,7 @@ def test_files_of_several_kinds(tmp_path, kind):
     else:
         torch.save(state, path)
     backbone = vit()
-    report = CheckpointStart(str(path))(backbone)
+    report = CheckpointInit(str(path))(backbone)
     assert same(backbone.network.state_dict(), theirs.state_dict())
     assert "head.weight" in report.skipped and not report.missing and not report.resampled
     assert "in the file, not used: " in str(report) and "150 tensors loaded" in str(report)
@@ -65,7 +65,7 @@ def test_position_embeddings_of_another_size_are_resampled(tmp_path):
     theirs = vit(96).network
     torch.save({"model": theirs.state_dict()}, tmp_path / "w.pth")
     backbone = vit(64)
-    report = CheckpointStart(str(tmp_path / "w.pth"))(backbone)
+    report = CheckpointInit(str(tmp_path / "w.pth"))(backbone)
     assert report.resampled == ("pos_embed",) and "resampled: pos_embed" in str(report)
     assert same(backbone.network.state_dict(), theirs.state_dict(), but=("pos_embed",))
     ours, whole = backbone.network.pos_embed[0, 1:], theirs.pos_embed[0, 1:]
@@ -76,7 +76,7 @@ def test_retfound_shaped_weights_lack_the_norm_of_mean_pooling(tmp_path):
     """MAE's encoder ends in `norm`, and fine-tuning with mean pooling begins with a fresh `fc_norm`."""
     torch.save({"model": vit().network.state_dict()}, tmp_path / "w.pth")
     backbone = TimmBackbone("vit_tiny_patch16_224", 64, global_pool="avg")
-    report = CheckpointStart(str(tmp_path / "w.pth"))(backbone)
+    report = CheckpointInit(str(tmp_path / "w.pth"))(backbone)
     assert set(report.missing) == {"fc_norm.weight", "fc_norm.bias"}
     assert set(report.skipped) == {"norm.weight", "norm.bias"}
 
@@ -88,7 +88,7 @@ def test_a_run_of_ours_gives_its_averaged_backbone(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     torch.save({"state_dict": classifier.state_dict()}, tmp_path / "checkpoints" / "best.ckpt")
     backbone = vit()
-    CheckpointStart(str(tmp_path))(backbone)
+    CheckpointInit(str(tmp_path))(backbone)
     assert same(backbone.network.state_dict(), classifier.ema.network.backbone.network.state_dict())
 
 
@@ -96,24 +96,24 @@ def test_weights_of_another_network_are_refused(tmp_path):
     path = tmp_path / "w.pth"
     torch.save(vit().network.state_dict(), path)
     with pytest.raises(ValueError, match="w.pth has 0% of the weights of ResNet resnet18.*Give the model/backbone"):
-        CheckpointStart(str(path))(TimmBackbone("resnet18", 64))
+        CheckpointInit(str(path))(TimmBackbone("resnet18", 64))
     with pytest.raises(
         ValueError, match=r"cls_token is \[1, 1, 384\] here, \[1, 1, 192\] there.*Give the model/backbone"
     ):
-        CheckpointStart(str(path))(TimmBackbone("vit_small_patch16_224", 64))
+        CheckpointInit(str(path))(TimmBackbone("vit_small_patch16_224", 64))
 
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model.init.path='.*nothing.pth' does not exist"):
-        CheckpointStart(str(tmp_path / "nothing.pth"))(vit())
+        CheckpointInit(str(tmp_path / "nothing.pth"))(vit())
     with pytest.raises(FileNotFoundError, match=r"best.ckpt' does not exist"):
-        CheckpointStart(str(tmp_path))(vit())
+        CheckpointInit(str(tmp_path))(vit())
     (tmp_path / "w.pth").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="no whole file of tensors"):
-        CheckpointStart(str(tmp_path / "w.pth"))(vit())
+        CheckpointInit(str(tmp_path / "w.pth"))(vit())
     torch.save({"epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match="holds no tensors by name"):
-        CheckpointStart(str(tmp_path / "w.pth"))(vit())
+        CheckpointInit(str(tmp_path / "w.pth"))(vit())
 
 
 class Harmful:
@@ -124,7 +124,7 @@ class Harmful:
 def test_a_file_that_would_run_code_is_refused(tmp_path, capsys):
     torch.save({"model": {"a": torch.zeros(1)}, "args": Harmful()}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match="no whole file of tensors"):
-        CheckpointStart(str(tmp_path / "w.pth"))(vit())
+        CheckpointInit(str(tmp_path / "w.pth"))(vit())
     assert "code was run" not in capsys.readouterr().out
 
 
@@ -133,11 +133,11 @@ def test_imagenet_without_a_hub_says_what_to_do(monkeypatch):
         raise ConnectionError("no route to the hub")
 
     backbone = TimmBackbone("resnet18", 64)
-    monkeypatch.setattr("lightning_modules.starts.timm.create_model", no_hub)
+    monkeypatch.setattr("lightning_modules.initialisation.timm.create_model", no_hub)
     with pytest.raises(ValueError, match="'resnet18' cannot be had from the hub.*no route.*model.init.path=<file>"):
-        ImageNetStart()(backbone)
+        ImageNetInit()(backbone)
     with pytest.raises(ValueError, match="Linear is no network of timm"):
-        ImageNetStart()(torch.nn.Linear(1, 1))
+        ImageNetInit()(torch.nn.Linear(1, 1))
 
 
 def test_embeddings_without_a_prefix_are_resampled_whole(tmp_path):
@@ -145,7 +145,7 @@ def test_embeddings_without_a_prefix_are_resampled_whole(tmp_path):
     theirs = TimmBackbone("deit3_small_patch16_224", 96)
     torch.save(theirs.network.state_dict(), tmp_path / "w.pth")
     backbone = TimmBackbone("deit3_small_patch16_224", 64)
-    report = CheckpointStart(str(tmp_path / "w.pth"))(backbone)
+    report = CheckpointInit(str(tmp_path / "w.pth"))(backbone)
     assert report.resampled == ("pos_embed",) and backbone.network.pos_embed.shape == (1, 16, 384)
 
 
@@ -153,7 +153,7 @@ def test_position_biases_of_another_window_are_resampled(tmp_path):
     theirs = TimmBackbone("swin_tiny_patch4_window7_224", 224)
     torch.save(theirs.network.state_dict(), tmp_path / "w.pth")
     backbone = TimmBackbone("swin_tiny_patch4_window7_224", 128)
-    report = CheckpointStart(str(tmp_path / "w.pth"))(backbone)
+    report = CheckpointInit(str(tmp_path / "w.pth"))(backbone)
     assert report.resampled and all(name.endswith("relative_position_bias_table") for name in report.resampled)
     assert backbone(torch.rand(1, 3, 128, 128)).isfinite().all()
 
@@ -171,5 +171,12 @@ def test_a_users_backbone_is_loaded_whole(tmp_path):
     theirs, ours = Own(), Own()
     state = {f"network.backbone.{name}": value for name, value in theirs.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "w.ckpt")
-    report = CheckpointStart(str(tmp_path / "w.ckpt"))(ours)
+    report = CheckpointInit(str(tmp_path / "w.ckpt"))(ours)
     assert same(ours.state_dict(), theirs.state_dict()) and len(report.loaded) == 4 and not report.missing
+
+
+def test_the_names_of_before_still_load():
+    from lightning_modules import initialisation, starts
+
+    assert starts.CheckpointStart is initialisation.CheckpointInit
+    assert (starts.ImageNetStart, starts.RandomStart) == (initialisation.ImageNetInit, initialisation.RandomInit)

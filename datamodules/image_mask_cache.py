@@ -10,7 +10,7 @@ from datamodules.masks import masks_of
 from datamodules.sources.base import Source
 
 
-class Squares:
+class ImageMaskCache:
     """`images` and `masks` (None where the source has none) of the same rows; `rejected` row -> reason, of either."""
 
     def __init__(self, images: ImageCache, masks: ImageCache | None) -> None:
@@ -21,7 +21,7 @@ class Squares:
     @classmethod
     def build(
         cls, source: Source, index: Manifest, image_size: int, cache_dir: str | Path, num_workers: int
-    ) -> "Squares":
+    ) -> "ImageMaskCache":
         """Open them, reading every image and mask that is not cached yet, in up to `num_workers` processes."""
         masks = masks_of(source, index)
         images = ImageCache.build(source, index.paths, image_size, cache_dir, num_workers)
@@ -30,7 +30,7 @@ class Squares:
         return cls(images, ImageCache.build(masks, index.paths, image_size, cache_dir, num_workers))
 
     @classmethod
-    def open(cls, source: Source, index: Manifest, image_size: int, cache_dir: str | Path) -> "Squares":
+    def open(cls, source: Source, index: Manifest, image_size: int, cache_dir: str | Path) -> "ImageMaskCache":
         """Open what `build` made. Raises CacheError when it was not."""
         masks = masks_of(source, index)
         images = ImageCache.open(source, index.paths, image_size, cache_dir)

@@ -20,7 +20,7 @@ BEST = "best.ckpt"  # the weights that a run's predictions.parquet is of
 
 
 @dataclass(frozen=True)
-class Member:
+class AnnotatorRun:
     """A classifier, its checkpoint, and the folder of its run; None for a checkpoint that lies in none."""
 
     classifier: Classifier
@@ -33,7 +33,7 @@ class Member:
         return self.checkpoint.name if self.run is None else self.run.resolve().name
 
 
-def load_members(paths: Sequence[str], trusted: Sequence[str] = ()) -> list[Member]:
+def load_annotators(paths: Sequence[str], trusted: Sequence[str] = ()) -> list[AnnotatorRun]:
     """The classifiers at these paths: folders of runs, of which the best checkpoint is taken, or checkpoints.
 
     Raises:
@@ -46,7 +46,7 @@ def load_members(paths: Sequence[str], trusted: Sequence[str] = ()) -> list[Memb
     for place, path in enumerate(checkpoints):
         if path.resolve() in [other.resolve() for other in checkpoints[:place]]:
             raise UserError(f"job.annotators names {path} twice: it would count twice. Leave one out.")
-    return [Member(load_classifier(path, trusted), path, run_of(path)) for path in checkpoints]
+    return [AnnotatorRun(load_classifier(path, trusted), path, run_of(path)) for path in checkpoints]
 
 
 def thresholds_of(given: float | Mapping[str, float], findings: Mapping[str, int]) -> dict[str, float]:
@@ -74,7 +74,11 @@ def thresholds_of(given: float | Mapping[str, float], findings: Mapping[str, int
 
 
 def recipe_of(
-    members: Sequence[Member], annotator: Annotator, thresholds: Mapping[str, float], precision: str, data: SyntheticSet
+    members: Sequence[AnnotatorRun],
+    annotator: Annotator,
+    thresholds: Mapping[str, float],
+    precision: str,
+    data: SyntheticSet,
 ) -> dict[str, Any]:
     """What annotations follow from, in plain containers (datamodules/synthetic/annotations.py)."""
     described = zip(members, annotator.fingerprints(), annotator.image_sizes, strict=True)

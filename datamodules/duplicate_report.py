@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Copies:
+class DuplicateReport:
     """The pairs of a manifest, and `dropped`: the rows of it, ascending, without which no photograph is there twice."""
 
     manifest: Manifest
@@ -115,19 +115,19 @@ def _read_duplicates(path: Path, num_images: int) -> list[Duplicate] | None:
     return found
 
 
-def found_among(images: np.ndarray, manifest: Manifest) -> Copies:
+def found_among(images: np.ndarray, manifest: Manifest) -> DuplicateReport:
     """The duplicates among images, array-like uint8 [N, S, S, 3], that are the rows of a manifest; shows bars."""
     found = find_duplicates(images, progress=True)
     together = groups(found, len(images))
-    return Copies(manifest, pairs_of(found, manifest), rows_to_drop(together, manifest.splits))
+    return DuplicateReport(manifest, pairs_of(found, manifest), rows_to_drop(together, manifest.splits))
 
 
-def copies_of(cache: ImageCache, rows: np.ndarray, manifest: Manifest) -> Copies:
+def copies_of(cache: ImageCache, rows: np.ndarray, manifest: Manifest) -> DuplicateReport:
     """The duplicates among `rows` of a cache, ascending, int64 [N], of which `manifest` tells splits and patients."""
     found = cached_duplicates(cache)
     together = groups(found, len(cache.images))[rows]
     here = _among(found, rows, together, len(cache.images))
-    return Copies(manifest, pairs_of(here, manifest), rows_to_drop(together, manifest.splits))
+    return DuplicateReport(manifest, pairs_of(here, manifest), rows_to_drop(together, manifest.splits))
 
 
 def _among(found: Sequence[Duplicate], rows: np.ndarray, together: np.ndarray, num_images: int) -> list[Duplicate]:

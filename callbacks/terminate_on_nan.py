@@ -18,7 +18,7 @@ class NotFiniteError(UserError):
     """A loss or a weight is infinite or not a number."""
 
 
-class FiniteLoss(Callback):
+class TerminateOnNaN(Callback):
     """End the training on all ranks, with an error, once a loss or a weight is not finite.
 
     Losses are looked at where they are logged. Weights are looked at before each validation and before each checkpoint:

@@ -12,18 +12,18 @@ import torch
 from lightning.pytorch import Callback
 from tiny_fit import fit, read_saved
 
+from callbacks.atomic_checkpoint_io import AsyncAtomicCheckpointIO, AtomicCheckpointIO
 from callbacks.shutdown import GracefulShutdown, Interrupted
-from callbacks.whole_files import FilesMeanwhile, WholeFiles
 
 
 def test_trainer_writes_and_resumes_through_it(tmp_path):
     path = tmp_path / "new folder" / "a.ckpt"
-    trainer, module = fit(tmp_path, plugins=[WholeFiles(read_saved)])
+    trainer, module = fit(tmp_path, plugins=[AtomicCheckpointIO(read_saved)])
     trainer.save_checkpoint(path)
     assert [file.name for file in path.parent.iterdir()] == ["a.ckpt"]
     saved = torch.load(path, weights_only=True)
     assert torch.equal(saved["state_dict"]["scale"], module.scale)
-    resumed, _ = fit(tmp_path, plugins=[WholeFiles(read_saved)], ckpt_path=path, max_epochs=3)
+    resumed, _ = fit(tmp_path, plugins=[AtomicCheckpointIO(read_saved)], ckpt_path=path, max_epochs=3)
     assert resumed.global_step == 18
 
 
@@ -38,13 +38,13 @@ def test_it_is_on_the_disk_before_it_is_moved_within_its_folder(tmp_path, monkey
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", moved)
-    WholeFiles(read_saved).save_checkpoint({"a": 1}, str(tmp_path / "a.ckpt"))
+    AtomicCheckpointIO(read_saved).save_checkpoint({"a": 1}, str(tmp_path / "a.ckpt"))
     assert done == ["fsync", (tmp_path, tmp_path / "a.ckpt")]
 
 
 def test_what_fails_leaves_the_former_one_and_nothing_beside_it(tmp_path, monkeypatch):
     path = tmp_path / "a.ckpt"
-    WholeFiles(read_saved).save_checkpoint({"a": 1}, path)
+    AtomicCheckpointIO(read_saved).save_checkpoint({"a": 1}, path)
 
     def full(checkpoint, file):
         file.write(b"half")
@@ -52,14 +52,14 @@ def test_what_fails_leaves_the_former_one_and_nothing_beside_it(tmp_path, monkey
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        WholeFiles(read_saved).save_checkpoint({"a": 2}, path)
+        AtomicCheckpointIO(read_saved).save_checkpoint({"a": 2}, path)
     assert list(tmp_path.iterdir()) == [path]
     assert torch.load(path, weights_only=True) == {"a": 1}
 
 
 def test_local_files_have_no_storage_options(tmp_path):
     with pytest.raises(TypeError, match="no storage_options"):
-        WholeFiles(read_saved).save_checkpoint({}, tmp_path / "a.ckpt", storage_options={})
+        AtomicCheckpointIO(read_saved).save_checkpoint({}, tmp_path / "a.ckpt", storage_options={})
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def gate(monkeypatch):
 
 def test_meanwhile_what_was_is_written_though_all_of_it_changes(tmp_path, gate):
     """Tensors, and the plain containers about them."""
-    path, files = tmp_path / "a.ckpt", FilesMeanwhile(read_saved)
+    path, files = tmp_path / "a.ckpt", AsyncAtomicCheckpointIO(read_saved)
     weight = torch.arange(6.0).view(2, 3).t().requires_grad_()
     state = OrderedDict(weight=weight.detach(), same=weight.detach())
     state._metadata = {"": {"version": 2}}
@@ -99,7 +99,7 @@ def test_meanwhile_what_was_is_written_though_all_of_it_changes(tmp_path, gate):
 
 
 def test_meanwhile_the_former_one_stays_until_the_next_is_whole(tmp_path, gate):
-    path, files = tmp_path / "a.ckpt", FilesMeanwhile(read_saved)
+    path, files = tmp_path / "a.ckpt", AsyncAtomicCheckpointIO(read_saved)
     gate.set()
     files.save_checkpoint({"a": 1}, path)
     files.wait()
@@ -111,7 +111,7 @@ def test_meanwhile_the_former_one_stays_until_the_next_is_whole(tmp_path, gate):
 
 
 def test_meanwhile_one_is_written_after_the_other(tmp_path, gate):
-    files = FilesMeanwhile(read_saved)
+    files = AsyncAtomicCheckpointIO(read_saved)
     files.save_checkpoint({"a": 1}, tmp_path / "a.ckpt")
     threading.Timer(0.2, gate.set).start()
     files.save_checkpoint({"a": 2}, tmp_path / "b.ckpt")
@@ -127,12 +127,12 @@ def test_what_fails_meanwhile_is_raised_by_the_next(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full)
         for then in ("wait", "teardown"):
-            files = FilesMeanwhile(read_saved)
+            files = AsyncAtomicCheckpointIO(read_saved)
             files.save_checkpoint({"a": 1}, tmp_path / "a.ckpt")
             with pytest.raises(OSError, match="No space left"):
                 getattr(files, then)()
         with pytest.raises(OSError, match="No space left"):
-            fit(tmp_path, [Saving(tmp_path)], plugins=[FilesMeanwhile(read_saved)])
+            fit(tmp_path, [Saving(tmp_path)], plugins=[AsyncAtomicCheckpointIO(read_saved)])
     assert not list(tmp_path.glob("*.ckpt"))
     files.save_checkpoint({"a": 2}, tmp_path / "a.ckpt")  # torn down: at once
     assert read_saved(tmp_path / "a.ckpt") == {"a": 2}
@@ -150,7 +150,7 @@ class Saving(Callback):
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
 def test_a_run_saves_the_same_meanwhile(tmp_path, precision):
-    for name, kind in (("at once", WholeFiles), ("meanwhile", FilesMeanwhile)):
+    for name, kind in (("at once", AtomicCheckpointIO), ("meanwhile", AsyncAtomicCheckpointIO)):
         fit(tmp_path, [Saving(tmp_path / name)], plugins=[kind(read_saved)], precision=precision)
     assert len(list((tmp_path / "meanwhile").iterdir())) == 12
     for path in (tmp_path / "at once").iterdir():
@@ -182,4 +182,4 @@ def test_leaving_on_a_signal_waits_until_it_is_on_the_disk(tmp_path, monkeypatch
 
     threading.Timer(0.5, gate.set).start()
     with pytest.raises(Interrupted):
-        fit(tmp_path, [Stop(), GracefulShutdown(str(tmp_path))], plugins=[FilesMeanwhile(read_saved)])
+        fit(tmp_path, [Stop(), GracefulShutdown(str(tmp_path))], plugins=[AsyncAtomicCheckpointIO(read_saved)])

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from callbacks.files import write_atomically
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Write each checkpoint beside its place and move it there once it is on the disk; a plugin of the Trainer.
 
     Lightning writes into the system's folder for temporary files and moves from there, which between two file systems
@@ -39,13 +39,13 @@ class WholeFiles(TorchCheckpointIO):
             OSError: whatever the disk says; path is then as it was before.
         """
         if storage_options is not None:
-            raise TypeError("WholeFiles writes local files, which have no storage_options: leave them out")
+            raise TypeError("AtomicCheckpointIO writes local files, which have no storage_options: leave them out")
 
         write_atomically(path, lambda temporary: to_file(checkpoint, temporary))
 
 
-class FilesMeanwhile(WholeFiles):
-    """WholeFiles that writes in a thread while the training goes on.
+class AsyncAtomicCheckpointIO(AtomicCheckpointIO):
+    """AtomicCheckpointIO that writes in a thread while the training goes on.
 
     What is written is a copy in the processor's memory, taken before `save_checkpoint` returns. One is written at a
     time: the next save waits for it, and raises what its writing raised. So does `teardown`, at the end of a training;
@@ -60,7 +60,7 @@ class FilesMeanwhile(WholeFiles):
         self._written: Future | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """As WholeFiles, later; raises what the save before it should have."""
+        """As AtomicCheckpointIO, later; raises what the save before it should have."""
         self.wait()
         copied = checkpoint if self._thread is None else snapshot(checkpoint)
         self.later(super().save_checkpoint, copied, path, storage_options)
@@ -74,12 +74,12 @@ class FilesMeanwhile(WholeFiles):
             self._written = self._thread.submit(write, *arguments)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
-        """As WholeFiles."""
+        """As AtomicCheckpointIO."""
         self.wait()
         return super().load_checkpoint(path, map_location, weights_only)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """As WholeFiles."""
+        """As AtomicCheckpointIO."""
         self.wait()
         super().remove_checkpoint(path)
 
@@ -114,6 +114,6 @@ def snapshot(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def finish_writing(trainer: Trainer) -> None:
-    """Return once what the Trainer has saved is on the disk; see FilesMeanwhile."""
-    if isinstance(trainer.strategy.checkpoint_io, FilesMeanwhile):
+    """Return once what the Trainer has saved is on the disk; see AsyncAtomicCheckpointIO."""
+    if isinstance(trainer.strategy.checkpoint_io, AsyncAtomicCheckpointIO):
         trainer.strategy.checkpoint_io.wait()
