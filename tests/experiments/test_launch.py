@@ -15,6 +15,7 @@ from experiments import launch
 from experiments.launch import LaunchError, Rendezvous, WorldInfo
 from experiments.pretrain_transfer import pretrain_transfer
 from experiments.runs import RunFolder
+from experiments.session import Run
 
 FOLDER = RunFolder(Path("runs/x/3"), "runs/x/3/checkpoints/last.ckpt", "going on")
 
@@ -185,7 +186,7 @@ def test_places_of_one_start_on_each_node(unplaced):
 def test_a_study_is_started_once(unplaced, composed):
     unplaced.setattr(WorldInfo, "here", lambda num_nodes=1: WorldInfo("torchrun", 0, 2, "a", 7))
     with pytest.raises(ValueError, match="was started as several. Remedy: start it once,"):
-        pretrain_transfer(composed("+exp=pretrain_transfer"), "")
+        pretrain_transfer(Run(composed("+exp=pretrain_transfer")))
 
 
 # -- runs
