@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
+from datamodules.errors import UserError
 from experiments.errors import report_errors
 from experiments.memory import SHARED, refused_memory
 
@@ -59,8 +60,8 @@ def test_a_sentence_and_no_traceback(function, said, capsys):
 
 
 def test_a_mistake_in_a_loader_process_is_the_mistake(capsys):
-    text = TRACEBACK.format("ValueError", "ValueError: eye_3.jpg is damaged.\nRemedy: make it anew.")
-    assert report_errors(raised(ValueError(text))) == 1
+    text = TRACEBACK.format("UserError", "datamodules.errors.UserError: eye_3.jpg is damaged.\nRemedy: make it anew.")
+    assert report_errors(raised(UserError(text))) == 1
     assert capsys.readouterr().err.startswith("error: eye_3.jpg is damaged.\nRemedy: make it anew.\n")
 
 

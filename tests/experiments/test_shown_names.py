@@ -6,6 +6,7 @@ import warnings
 import pytest
 
 from callbacks.files import printable
+from datamodules.errors import UserError
 from experiments.errors import report_errors
 from experiments.known_warnings import filter_known_warnings
 from experiments.report import config_text, say, say_error
@@ -28,7 +29,7 @@ def test_what_a_run_says_moves_no_cursor(capsys):
 
 def test_errors_move_no_cursor(capsys):
     def fail() -> None:
-        raise ValueError(f"{NAME}: no such file")
+        raise UserError(f"{NAME}: no such file")
 
     say_error(NAME)
     assert report_errors(fail) == 1
