@@ -10,11 +10,13 @@ from typing import Any
 from torch import nn
 
 from callbacks.metrics.estimate import from_json
+from experiments.card.origin import terms_of
 from experiments.model_export import code_licence, samples
 from experiments.model_export.agreement import Comparison
 from experiments.model_export.shipped.label_embedder import slug
-from experiments.model_export.training import level_counts, only_phantoms, terms, training_facts
+from experiments.model_export.training import level_counts, only_phantoms, training_facts
 from experiments.reports import cards
+from lightning_modules.checkpoint import CONFIG_KEY
 
 LIBRARIES = {"generator": "diffusers", "autoencoder": "diffusers", "classifier": "timm"}
 TAGS = ("medical", "ophthalmology", "fundus", "retina")
@@ -102,7 +104,7 @@ def card(
         "aurocs": auroc_rows(model.evaluation.get(split, {})),
         "origin": {**model.software, **model.facts, **training_facts(kind, state), **model.figures},
         "comparisons": [[c.what, c.of, f"{c.largest_difference:.1e}", f"{c.tolerance:g}"] for c in comparisons],
-        "files": files(folder), "has_onnx": (folder / "model.onnx").is_file(), "terms": terms(state),
+        "files": files(folder), "has_onnx": (folder / "model.onnx").is_file(), "terms": terms_of(state[CONFIG_KEY]),
         "code": code_licence.code_of(folder), "has_licence": (folder / code_licence.FILE).is_file(),
     }  # fmt: skip
     return cards.card("model_card.md.j2", licence, head, **values, SEEDS=samples.SEEDS, version=metadata.version)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.findings import NAMES
-from experiments.card.origin import PHANTOM, TrainingSource, terms_of, training_sources
+from experiments.card.origin import PHANTOM, TrainingSource, training_sources
 from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY
 
 ELSEWHERE = "which was trained before this run; on what, its own card or checkpoint tells"
@@ -16,11 +16,6 @@ ELSEWHERE = "which was trained before this run; on what, its own card or checkpo
 def sources_of(state: Mapping[str, Any]) -> list[TrainingSource]:
     """The datasets of the run that wrote a checkpoint."""
     return training_sources(state[CONFIG_KEY])
-
-
-def terms(state: Mapping[str, Any]) -> list[str]:
-    """The terms of these datasets, as far as they are known."""
-    return terms_of(state[CONFIG_KEY])
 
 
 def only_phantoms(state: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from callbacks.metrics.estimate import NUMBERS, SHAPE, Estimate
 from callbacks.metrics.evaluation import MACRO
 from datamodules.errors import UserError
 from datamodules.files import misfit, read_json
+from experiments.comparison.figure import pixels
 from experiments.comparison.inference import paired
 from experiments.reports.render import markdown_table
 from experiments.transfer.cells import FineTuning
@@ -134,7 +135,7 @@ def figure(found: Sequence[Outcome], metric: str) -> np.ndarray:
     """uint8 [H, W, 3]: the metric over the share of labels, a panel a backbone, a line a start, a dot a seed."""
     backbones = list(dict.fromkeys(outcome.backbone for outcome in found))
     drawn = Figure(figsize=(3.6 * len(backbones), 3.2), dpi=200, layout="constrained")
-    canvas = FigureCanvasAgg(drawn)
+    FigureCanvasAgg(drawn)
     axes = drawn.subplots(1, len(backbones), squeeze=False, sharey=True)[0]
     for axis, backbone in zip(axes, backbones, strict=True):
         for init in dict.fromkeys(outcome.init for outcome in found):
@@ -161,8 +162,7 @@ def figure(found: Sequence[Outcome], metric: str) -> np.ndarray:
     handles, names = axes[0].get_legend_handles_labels()
     if handles:
         axes[0].legend(handles, names, fontsize=7, title="start (dots: seeds)", title_fontsize=7)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(drawn)
 
 
 def rows(found: Sequence[Outcome]) -> list[list[str]]:

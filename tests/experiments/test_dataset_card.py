@@ -286,7 +286,7 @@ def test_written_twice_it_is_the_same_and_keeps_a_persons_words(dataset):
     once = path.read_bytes(), (dataset / "samples" / "contact_sheet.png").read_bytes()
     assert write_card(dataset) == path
     assert (path.read_bytes(), (dataset / "samples" / "contact_sheet.png").read_bytes()) == once
-    own = "## Citation\n\nCite us: \\1 {x}.\n"
+    own = "## Citation\n\nCite us: \\1 {{ x }} | <b> \u200f.\n"
     path.write_text(path.read_text("utf-8").replace(OWN_BEGIN + "\n", f"{OWN_BEGIN}\n{own}"), encoding="utf-8")
     annotate(dataset)
     text = text_of(dataset)
