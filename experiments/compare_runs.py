@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.files import write_atomically, write_text
 from datamodules.errors import UserError
-from experiments.comparison.figure import DPI, curves_figure, pixels
+from experiments.comparison.figure import curves_figure
 from experiments.comparison.folders import find_groups, find_runs
 from experiments.comparison.groups import Group, differences, group_by_configuration, group_by_name
 from experiments.comparison.page import FIGURE, OF_SEEDS, page, settings, tables, to_heed
@@ -21,6 +21,7 @@ from experiments.comparison.results import Comparison, compare
 from experiments.comparison.tables import group_table, pair_table, run_table
 from experiments.metric_directions import direction_of
 from experiments.report import heading, say
+from experiments.reports.figures import DPI, pixels
 
 MODES = ("max", "min")
 

@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from callbacks.files import write_atomically, write_text
 from datamodules.errors import UserError
 from experiments.benchmarks.common import FILE, circumstances, write_figures
 from experiments.benchmarks.generators import Measures, generator_of, said, trainer_with_data
-from experiments.comparison.figure import COLOURS, pixels
 from experiments.report import heading, say
+from experiments.reports.figures import COLOURS, empty_figure, pixels
 from experiments.reports.render import markdown_table
 from experiments.session import Run
 from lightning_modules.names import check_name
@@ -69,8 +67,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 def figure(found: Mapping[str, Any]) -> np.ndarray:
     """uint8 [H, W, 3]: agreement, distance and coverage over the scale; real images' agreement as a line."""
-    drawn = Figure(figsize=(9.0, 2.8), dpi=200, layout="constrained")
-    FigureCanvasAgg(drawn)
+    drawn = empty_figure(9.0, 2.8)
     names = (("agreement", "agreement with the labels"), (found["distance"], "Fréchet distance"),
              (found["coverage"], "coverage"))  # fmt: skip
     for axes, (key, words) in zip(drawn.subplots(1, 3), names, strict=True):

@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from callbacks.csv_table import CsvTable
 from datamodules.errors import UserError
 from datamodules.files import read_json, read_yaml
 from experiments.benchmarks.common import spread
-from experiments.comparison.figure import COLOURS, pixels
 from experiments.comparison.reading import effective_batch
+from experiments.reports.figures import COLOURS, empty_figure, pixels
 from experiments.reports.render import markdown_table
 
 ARMS = ("ours", "theirs")
@@ -200,8 +198,7 @@ def _said(found: Mapping[str, Any] | None, form: str) -> str:
 
 def figure(outcomes: Sequence[Outcome], job: Mapping[str, Any]) -> np.ndarray:
     """uint8 [H, W, 3]: distance and agreement over minutes without measuring, a line a run, a colour an arm."""
-    drawn = Figure(figsize=(7.0, 3.2), dpi=200, layout="constrained")
-    FigureCanvasAgg(drawn)
+    drawn = empty_figure(7.0, 3.2)
     left, right = drawn.subplots(1, 2)
     for axes, what, name in (
         (left, "distances", "Fréchet distance"),

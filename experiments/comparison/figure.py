@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -15,16 +13,15 @@ from matplotlib.patches import Patch
 from experiments.comparison.curves import shared_range
 from experiments.comparison.reading import FINISHED
 from experiments.comparison.results import Comparison, RunResult
+from experiments.reports.figures import COLOURS, empty_figure
 
-DPI, WIDTH, HEIGHT = 200, 7.0, 3.9  # inches: the width of a page, and the height of the axes with their labels
+WIDTH, HEIGHT = 7.0, 3.9  # inches: the width of a page, and the height of the axes with their labels
 LEGEND_LINE = 0.155  # inches
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 STYLES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))  # one after the other once the colours are used up
 GREY = "#444444"
 BAND = "thick: mean of a group, as far as all its runs go; thin: its runs; shaded: from the least to the greatest"
 LETTERS_A_LINE = 100
 MOST_POINTS = 2000  # that are drawn of a curve, more than the page has dots
-CHUNK = 200  # points of a line that are drawn at once: a line that crosses itself often takes half the time
 FEW_POINTS = 8  # where no curve has more of them, they are shown
 UNITS = {"psnr": "dB", "kl": "nats"}
 
@@ -39,10 +36,9 @@ class Band(NamedTuple):
 
 
 def curves_figure(found: Comparison) -> Figure:
-    """Draw the comparison; `pixels` are what it looks like."""
+    """Draw the comparison."""
     legend, num_lines = _legend(found)
-    figure = Figure(figsize=(WIDTH, HEIGHT + LEGEND_LINE * num_lines), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = empty_figure(WIDTH, HEIGHT + LEGEND_LINE * num_lines)
     axes = figure.add_subplot()
     scale, word = _scale(found)
     for place, group in enumerate(found.groups):
@@ -61,13 +57,6 @@ def curves_figure(found: Comparison) -> Figure:
     for text in drawn.get_texts():
         text.set_parse_math(False)
     return figure
-
-
-def pixels(figure: Figure) -> np.ndarray:
-    """The figure as a picture uint8 [height, width, 3], DPI dots an inch."""
-    with rc_context({"agg.path.chunksize": CHUNK}):
-        figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
 def band(places: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> Band | None:

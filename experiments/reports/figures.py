@@ -4,18 +4,29 @@ import io
 import math
 from collections.abc import Mapping
 
+import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from callbacks.metrics.estimate import Estimate
 
+DPI = 200
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
+CHUNK = 200  # points of a line that are drawn at once: a line that crosses itself often takes half the time
 SHOWN = {"other": ("compared", "#0072B2"), "floor": ("real against real", "#444444")}
+
+
+def empty_figure(width: float, height: float) -> Figure:
+    """A figure of so many inches, DPI dots an inch, which is drawn without a screen."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def estimates_figure(found: Mapping[str, Mapping[str, Estimate]]) -> Figure:
     """A panel a figure: the compared set and the floor, each a dot with its interval."""
-    figure = Figure(figsize=(3.0 * len(found), 1.9), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = empty_figure(3.0 * len(found), 1.9)
     for axes, (title, sides) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
         for place, (side, (_, colour)) in enumerate(SHOWN.items()):
             one = sides[side]
@@ -30,6 +41,13 @@ def estimates_figure(found: Mapping[str, Mapping[str, Estimate]]) -> Figure:
         axes.grid(axis="x", alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure as a picture uint8 [height, width, 3]."""
+    with rc_context({"agg.path.chunksize": CHUNK}):
+        figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
 def png(figure: Figure) -> bytes:

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from callbacks.metrics.estimate import NUMBERS, SHAPE, Estimate
 from callbacks.metrics.evaluation import MACRO
 from datamodules.errors import UserError
 from datamodules.files import misfit, read_json
-from experiments.comparison.figure import pixels
 from experiments.comparison.inference import paired
+from experiments.reports.figures import empty_figure, pixels
 from experiments.reports.render import markdown_table
 from experiments.transfer.cells import FineTuning
 
@@ -134,8 +132,7 @@ def differences(found: Sequence[Outcome], init: str) -> str:
 def figure(found: Sequence[Outcome], metric: str) -> np.ndarray:
     """uint8 [H, W, 3]: the metric over the share of labels, a panel a backbone, a line a start, a dot a seed."""
     backbones = list(dict.fromkeys(outcome.backbone for outcome in found))
-    drawn = Figure(figsize=(3.6 * len(backbones), 3.2), dpi=200, layout="constrained")
-    FigureCanvasAgg(drawn)
+    drawn = empty_figure(3.6 * len(backbones), 3.2)
     axes = drawn.subplots(1, len(backbones), squeeze=False, sharey=True)[0]
     for axis, backbone in zip(axes, backbones, strict=True):
         for init in dict.fromkeys(outcome.init for outcome in found):

@@ -14,8 +14,9 @@ from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiments.compare_runs import compare_runs
-from experiments.comparison.figure import DPI, WIDTH
+from experiments.comparison.figure import WIDTH
 from experiments.composition import compose_config
+from experiments.reports.figures import DPI
 from experiments.session import Run
 
 AUROC = "job.metric=val/auroc"

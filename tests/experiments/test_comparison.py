@@ -8,7 +8,7 @@ from scipy import stats
 from test_comparison_curves import NAN, curve
 
 from experiments.comparison.curves import Curve
-from experiments.comparison.figure import COLOURS, curves_figure
+from experiments.comparison.figure import curves_figure
 from experiments.comparison.groups import (
     ABSENT,
     SEVERAL,
@@ -21,6 +21,7 @@ from experiments.comparison.page import page, tables, to_heed
 from experiments.comparison.reading import Run
 from experiments.comparison.results import compare
 from experiments.comparison.tables import group_table, pair_table, run_table, shown
+from experiments.reports.figures import COLOURS
 
 
 def config(seed: int | None = 0, folder: str = "runs/a", **settings) -> dict:
