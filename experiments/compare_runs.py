@@ -16,12 +16,13 @@ from experiments.comparison.figure import curves_figure
 from experiments.comparison.folders import find_groups, find_runs
 from experiments.comparison.groups import Group, differences, group_by_configuration, group_by_name
 from experiments.comparison.page import FIGURE, OF_SEEDS, page, settings, tables, to_heed
-from experiments.comparison.reading import Run, read_runs
+from experiments.comparison.reading import LoggedRun, read_runs
 from experiments.comparison.results import Comparison, compare
 from experiments.comparison.tables import group_table, pair_table, run_table
 from experiments.metric_directions import direction_of
 from experiments.report import heading, say
 from experiments.reports.figures import DPI, pixels
+from experiments.session import Run
 
 MODES = ("max", "min")
 
@@ -107,7 +108,7 @@ def gather(job: dict[str, Any], output_dir: Path) -> Gathered:
     return Gathered(group_by_name(members), warnings)
 
 
-def left_out(runs: Sequence[Run], skipped: Sequence[Path], metric: str | None, strict: bool) -> list[str]:
+def left_out(runs: Sequence[LoggedRun], skipped: Sequence[Path], metric: str | None, strict: bool) -> list[str]:
     """What is to be said of runs that are not compared.
 
     Raises:
@@ -126,7 +127,7 @@ def left_out(runs: Sequence[Run], skipped: Sequence[Path], metric: str | None, s
     return notes
 
 
-def check_metric(runs: Sequence[Run], metric: str | None) -> None:
+def check_metric(runs: Sequence[LoggedRun], metric: str | None) -> None:
     """See that a run logs it.
 
     Raises:

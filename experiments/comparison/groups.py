@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.comparison.reading import Run
+from experiments.comparison.reading import LoggedRun
 
 # Last parts of keys that say where files are, not what is computed.
 PLACES = ("output_dir", "cache_dir", "cache_workers", "resume")
@@ -26,15 +26,15 @@ class Group:
 
     label: str
     tag: str
-    runs: tuple[Run, ...]
+    runs: tuple[LoggedRun, ...]
 
 
-def group_by_name(named: Mapping[str, Sequence[Run]]) -> list[Group]:
+def group_by_name(named: Mapping[str, Sequence[LoggedRun]]) -> list[Group]:
     """The groups that a user named, those without a run left out."""
     return _groups([(name, runs) for name, runs in named.items() if runs])
 
 
-def group_by_configuration(runs: Sequence[Run]) -> list[Group]:
+def group_by_configuration(runs: Sequence[LoggedRun]) -> list[Group]:
     """Runs whose configurations are equal but for the seed form a group; in the order of their first runs."""
     clusters = list(_clusters(runs).values())
     if len(clusters) == 1:
@@ -62,7 +62,7 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _groups(named: Sequence[tuple[str, Sequence[Run]]]) -> list[Group]:
+def _groups(named: Sequence[tuple[str, Sequence[LoggedRun]]]) -> list[Group]:
     short = all(len(label) <= LONGEST_TAG for label, _ in named)
     return [Group(label, label if short else _letters(place), tuple(runs)) for place, (label, runs) in enumerate(named)]
 
@@ -73,23 +73,23 @@ def _letters(place: int) -> str:
     return (_letters(place // 26 - 1) if place >= 26 else "") + letters[place % 26]
 
 
-def _clusters(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
+def _clusters(runs: Sequence[LoggedRun]) -> dict[tuple, list[LoggedRun]]:
     """Runs of equal facts."""
     facts = _comparable(runs)
-    found: dict[tuple, list[Run]] = {}
+    found: dict[tuple, list[LoggedRun]] = {}
     for run in runs:
         found.setdefault(tuple(sorted(facts[run.folder].items())), []).append(run)
     return found
 
 
-def _comparable(runs: Sequence[Run]) -> dict[Any, Facts]:
+def _comparable(runs: Sequence[LoggedRun]) -> dict[Any, Facts]:
     """Folder -> the facts of its run that count, of `…seed` keys those that tell apart runs otherwise equal.
 
     A resolved configuration holds the run's seed in many places. Such a key does not count where, among runs that are
     equal otherwise, it follows the seed of the run or is the same in all.
     """
     facts = {run.folder: _facts(run) for run in runs}
-    equal: dict[tuple, list[Run]] = {}
+    equal: dict[tuple, list[LoggedRun]] = {}
     for run in runs:
         known = tuple(sorted((key, value) for key, value in facts[run.folder].items() if not _is_seed(key)))
         equal.setdefault(known, []).append(run)
@@ -111,7 +111,7 @@ def _is_seed(key: str) -> bool:
     return key.rpartition(".")[2] == "seed"
 
 
-def _facts(run: Run) -> Facts:
+def _facts(run: LoggedRun) -> Facts:
     """Dotted key -> value as text, but for places of files."""
     found = {}
     for key, value in leaves(run.config).items():

@@ -7,7 +7,7 @@ import numpy as np
 from callbacks.metrics.estimate import UNDEFINED
 from experiments.comparison.curves import SHARE_OF_THE_WAY
 from experiments.comparison.groups import START
-from experiments.comparison.reading import FINISHED, Run
+from experiments.comparison.reading import FINISHED, LoggedRun
 from experiments.comparison.results import Comparison
 from experiments.comparison.tables import (
     Table,
@@ -107,7 +107,7 @@ def _area(found: Comparison) -> str:
     return f"over the {found.axis} {start} to {end}, which the curves of all runs cover; {first.run.name} ends first"
 
 
-def _of_group(tag: str, runs: Sequence[Run]) -> list[str]:
+def _of_group(tag: str, runs: Sequence[LoggedRun]) -> list[str]:
     notes = []
     seeds = [run.seed for run in runs if run.seed is not None]
     repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
@@ -125,7 +125,7 @@ def _of_group(tag: str, runs: Sequence[Run]) -> list[str]:
     return notes
 
 
-def _of_provenance(runs: Sequence[Run]) -> list[str]:
+def _of_provenance(runs: Sequence[LoggedRun]) -> list[str]:
     notes = []
     codes = {(run.record.get("code") or {}).get("commit", "unknown") for run in runs}
     if len(codes) > 1:

@@ -18,7 +18,7 @@ FINISHED = "finished"
 
 
 @dataclass(frozen=True)
-class Run:
+class LoggedRun:
     """One run.
 
     Attributes:
@@ -46,7 +46,7 @@ class Run:
         return effective_batch(self.config, self.record)
 
 
-def read_runs(folders: Sequence[Path], metric: str | None) -> list[Run]:
+def read_runs(folders: Sequence[Path], metric: str | None) -> list[LoggedRun]:
     """Read the folders, with the curve of a metric.
 
     Raises:
@@ -55,7 +55,7 @@ def read_runs(folders: Sequence[Path], metric: str | None) -> list[Run]:
     return [_read_run(folder, name, metric) for folder, name in zip(folders, short_names(folders), strict=True)]
 
 
-def _read_run(folder: Path, name: str, metric: str | None) -> Run:
+def _read_run(folder: Path, name: str, metric: str | None) -> LoggedRun:
     config, record = _config(folder / "config.yaml"), _record(folder / "record.json")
     path = folder / METRICS
     rows = CsvTable(path).read()
@@ -66,7 +66,7 @@ def _read_run(folder: Path, name: str, metric: str | None) -> Run:
         )
     seed = config.get("seed", record.get("seed"))
     metrics = tuple(column for column in (rows[0] if rows else ()) if column not in NOT_METRICS)
-    return Run(
+    return LoggedRun(
         folder=folder,
         name=name,
         status=str(record.get("status", "unknown")),

@@ -21,7 +21,7 @@ from experiments.comparison.curves import (
 )
 from experiments.comparison.groups import Group
 from experiments.comparison.inference import Paired, holm, mean_over_seeds, paired
-from experiments.comparison.reading import Run
+from experiments.comparison.reading import LoggedRun
 
 MOST_UNCORRECTED = 2  # groups; of more the p-values are corrected
 What = Literal["final", "best"]
@@ -49,7 +49,7 @@ class RunResult:
         area: mean of the metric over the range that all runs share; NaN where there is none.
     """
 
-    run: Run
+    run: LoggedRun
     group: Group
     curve: Curve
     final: float
@@ -201,11 +201,11 @@ def _tests(groups: Sequence[Group], results: Sequence[Sequence[RunResult]], what
         yield PairResult(groups[i], groups[j], what, test, p)
 
 
-def _places(run: Run, curve: Curve, axis: Axis) -> np.ndarray:
+def _places(run: LoggedRun, curve: Curve, axis: Axis) -> np.ndarray:
     factor = run.images_per_step if axis == "images" else 1
     return curve.steps * float(factor or 1)
 
 
-def _point(run: Run, curve: Curve, place: int) -> Point:
+def _point(run: LoggedRun, curve: Curve, place: int) -> Point:
     step, epoch, batch = int(curve.steps[place]), int(curve.epochs[place]), run.images_per_step
     return Point(step, None if epoch == NO_EPOCH else epoch, None if batch is None else step * batch)

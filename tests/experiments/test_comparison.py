@@ -18,7 +18,7 @@ from experiments.comparison.groups import (
     group_by_name,
 )
 from experiments.comparison.page import page, tables, to_heed
-from experiments.comparison.reading import Run
+from experiments.comparison.reading import LoggedRun
 from experiments.comparison.results import compare
 from experiments.comparison.tables import group_table, pair_table, run_table, shown
 from experiments.reports.figures import COLOURS
@@ -47,11 +47,11 @@ def config(seed: int | None = 0, folder: str = "runs/a", **settings) -> dict:
     return found
 
 
-def run(name: str, seed: int | None = 0, drawn: Curve | None = None, status: str = "finished", **settings) -> Run:
+def run(name: str, seed: int | None = 0, drawn: Curve | None = None, status: str = "finished", **settings) -> LoggedRun:
     folder = settings.pop("folder", f"runs/{name}")
     record = settings.pop("record", {})
     found = config(seed, folder, **settings)
-    return Run(Path(folder), name, status, seed, found, record, ("val/auroc",), drawn or curve(0.5, 0.7))
+    return LoggedRun(Path(folder), name, status, seed, found, record, ("val/auroc",), drawn or curve(0.5, 0.7))
 
 
 def by_seed(label: str, finals: dict[int, float], **settings) -> Group:
