@@ -30,9 +30,7 @@ UNSEEN = re.compile(
 )  # control characters, marks without a width, halves of characters
 
 
-def read_json(
-    path: str | Path, shape: Any = dict, remedy: str = WHOLE_COPY, error: type[Exception] = ValueError
-) -> Any:
+def read_json(path: str | Path, shape: Any = dict, remedy: str = WHOLE_COPY, error: type[Exception] = UserError) -> Any:
     """What a JSON file holds, which is of `shape` (see misfit).
 
     Raises:
@@ -97,7 +95,7 @@ def _fitting(found: Any, shape: Any, path: str | Path, remedy: str, error: type[
     return found
 
 
-def read_text(path: str | Path, remedy: str = WHOLE_COPY, error: type[Exception] = ValueError) -> str:
+def read_text(path: str | Path, remedy: str = WHOLE_COPY, error: type[Exception] = UserError) -> str:
     """The text of a regular file (a pipe would be waited for) that is not empty; it raises what read_json does."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise error(f"{path} is no file. Remedy: {remedy}.")

@@ -32,9 +32,7 @@ FORMULA = re.compile(rf"^(?=\s*{SIGN}|[\t\r\n])|(?<=[;\t\r\n])(?=[^\S\t\r\n]*{SI
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def read_json(
-    path: str | Path, shape: Any = dict, remedy: str = WHOLE_COPY, error: type[Exception] = ValueError
-) -> Any:
+def read_json(path: str | Path, shape: Any = dict, remedy: str = WHOLE_COPY, error: type[Exception] = UserError) -> Any:
     """What a JSON file holds, which is of `shape` (see misfit).
 
     Raises:
@@ -52,9 +50,7 @@ def read_json(
     return _fitting(found, shape, path, remedy, error)
 
 
-def read_yaml(
-    path: str | Path, shape: Any = dict, remedy: str = WHOLE_COPY, error: type[Exception] = ValueError
-) -> Any:
+def read_yaml(path: str | Path, shape: Any = dict, remedy: str = WHOLE_COPY, error: type[Exception] = UserError) -> Any:
     """What a YAML file holds, in plain containers, which is of `shape` (see misfit); it raises what read_json does."""
     text = read_text(path, remedy, error)
     try:
@@ -125,7 +121,7 @@ def _fitting(found: Any, shape: Any, path: str | Path, remedy: str, error: type[
     return found
 
 
-def read_text(path: str | Path, remedy: str = WHOLE_COPY, error: type[Exception] = ValueError) -> str:
+def read_text(path: str | Path, remedy: str = WHOLE_COPY, error: type[Exception] = UserError) -> str:
     """The text of a regular file (a pipe would be waited for) that is not empty; it raises what read_json does."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise error(f"{path} is no file. Remedy: {remedy}.")

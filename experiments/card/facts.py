@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from callbacks.metrics.estimate import SHAPE
-from datamodules.files import WHOLE_COPY
+from datamodules.files import WHOLE_COPY, sha256
 from datamodules.synthetic import SyntheticSet, SyntheticSetError
 from datamodules.synthetic.annotations import Annotations
 from datamodules.synthetic.counts import Acceptance, Counts, acceptance, annotation_counts, condition_counts
@@ -99,7 +99,7 @@ def gather(dataset: SyntheticSet) -> Facts:
         generator=generator_facts(dataset.recipe, root) | _code(record),
         sampling=sampling_facts(dataset.recipe),
         made=_day(record),
-        manifest_sha256=dataset.manifest_sha256,
+        manifest_sha256=sha256(dataset.root / MANIFEST),
         has_consistency_figure=(root / CONSISTENCY_FIGURE).is_file(),
         has_consistency_page=(root / CONSISTENCY_PAGE).is_file(),
         has_patients=(root / TRAINED_ON).is_file(),
