@@ -110,7 +110,7 @@ def read_trained_on(root: str | Path) -> np.ndarray | None:
     path = _file(root)
     if path is None:
         return None
-    with open_parquet(path, ValueError, REMEDY) as file:
+    with open_parquet(path, UserError, REMEDY) as file:
         table = file.read([COLUMN])
     codes = table.column(COLUMN) if COLUMN in table.column_names else None
     if codes is None or codes.null_count or codes.type not in (pa.uint64(), pa.int64()):
@@ -130,7 +130,7 @@ def unknown_of(root: str | Path) -> list[str]:
     path = _file(root)
     if path is None:
         return []
-    with open_parquet(path, ValueError, REMEDY) as file:
+    with open_parquet(path, UserError, REMEDY) as file:
         return (file.schema_arrow.metadata or {}).get(UNKNOWN_KEY, b"").decode(errors="replace").splitlines()
 
 
