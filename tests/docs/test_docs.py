@@ -216,6 +216,6 @@ def test_code_of_the_pages_on_adding_runs(tmp_path):
     script = Path(__file__).with_name("doc_pages.py")
     command = [sys.executable, str(script), *(str(ROOT / "docs" / name) for name in TRIED)]
     environment = {**os.environ, "SYNFUNDUS_CACHE": "cache", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=570)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
     assert [f"ran {name}" for name in TRIED] == re.findall("^ran .*$", result.stdout, re.MULTILINE)
