@@ -7,6 +7,7 @@ from checkpoints import generator, saved
 from experiments.composition import compose_config
 from experiments.gather_checkpoint import gather, gather_checkpoint
 from experiments.loading import load_generator
+from experiments.session import Run
 from lightning_modules.checkpoint import load_state
 from lightning_modules.checkpoint_shards import ShardedState, close_folder, new_folder
 
@@ -46,7 +47,7 @@ def words(run, *more):
 
 
 def test_one_file_holds_what_the_shares_hold(run):
-    metrics = gather_checkpoint(words(run), "")
+    metrics = gather_checkpoint(Run(words(run)))
     path = run.parent / "out/best.ckpt"
     assert path.is_file() and not path.is_symlink() and metrics["gather/step"] == 7
     one, shares = torch.load(path, weights_only=True), load_state(run / "checkpoints/best.ckpt")
@@ -57,34 +58,34 @@ def test_one_file_holds_what_the_shares_hold(run):
     torch.testing.assert_close(moment, one["state_dict"]["network.w"] - 1, rtol=0, atol=0, equal_nan=True)
     assert one["optimizer_states"][0]["param_groups"] == [{"lr": 0.5}]
     with pytest.raises(ValueError, match="best.ckpt is there already"):
-        gather_checkpoint(words(run), "")
+        gather_checkpoint(Run(words(run)))
 
 
 def test_killed_before_it_noted_its_end_it_is_seen_to_be_done(run):
-    gather_checkpoint(words(run), "")
+    gather_checkpoint(Run(words(run)))
     path = run.parent / "out/best.ckpt"
     written = path.stat()
-    assert gather_checkpoint(words(run, "resume=auto"), "")["gather/step"] == 7
+    assert gather_checkpoint(Run(words(run, "resume=auto")))["gather/step"] == 7
     assert path.stat().st_mtime_ns == written.st_mtime_ns and path.stat().st_ino == written.st_ino
     torch.save(load_state(path) | {"global_step": 8}, path.with_name("other"))  # what was read is mapped still
     path.with_name("other").replace(path)
     with pytest.raises(ValueError, match="best.ckpt holds another checkpoint. Remedy: another output_dir"):
-        gather_checkpoint(words(run, "resume=auto"), "")
+        gather_checkpoint(Run(words(run, "resume=auto")))
 
 
 def test_without_the_optimisers_state(run):
-    gather_checkpoint(words(run / "checkpoints/best.ckpt", "job.optimizer=false", f"output_dir={run}/out"), "")
+    gather_checkpoint(Run(words(run / "checkpoints/best.ckpt", "job.optimizer=false", f"output_dir={run}/out")))
     one = torch.load(run / "out/best.ckpt", weights_only=True)
     assert "optimizer_states" not in one and set(one["state_dict"]) == {"network.w", "ema.w", "n"}
 
 
 def test_what_cannot_be_gathered(run, tmp_path):
     with pytest.raises(ValueError, match="needs ckpt="):
-        gather_checkpoint(words(run, "ckpt=null"), "")
+        gather_checkpoint(Run(words(run, "ckpt=null")))
     with pytest.raises(ValueError, match="job.filename=../a.ckpt must be a name without folders"):
-        gather_checkpoint(words(run, "job.filename=../a.ckpt"), "")
+        gather_checkpoint(Run(words(run, "job.filename=../a.ckpt")))
     with pytest.raises(FileNotFoundError, match="absent.ckpt' does not exist. Beside it: best.ckpt"):
-        gather_checkpoint(words(run / "checkpoints/absent.ckpt"), "")
+        gather_checkpoint(Run(words(run / "checkpoints/absent.ckpt")))
     assert not list(tmp_path.glob("out/*.ckpt"))
 
 

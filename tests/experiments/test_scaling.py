@@ -22,6 +22,7 @@ from experiments.scaling_model import (
     step_of,
     steps_of,
 )
+from experiments.session import Run
 
 MACHINE = Machine(tflops=100, memory=80e9, per_node=8, link=300e9, network=40e9)
 WORK = Work(num_trained=10**9, num_frozen=10**8, num_block=10**7, flop=1e12, activation_bytes=1e8, fixed_bytes=2e9)
@@ -86,7 +87,7 @@ def test_what_a_network_keeps_for_the_backward_pass():
 
 def test_the_job_says_what_it_counts(tmp_path, capsys):
     words = ["+exp=ddpm_train", "job=scaling", *DATA, *UNET, "job.devices=[1,2]", f"output_dir={tmp_path}"]
-    scaling(compose_config(words), "")
+    scaling(Run(compose_config(words)))
     figures = json.loads((tmp_path / "scaling.json").read_text())
     assert [step["strategy"] for step in figures["steps"]] == list(STRATEGIES)
     out = capsys.readouterr().out
@@ -99,10 +100,10 @@ def test_the_job_says_what_it_counts(tmp_path, capsys):
 ])  # fmt: skip
 def test_numbers_that_mean_nothing(tmp_path, word, message):
     with pytest.raises(ValueError, match=message):
-        scaling(compose_config(["+exp=scaling", f"output_dir={tmp_path}", word]), "")
+        scaling(Run(compose_config(["+exp=scaling", f"output_dir={tmp_path}", word])))
 
 
 @pytest.mark.parametrize("name", ["vae_train", "classifier_train"])
 def test_what_is_no_generator_is_not_counted(tmp_path, name):
     with pytest.raises(ValueError, match=f"exp={name} trains no generator"):
-        scaling(compose_config([f"+exp={name}", "job=scaling", f"output_dir={tmp_path}"]), "")
+        scaling(Run(compose_config([f"+exp={name}", "job=scaling", f"output_dir={tmp_path}"])))
