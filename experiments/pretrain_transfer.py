@@ -69,7 +69,7 @@ def pretrain_transfer(run: Run) -> dict[str, float]:
         compare(wanted, job, output_dir)
         metrics = means(found)
         record.finish("finished", metrics)
-    say(table(found))
+    say(f"{job['metric']}, mean over seeds ± standard deviation (seeds).\n\n{table(found)}")
     say(f"table:        {output_dir / 'transfer.md'}\nfigure:       {output_dir / 'transfer.png'}")
     run.end()
     return metrics
