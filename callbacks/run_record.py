@@ -183,6 +183,11 @@ def code_revision(folder: Path = Path(__file__).parent) -> dict[str, Any] | None
         return None
 
 
+def code_words(code: Mapping[str, Any] | None) -> str:
+    """What `code_revision` found, for people."""
+    return "not a checkout" if code is None else code["commit"] + (" with changes" if code["changed"] else "")
+
+
 def package_versions() -> dict[str, str | None]:
     """Return the versions of Python and of what a figure depends on; None for a package that is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}

@@ -15,7 +15,7 @@ from datamodules.errors import UserError
 from experiments.comparison.figure import curves_figure
 from experiments.comparison.folders import find_groups, find_runs
 from experiments.comparison.groups import Group, differences, group_by_configuration, group_by_name
-from experiments.comparison.page import FIGURE, OF_SEEDS, page, settings, tables, to_heed
+from experiments.comparison.page import FIGURE, OF_SEEDS, cautions, page, settings, tables
 from experiments.comparison.reading import LoggedRun, read_runs
 from experiments.comparison.results import Comparison, compare
 from experiments.comparison.tables import group_table, pair_table, run_table
@@ -169,12 +169,12 @@ def numbers(found: Comparison) -> dict[str, float]:
 
 
 def summary(found: Comparison, gathered: Gathered, output_dir: Path) -> str:
-    """The tables, what to heed, and where the files are."""
+    """The tables, the cautions, and where the files are."""
     lines = [heading("comparison"), *(f"  {name + ':':<11}{text}" for name, text in settings(found).items())]
     for table in tables(found):
         lines += [heading(table.title.lower()), table.text()]
-    heeded = [*gathered.warnings, *to_heed(found)]
-    lines += [heading("what to heed"), *(f"  {note}" for note in [*heeded, OF_SEEDS])]
+    notes = [*gathered.warnings, *cautions(found)]
+    lines += [heading("cautions"), *(f"  {note}" for note in [*notes, OF_SEEDS])]
     lines += [
         heading("where it is"),
         f"  {'figure:':<11}{output_dir / FIGURE}",

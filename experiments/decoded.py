@@ -1,6 +1,7 @@
-"""The images of a dataset that are decoded, in the order of its rows."""
+"""Every image of a dataset read once, and those that are decoded in the order of its rows."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +12,22 @@ from datamodules.fundus import FundusDataModule
 from datamodules.manifest import SPLITS, Manifest
 
 
+def read_all(datamodule: FundusDataModule, output_dir: Path) -> None:
+    """Read every image once; what is rejected is listed in `output_dir`, also where there are too many to go on."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        datamodule.prepare_data()
+    finally:
+        datamodule.write_rejected(output_dir)
+    datamodule.setup()
+
+
 def decoded_rows(
     datamodule: FundusDataModule, splits: Sequence[str] = SPLITS
 ) -> tuple[Manifest, RowsOf, RowsOf | None]:
     """Rows whose images are decoded, images uint8 [N, S, S, 3], and masks uint8 [N, S, S, 1] or None.
 
-    That is every row in use of these splits, but for a stream, which decodes a sample. Nothing is read before it is
-    indexed.
+    These are all rows in use of the splits. A stream decodes a sample of them. An image is read when it is indexed.
 
     Raises:
         ValueError: all of these splits are empty.

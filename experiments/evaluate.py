@@ -1,7 +1,6 @@
 """`+exp=evaluate`: how near a dataset is to real images, beside how near real images are to each other."""
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +14,16 @@ from torch import Tensor
 
 from callbacks.feature_sets import progress
 from callbacks.features import FeatureExtractor
-from callbacks.files import write_atomically, write_text
+from callbacks.files import write_atomically, write_json, write_text
 from callbacks.metrics.estimate import Estimate
 from callbacks.metrics.fidelity import fidelity, told_apart
-from callbacks.run_record import RunRecord
+from callbacks.run_record import RunRecord, code_words
 from datamodules.dataset import RowsOf
 from datamodules.errors import UserError
 from datamodules.manifest import SPLITS
 from experiments.assembly import build_datamodule
 from experiments.composition import compose_config
-from experiments.decoded import decoded_rows
+from experiments.decoded import decoded_rows, read_all
 from experiments.report import data_text, heading, say
 from experiments.reports.figures import estimates_figure, png
 from experiments.reports.render import render
@@ -36,13 +35,14 @@ Found = Mapping[str, Mapping[str, Estimate]]
 JSON, HTML, MARKDOWN, FIGURE = "evaluation.json", "evaluation.html", "evaluation.md", "evaluation.png"
 TITLES = {"fd": "Fréchet distance", "kd": "kernel distance", "coverage": "coverage"}
 NOTES = (
-    "The floor is the figure of real images against real images of other patients, at the same number of images. No "
-    "generator can be expected to be better than it.",
-    "Told apart: worse than the floor by more than twice the floor's deviation over the halvings.",
-    "A distance depends on the number of images and on the extractor. Compare it only with figures of both alike. One "
-    "that is not taken with Inception's FID weights is no FID.",
+    "The floor compares real images with real images of other patients, at the same number of images. No generator can "
+    "be expected to be better than the floor.",
+    "Told apart from real images: worse than the floor by more than twice the floor's deviation over the halvings.",
+    "A distance depends on the number of images and on the extractor. Compare distances only where both are the same. "
+    "Only a distance on Inception's FID weights is a FID.",
     "A set that copies its training images has a good distance too. These figures do not speak of privacy.",
 )
+HEADER = ("figure", "compared", "real against real, the floor", "better", "told apart from real")
 FEW_PATIENTS, FEW_IMAGES = 50, 500
 
 
@@ -76,13 +76,14 @@ def evaluate(run: Run) -> dict[str, float]:
         other = at_hand(other_cfg, run.output_dir / "compared", None, job["max_images"])
         record.record["fingerprints"] = {"data": real.fingerprint, "compared": other.fingerprint}
         features = [features_of(side, extractor, cfg.data.batch_size) for side in (real, other)]
-        found = fidelity(features[0], real.patients, features[1], job["num_halvings"], cfg.seed)
-        notes = write(run, record, found, (real, other), extractor.name)
+        found = fidelity(features[0], real.patients, features[1], other.patients, job["num_halvings"], cfg.seed)
+        lines, notes = rows(found), cautions((real, other), found["fd"]["other"].num_images)
+        write(run, record, found, lines, (real, other), notes, extractor.name)
         metrics = {f"{name}/{side}": one.value for name, sides in found.items() for side, one in sides.items()}
         record.finish("finished", metrics)
     say(heading("evaluation"))
     say("\n".join(f"  {row['title']:<18}{row['other']:>26}   real: {row['floor']:>26}   told apart: {row['apart']}"
-                  for row in rows(found)))  # fmt: skip
+                  for row in lines))  # fmt: skip
     say("\n".join(f"note: {note}" for note in notes))
     say(f"page:         {run.output_dir / HTML}")
     run.end()
@@ -115,12 +116,7 @@ def at_hand(cfg: DictConfig, output_dir: Path, split: str | None, most: int) -> 
     datamodule = build_datamodule(cfg)
     say(heading(f"data: {datamodule.source.name}"))
     say(data_text(datamodule.preview()))
-    output_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        datamodule.prepare_data()
-    finally:
-        datamodule.write_rejected(output_dir)
-    datamodule.setup()
+    read_all(datamodule, output_dir)
     seen, images, _ = decoded_rows(datamodule, SPLITS if split is None else (check_name("job.split", split, SPLITS),))
     chosen = np.sort(np.random.default_rng(cfg.seed).permutation(len(seen))[:most])
     patients = seen.patients
@@ -143,8 +139,8 @@ def rows(found: Found) -> list[dict[str, str]]:
     """A row a figure, for people."""
     directions = {"min": "less", "max": "more"}
     return [
-        {"title": TITLES[name], "better": directions[sides["other"].better],
-         **{side: shown(one) for side, one in sides.items()},
+        {"title": TITLES[name], **{side: shown(one) for side, one in sides.items()},
+         "better": directions[sides["other"].better],
          "apart": "yes" if told_apart(sides["other"], sides["floor"]) else "no"}
         for name, sides in found.items()
     ]  # fmt: skip
@@ -155,34 +151,38 @@ def shown(one: Estimate) -> str:
     return f"{one.value:.4g} {one.interval('{:.4g}'.format)}"
 
 
-def write(run: Run, record: RunRecord, found: Found, sides: Sequence[Side], extractor: str) -> list[str]:
-    """Write evaluation.json, .html, .md and .png; returns what is to be heeded of the numbers of images."""
-    size = found["fd"]["other"].num_images
-    notes = [f"{side}. Fewer than {FEW_PATIENTS} patients: the interval is not to be relied on."
-             for side in sides[:1] if len(set(side.patients)) < FEW_PATIENTS]  # fmt: skip
+def cautions(sides: Sequence[Side], size: int) -> list[str]:
+    """Warnings where there are too few patients or images for the figures to be relied on."""
+    found = [f"{side}. With fewer than {FEW_PATIENTS} patients its interval cannot be relied on."
+             for side in sides if len(set(side.patients)) < FEW_PATIENTS]  # fmt: skip
     if size < FEW_IMAGES:
-        notes.append(f"{size} images on either side are few: distances of fewer than {FEW_IMAGES} are biased upwards.")
+        found.append(
+            f"Only {size} images on either side: with fewer than {FEW_IMAGES} a Fréchet distance is biased up."
+        )
+    return found
+
+
+def write(
+    run: Run, record: RunRecord, found: Found, lines: list[dict[str, str]], sides: Sequence[Side],
+    notes: Sequence[str], extractor: str,
+) -> None:  # fmt: skip
+    """Write evaluation.json, evaluation.html, evaluation.md and evaluation.png."""
+    facts = {"num_images": found["fd"]["other"].num_images, "num_halvings": run.job["num_halvings"],
+             "seed": run.cfg.seed, "extractor": extractor}  # fmt: skip
     figures = {name: {key: one.json() for key, one in both.items()} for name, both in found.items()}
-    facts = {"num_images": size, "num_halvings": run.job["num_halvings"], "seed": run.cfg.seed, "extractor": extractor}
     told = {"figures": figures, **facts, "sides": [str(side) for side in sides], "code": record.record["code"]}
-    write_text(run.output_dir / JSON, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    write_json(run.output_dir / JSON, told)
     picture = png(estimates_figure({TITLES[name]: both for name, both in found.items()}))
     write_atomically(run.output_dir / FIGURE, lambda path: path.write_bytes(picture))
-    apart = [row["title"] for row in rows(found) if row["apart"] == "yes"]
+    apart = [row["title"] for row in lines if row["apart"] == "yes"]
     values = {
         "title": f"{sides[1].name} against {sides[0].name}",
         "summary": f"Told apart from real images by {', '.join(apart)}." if apart else
                    "Not told apart from real images at this number of images.",
-        "rows": rows(found), "sides": [f"Real: {sides[0]}.", f"Compared: {sides[1]}."], "notes": [*notes, *NOTES],
-        "size": f"{size:,}", "figure": base64.b64encode(picture).decode(), "command": run.command,
-        "revision": revision_of(record), **facts,
+        "header": HEADER, "rows": [list(row.values()) for row in lines],
+        "sides": [f"Real: {sides[0]}.", f"Compared: {sides[1]}."], "notes": [*notes, *NOTES],
+        "figure": base64.b64encode(picture).decode(), "command": run.command,
+        "revision": code_words(record.record["code"]), **facts,
     }  # fmt: skip
     for name, template in ((HTML, "evaluation.html.j2"), (MARKDOWN, "evaluation.md.j2")):
         write_text(run.output_dir / name, render(template, **values))
-    return notes
-
-
-def revision_of(record: RunRecord) -> str:
-    """The commit of the code, for people."""
-    code = record.record["code"]
-    return "unknown" if code is None else code["commit"][:7] + (" with changes" if code["changed"] else "")

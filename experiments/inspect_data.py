@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.files import write_atomically, write_text
-from callbacks.run_record import RunRecord
+from callbacks.run_record import RunRecord, code_words
 from datamodules.dataset import RowsOf
 from datamodules.duplicate_report import DuplicateReport, found_among
 from datamodules.duplicates import SIDE
@@ -19,7 +19,7 @@ from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
 from datamodules.manifest import Manifest
 from experiments.assembly import build_datamodule
-from experiments.decoded import decoded_rows
+from experiments.decoded import decoded_rows, read_all
 from experiments.inspection.page import MOST_PAIRS, Inspection, Sheet, page
 from experiments.inspection.pictures import (
     contact_sheet,
@@ -59,7 +59,8 @@ def inspect_data(run: Run) -> dict[str, float]:
         say(data_text(indexed))
         datamodule.max_rejected = indexed["num_images"]  # they are put up with, and listed
         datamodule.duplicates = "ignore" if why_not_compared(cfg, datamodule) else "report"
-        read(datamodule, output_dir)
+        read_all(datamodule, output_dir)
+        describe_data(datamodule, output_dir)
         record.record["fingerprints"] = {"data": datamodule.fingerprint, "split": datamodule.split_fingerprint}
         found = look(run, datamodule, record, list(dict.fromkeys(warnings)))
         write(found, output_dir)
@@ -68,16 +69,6 @@ def inspect_data(run: Run) -> dict[str, float]:
     say(summary(found, output_dir))
     run.end()
     return metrics
-
-
-def read(datamodule: FundusDataModule, output_dir: Path) -> None:
-    """Read every image once, and list those in use and those that are rejected."""
-    try:
-        datamodule.prepare_data()
-    finally:
-        datamodule.write_rejected(output_dir)
-    datamodule.setup()
-    describe_data(datamodule, output_dir)
 
 
 @contextmanager
@@ -155,12 +146,12 @@ def sheets(
 
 def origin(run: Run, record: RunRecord) -> dict[str, str]:
     """What the page says of how it came about: command, seed, fingerprints, code and versions."""
-    code, versions = record.record["code"] or {}, record.record["versions"]
+    versions = record.record["versions"]
     return {
         "command": run.command,
         "seed": str(run.cfg.seed),
         **{f"fingerprint of the {name}": value for name, value in record.record["fingerprints"].items()},
-        "code": f"{code['commit']}{' with changes' if code['changed'] else ''}" if code else "not a checkout",
+        "code": code_words(record.record["code"]),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "started": record.record["sessions"][-1]["start"],
     }

@@ -32,9 +32,7 @@ def load_generator(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Laten
         FileNotFoundError: no such checkpoint.
         ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
     """
-    state, origin = load_state(checkpoint), str(checkpoint)
-    if "denoiser" not in model_of(state):
-        raise UserError(f"ckpt={checkpoint}: it was not written by ddpm_train; give the checkpoint of a generator.")
+    state, origin = _state_of(checkpoint, "denoiser", "ddpm_train; give the checkpoint of a generator")
     with rebuilding(origin):
         there = [f"model.{name}" for name in OPTIONAL_PARTS if model_of(state).get(name) is not None]
         make = Rebuilder(state[CONFIG_KEY], (*AUTOENCODER_PARTS, *DIFFUSION_PARTS, *there), trusted, origin)
@@ -56,10 +54,8 @@ def load_classifier(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Clas
         FileNotFoundError: no such checkpoint.
         ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
     """
-    checkpoint = best_of_run(checkpoint)
-    state, origin = load_state(checkpoint), str(checkpoint)
-    if "classifier" not in model_of(state):
-        raise UserError(f"ckpt={checkpoint}: it was not written by classifier_train; give one of a classifier.")
+    of_a_classifier = "classifier_train; give one of a classifier"
+    state, origin = _state_of(best_of_run(checkpoint), "classifier", of_a_classifier)
     with rebuilding(origin):
         make = Rebuilder(state[CONFIG_KEY], ("model.backbone", "model.classifier"), trusted, origin)
         module = build_classifier(make.cfg, make)
@@ -72,6 +68,14 @@ def with_weights(cfg: DictConfig, checkpoint: Path) -> Classifier:
     module = build_classifier(cfg)
     load_weights(module, load_state(checkpoint), str(checkpoint))
     return module
+
+
+def _state_of(checkpoint: str | Path, part: str, by: str) -> tuple[dict[str, Any], str]:
+    """What a checkpoint holds whose model has this part, and its path for messages; `by` says which job writes it."""
+    state = load_state(checkpoint)
+    if part not in model_of(state):
+        raise UserError(f"ckpt={checkpoint}: it was not written by {by}.")
+    return state, str(checkpoint)
 
 
 def model_of(state: Mapping[str, Any]) -> Mapping[str, Any]:

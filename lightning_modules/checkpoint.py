@@ -26,7 +26,7 @@ def load_state(path: str | Path, place: Place | None = None) -> dict[str, Any]:
 
     Args:
         path: a file, or the folder of a checkpoint in shares.
-        place: what tensors in shares are read into, as `read_sharded` has it.
+        place: what the tensors of a sharded checkpoint are read into, as `read_sharded` has it.
 
     Raises:
         FileNotFoundError: no such file; lists the checkpoints that are beside it.

@@ -1,14 +1,15 @@
 """How near a set of images is to real ones, beside how near real ones are to each other, at the same numbers of images.
 
 A distance depends on the number of images, and on which real ones it is taken to. So the real images are parted into
-two halves that share no patient, several times. The other set is compared with one half, and the second half, which is
-real too, with the first: the floor, which no generator can be expected to go below.
+two halves that share no patient, several times, and so is the other set. One half of the other set is compared with one
+real half. The second real half is compared with it too: that is the floor. No generator can be expected to go below it.
 
 Letters: N real images, M other images, D features.
 
-Source of the intervals: the delete-half jackknife over patients (Shao & Wu 1989, Annals of Statistics 17(3), with as
-many deleted as kept): the deviation over the halvings estimates that of a figure of all images. Differs from it: some
-halvings are drawn at random and not all balanced ones taken, and both sets are drawn anew each time.
+Source of the intervals: the delete-half jackknife over patients (Shao & Wu 1989, Annals of Statistics 17(3)), with as
+many patients deleted as kept: the deviation over the halvings estimates that of a figure of all images. Differs from
+the paper: some halvings are drawn at random, and both sets are halved. Where a half is cut to the size of a smaller
+one, the interval is too wide rather than too narrow.
 """
 
 import math
@@ -20,23 +21,21 @@ import torch
 from scipy.stats import t
 from torch import Tensor
 
-from callbacks.metrics.coverage import NEAREST, coverage
+from callbacks.metrics import coverage, frechet, kernel
 from callbacks.metrics.estimate import Better, Estimate
-from callbacks.metrics.frechet import frechet_distance
-from callbacks.metrics.kernel import kernel_distance
 from datamodules.errors import UserError
 
 Measure = Callable[[Tensor, Tensor], float]
 MEASURES: Mapping[str, tuple[Measure, Better, float, float]] = {  # of real features and others; its range
-    "fd": (frechet_distance, "min", 0.0, math.inf),
-    "kd": (kernel_distance, "min", -math.inf, math.inf),
-    "coverage": (coverage, "max", 0.0, 1.0),
+    "fd": (frechet.frechet_distance, frechet.BETTER["fd"], 0.0, math.inf),
+    "kd": (kernel.kernel_distance, kernel.BETTER["kd"], -math.inf, math.inf),
+    "coverage": (coverage.coverage, coverage.BETTER["coverage"], 0.0, 1.0),
 }
-FEWEST = NEAREST + 1  # images of a half, by which coverage is defined
+FEWEST = coverage.NEAREST + 1  # images of a half, by which coverage is defined
 
 
 def halvings(patients: Sequence[str], seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of two halves of the images that share no patient, without end; both in random order.
+    """Rows of two halves of a set that share no patient, without end; both in random order.
 
     Patients come in random order, and each goes to the half that has fewer images so far.
 
@@ -45,7 +44,9 @@ def halvings(patients: Sequence[str], seed: int) -> Iterator[tuple[np.ndarray, n
     """
     names = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)[1]
     if names.max(initial=0) < 1:
-        raise UserError("real images of two patients at least are needed: halves share no patient.")
+        raise UserError(
+            "a set of one patient cannot be halved: halves share no patient. Two patients at least are needed."
+        )
     draw, counts = np.random.default_rng(seed), np.bincount(names)
     while True:
         is_first, sizes = np.zeros(len(counts), dtype=bool), [0, 0]
@@ -57,34 +58,39 @@ def halvings(patients: Sequence[str], seed: int) -> Iterator[tuple[np.ndarray, n
 
 
 def fidelity(
-    real: Tensor, patients: Sequence[str], other: Tensor, num_halvings: int = 10, seed: int = 0
+    real: Tensor,
+    patients: Sequence[str],
+    other: Tensor,
+    other_patients: Sequence[str],
+    num_halvings: int = 10,
+    seed: int = 0,
 ) -> dict[str, dict[str, Estimate]]:
     """Of each of MEASURES `other`, the other set against real images, and `floor`, real images against real ones.
 
-    All are of the same number of images on either side: as many as the smallest half has, or the other set.
+    All are of the same number of images on either side: as many as the smallest half of either set has.
 
     Args:
         real: features [N, D].
         patients: of each real image [N].
         other: features [M, D] of the set that is compared.
+        other_patients: of each of its images [M]; a generated image is its own.
 
     Raises:
         ValueError: fewer than two halvings or patients, or too few images for a half.
     """
     if num_halvings < 2:
         raise UserError(f"num_halvings={num_halvings} must be at least 2: their spread gives the interval.")
-    halves = list(islice(halvings(patients, seed), num_halvings))
-    size = min(len(other), *(len(half) for pair in halves for half in pair))
+    halves, others = (list(islice(halvings(names, seed), num_halvings)) for names in (patients, other_patients))
+    size = min(len(half) for pair in [*halves, *others] for half in pair)
     if size < FEWEST:
         raise UserError(
-            f"a half of the real images, or the other set, has {size} images: {FEWEST} are needed. Real images: "
-            f"{len(real)} of {len(set(patients))} patients, other ones: {len(other)}."
+            f"the smallest half has {size} images, and {FEWEST} are needed. Real images: {len(real)} of "
+            f"{len(set(patients))} patients, compared ones: {len(other)} of {len(set(other_patients))}."
         )
-    draw = np.random.default_rng((seed, 1))
     found: dict[str, dict[str, list[float]]] = {name: {"other": [], "floor": []} for name in MEASURES}
-    for first, second in halves:
+    for (first, second), (compared, _) in zip(halves, others, strict=True):
         reference, rest = (real[torch.from_numpy(rows[:size])] for rows in (first, second))
-        some = other[torch.from_numpy(draw.permutation(len(other))[:size])]
+        some = other[torch.from_numpy(compared[:size])]
         for name, (measure, *_) in MEASURES.items():
             found[name]["other"].append(measure(reference, some))
             found[name]["floor"].append(measure(reference, rest))

@@ -92,7 +92,7 @@ def measure(
 
 
 def notes_of(data: SyntheticSet, recipe: Mapping[str, Any], real: RealImages) -> list[str]:
-    """What a reader of the figures has to heed of this set and these annotators."""
+    """Cautions for the reader of the figures, about this set and these annotators."""
     notes = []
     asked = data.recipe.get("filter")
     if asked:

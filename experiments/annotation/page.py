@@ -17,7 +17,7 @@ def page(
 
     Args:
         facts: lines at the top, name -> text.
-        notes: what a reader has to heed.
+        notes: cautions for the reader.
         not_told: findings that no annotator tells.
         ceiling: where the real images are from, or why there are none.
     """

@@ -1,4 +1,4 @@
-"""comparison.md and what the terminal shows: the tables, the settings, and what to heed."""
+"""comparison.md and what the terminal shows: the tables, the settings, and the cautions."""
 
 from collections.abc import Sequence
 
@@ -49,7 +49,7 @@ def settings(found: Comparison) -> dict[str, str]:
     }
 
 
-def to_heed(found: Comparison) -> list[str]:
+def cautions(found: Comparison) -> list[str]:
     """What makes the numbers mean less than they seem to."""
     runs = [result.run for result in found.runs]
     unfinished = [f"{run.name} ({run.status})" for run in runs if run.status != FINISHED]
@@ -80,7 +80,7 @@ def page(found: Comparison, differing: dict[str, list[str]], warnings: Sequence[
         found=found,
         metric=escaped(found.metric),
         settings={name: escaped(text) for name, text in settings(found).items()},
-        heeded=[escaped(note) for note in [*warnings, *to_heed(found)]],
+        cautions=[escaped(note) for note in [*warnings, *cautions(found)]],
         tables=[*tables(found), *([difference_table(found, differing)] if differing else [])],
         FIGURE=FIGURE, OF_SEEDS=OF_SEEDS, UNDEFINED=UNDEFINED,
     )  # fmt: skip

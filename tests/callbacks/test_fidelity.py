@@ -13,6 +13,10 @@ from callbacks.metrics.frechet import frechet_distance
 PATIENTS = [f"p{row // 3}" for row in range(300)]  # three images of each
 
 
+def own(num):
+    return [f"image {row}" for row in range(num)]
+
+
 def features(num, shift=0.0, seed=0, dim=8):
     draw = torch.Generator().manual_seed(seed)
     return torch.randn(num, dim, generator=draw) + shift
@@ -26,21 +30,21 @@ def test_halves_share_no_patient_and_hold_all_images():
         assert min(len(first), len(second)) >= 30, "no half is much smaller than a patient allows"
     one, other = (list(islice(halvings(uneven, seed), 3)) for seed in (3, 4))
     assert not all(np.array_equal(a[0], b[0]) for a, b in zip(one, other, strict=True))
-    with pytest.raises(ValueError, match="two patients"):
+    with pytest.raises(ValueError, match="one patient cannot be halved"):
         next(halvings(["a", "a"], 0))
 
 
 def test_sizes_are_equal_and_by_the_smallest():
-    found = fidelity(features(300), PATIENTS, features(40, seed=1), num_halvings=3)
-    assert {one.num_images for sides in found.values() for one in sides.values()} == {40}
-    found = fidelity(features(300), PATIENTS, features(500, seed=1), num_halvings=3)
+    found = fidelity(features(300), PATIENTS, features(40, seed=1), own(40), num_halvings=3)
+    assert {one.num_images for sides in found.values() for one in sides.values()} == {20}
+    found = fidelity(features(300), PATIENTS, features(500, seed=1), own(500), num_halvings=3)
     assert found["fd"]["other"].num_images == 150 and found["fd"]["other"].num_patients == 100
 
 
 def test_the_same_law_is_not_told_apart_and_another_is():
     real = features(300)
-    same = fidelity(real, PATIENTS, features(300, seed=1))
-    other = fidelity(real, PATIENTS, features(300, shift=0.5, seed=1))
+    same = fidelity(real, PATIENTS, features(300, seed=1), own(300))
+    other = fidelity(real, PATIENTS, features(300, shift=0.5, seed=1), own(300))
     for name in MEASURES:
         assert not told_apart(same[name]["other"], same[name]["floor"]), name
     assert told_apart(other["fd"]["other"], other["fd"]["floor"])
@@ -53,7 +57,7 @@ def test_the_same_law_is_not_told_apart_and_another_is():
 def test_fewer_modes_cost_coverage():
     real = torch.cat([features(150), features(150, shift=6.0, seed=2)])
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
-    found = fidelity(real[order], PATIENTS, features(300, seed=1))["coverage"]
+    found = fidelity(real[order], PATIENTS, features(300, seed=1), own(300))["coverage"]
     assert found["other"].value < 0.6 < 0.9 < found["floor"].value and told_apart(found["other"], found["floor"])
 
 
@@ -68,7 +72,7 @@ def test_an_interval_is_that_of_student_and_within_the_range():
 def test_the_figure_is_that_of_the_halves():
     real, other = features(60), features(60, seed=1)
     patients = [f"p{row}" for row in range(60)]
-    found = fidelity(real, patients, other, num_halvings=2, seed=5)
+    found = fidelity(real, patients, other, patients, num_halvings=2, seed=5)
     halves = list(islice(halvings(patients, 5), 2))
     floor = [frechet_distance(real[first], real[second]) for first, second in halves]
     assert found["fd"]["floor"].value == pytest.approx(np.mean(floor)) and math.isfinite(found["fd"]["floor"].high)
@@ -76,6 +80,16 @@ def test_the_figure_is_that_of_the_halves():
 
 def test_what_is_too_little_is_refused():
     with pytest.raises(ValueError, match="num_halvings=1"):
-        fidelity(features(300), PATIENTS, features(40), num_halvings=1)
-    with pytest.raises(ValueError, match="has 4 images: 6 are needed"):
-        fidelity(features(300), PATIENTS, features(4))
+        fidelity(features(300), PATIENTS, features(40), own(40), num_halvings=1)
+    with pytest.raises(ValueError, match="smallest half has 5 images, and 6 are needed"):
+        fidelity(features(300), PATIENTS, features(10), own(10))
+
+
+def test_the_interval_covers_the_other_set_too():
+    """Ten sets of one law, each compared with the same real images: they vary about as much as the interval says."""
+    real, values, deviations = features(400), [], []
+    for seed in range(1, 11):
+        found = fidelity(real, own(400), features(60, seed=seed), own(60), num_halvings=20)["kd"]["other"]
+        values.append(found.value)
+        deviations.append(found.deviation)
+    assert np.std(values, ddof=1) < 1.5 * np.median(deviations)

@@ -17,7 +17,7 @@ from experiments.comparison.groups import (
     group_by_configuration,
     group_by_name,
 )
-from experiments.comparison.page import page, tables, to_heed
+from experiments.comparison.page import cautions, page, tables
 from experiments.comparison.reading import LoggedRun
 from experiments.comparison.results import compare
 from experiments.comparison.tables import group_table, pair_table, run_table, shown
@@ -68,7 +68,7 @@ def test_a_group_is_over_its_seeds():
     [group] = found.groups
     assert group.final.num_seeds == 2 and group.final.value == pytest.approx((0.7 + 0.9) / 2)
     assert (group.num_reached, group.median_step, group.median_images) == (2, 10, 80)
-    assert any("several runs of seed 1" in note for note in to_heed(found))
+    assert any("several runs of seed 1" in note for note in cautions(found))
 
 
 @pytest.mark.parametrize(("finals", "median"), [([0.9, 0.9, 0.5], 10), ([0.9, 0.5], math.inf), ([0.5], math.inf)])
@@ -164,7 +164,7 @@ def test_a_checkpoint_counts_but_not_its_path():
     groups = group_by_configuration(runs)
     assert [[member.name for member in group.runs] for group in groups] == [["a", "b"], ["c"]]
     assert [group.label for group in groups] == ["ckpt=<checkpoint>", "ckpt=null"]
-    notes = to_heed(compare(groups, "val/auroc", "max"))
+    notes = cautions(compare(groups, "val/auroc", "max"))
     assert any("start from 2 checkpoints" in note for note in notes)
 
 
@@ -193,7 +193,7 @@ def test_a_run_that_diverged_is_not_averaged_away():
     row = dict(zip(run_table(found, whole=True).header, run_table(found, whole=True).rows[0], strict=True))
     assert row["final"] == row["area"] == "undefined" and row["best"] == 0.7 and row["threshold step"] == 10
     assert math.isnan(found.groups[0].final.value) and found.groups[0].best.value == pytest.approx(0.75)
-    assert any("no finite number: x" in note for note in to_heed(found))
+    assert any("no finite number: x" in note for note in cautions(found))
 
 
 def test_where_images_are_unknown_everything_is_over_steps():
@@ -204,7 +204,7 @@ def test_where_images_are_unknown_everything_is_over_steps():
     assert [row["threshold images"] for row in rows] == ["unknown", 80]
     assert run_table(found).header[-2] == "threshold steps" and "10" in run_table(found).text()
     assert curves_figure(found).axes[0].get_xlabel() == "optimiser steps"
-    assert any("cannot be told: x." in note for note in to_heed(found))
+    assert any("cannot be told: x." in note for note in cautions(found))
 
 
 def test_no_threshold_and_no_range_are_said():
@@ -218,7 +218,7 @@ def test_no_threshold_and_no_range_are_said():
 def test_splits_and_revisions_that_differ_are_said():
     records = [{"fingerprints": {"split": name}, "code": {"commit": name * 20}} for name in "xy"]
     runs = [run(name, 0, model__init=name, record=record) for name, record in zip("ab", records, strict=True)]
-    notes = " ".join(to_heed(compare(group_by_configuration(runs), "val/auroc", "max")))
+    notes = " ".join(cautions(compare(group_by_configuration(runs), "val/auroc", "max")))
     assert "2 revisions of the code: xxxxxxxx, yyyyyyyy" in notes and "Runs of seed 0 are of several splits" in notes
 
 
@@ -226,7 +226,7 @@ def test_many_groups_without_a_pair_have_no_table_of_tests():
     groups = group_by_configuration([run(f"r{i}", i, model__init=f"i{i}") for i in range(4)])
     found = compare(groups, "val/auroc", "max")
     assert [table.title for table in tables(found)] == ["Runs", "Groups"] and len(found.pairs) == 12
-    assert any("No two groups share 2 seeds" in note for note in to_heed(found))
+    assert any("No two groups share 2 seeds" in note for note in cautions(found))
 
 
 @pytest.mark.parametrize(
