@@ -16,6 +16,7 @@ from dr_miniatures import ddr, ddr_segmentation, deepdrid, eyepacs, idrid, jsiec
 from fundus_training import make  # noqa: F401
 from glaucoma_miniatures import made  # noqa: F401
 from multi_miniatures import brset, eyeq, mbrset, odir5k, odir_images, rfmid  # noqa: F401
+from numbered import numbered  # noqa: F401
 from polyp_miniatures import cvc_clinicdb, cvc_colondb, etis_larib, hyperkvasir, kvasir_seg, polypgen, pranet  # noqa: F401
 from shard_files import open_shards, shard_phantoms, shard_root, shard_tables  # noqa: F401
 
