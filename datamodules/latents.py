@@ -213,13 +213,13 @@ def _full(folder: Path, shape: tuple[int, ...], dtype: str) -> CacheError:
 class LatentDataset(Dataset):
     """Batches of latents for training: latent_mean and latent_std float32 [B, C, h, w], labels, id.
 
-    A row that is picked mirrored gives the latents of the mirrored image, with `eye_side` changed.
+    With `mask` uint8 [B, S, S] where there are masks. A row that is picked mirrored gives the latents and the mask of
+    the mirrored image, with `eye_side` changed.
     """
 
     def __init__(self, cache: LatentCache, images: FundusDataset) -> None:
         self.latents = cache.latents
-        self.labels = images.labels
-        self.ids = images.ids
+        self.labels, self.ids, self.masks = images.labels, images.ids, images.masks
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -230,9 +230,14 @@ class LatentDataset(Dataset):
             return {name: values[0] for name, values in batch.items()}
         chosen = np.asarray(self.latents[index.rows, index.flips.astype(np.int64)], dtype=np.float32)
         labels = self.labels[torch.from_numpy(index.rows)]
-        return {
+        flips = torch.from_numpy(index.flips)
+        batch = {
             "latent_mean": torch.from_numpy(chosen[:, 0].copy()),
             "latent_std": torch.from_numpy(chosen[:, 1].copy()),
-            "labels": torch.where(torch.from_numpy(index.flips)[:, None], mirror_labels(labels), labels),
+            "labels": torch.where(flips[:, None], mirror_labels(labels), labels),
             "id": [self.ids[row] for row in index.rows],
         }
+        if self.masks is not None:
+            mask = torch.from_numpy(self.masks[index.rows][..., 0])
+            batch["mask"] = torch.where(flips[:, None, None], mask.flip(-1), mask)
+        return batch

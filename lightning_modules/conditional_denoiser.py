@@ -1,4 +1,4 @@
-"""All that a denoiser is trained and averaged with: its conditioning, the label maps, and the guide.
+"""All that a denoiser is trained and averaged with: its conditioning, the label maps, the masks, and the guide.
 
 Legend: B batch, F findings, D width of a conditioning vector, C, h, w latent channels and cells.
 """
@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.condition import Condition
 from lightning_modules.conditioning import LabelConditioning
 from lightning_modules.diffusion.sampling import Gradient
 from lightning_modules.label_maps import LabelMaps
+from lightning_modules.masks import UNKNOWN, MaskCode, MaskMaps
 from lightning_modules.networks.latent_classifier import LatentClassifier
 
 
@@ -23,28 +25,44 @@ class ConditionalDenoiser(nn.Module):
         conditioning: LabelConditioning,
         label_maps: LabelMaps | None = None,
         guide: LatentClassifier | None = None,
+        masks: MaskMaps | MaskCode | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
     ):
         super().__init__()
         self.denoiser, self.conditioning, self.label_maps, self.guide = denoiser, conditioning, label_maps, guide
-        self.memory_format = memory_format
+        self.masks, self.memory_format = masks, memory_format
         self.to(memory_format=memory_format)
 
-    def condition(self, labels: Tensor) -> Tensor:
-        """Labels int64 [B, F] -> [B, D], behind which the label maps lie flat, [B, D + C h w], where there are any."""
-        cond = self.conditioning(labels)
-        return cond if self.label_maps is None else torch.cat([cond, self.label_maps(labels).flatten(1)], dim=1)
+    def condition(self, given: Condition | Tensor) -> Tensor:
+        """A condition, or labels int64 [B, F] alone -> [B, D], behind which lie, flat, the maps that there are.
+
+        Those are [C, h, w] of the label maps and [M, h, w] of the mask.
+        """
+        given = Condition.of(given)
+        parts = [self.conditioning(given.labels)]
+        if self.label_maps is not None:
+            parts.append(self.label_maps(given.labels).flatten(1))
+        if isinstance(self.masks, MaskMaps):
+            parts.append(self.masks(self._mask(given)).flatten(1))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def _mask(self, given: Condition) -> Tensor:
+        """The mask that is asked for, of which every pixel is unknown where none is."""
+        if given.mask is not None:
+            return given.mask
+        size = self.denoiser.latent_size * self.masks.cell
+        return torch.full((len(given), size, size), UNKNOWN, device=given.labels.device)
 
     def denoise(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """x_t [B, C, h, w], t float [B], cond of `condition` -> prediction [B, C, h, w]."""
-        if self.label_maps is not None:
+        if cond.shape[1] > self.conditioning.dim:
             cond, maps = cond.tensor_split([self.conditioning.dim], dim=1)
-            x_t = torch.cat([x_t, maps.view_as(x_t)], dim=1)
+            x_t = torch.cat([x_t, maps.view(len(x_t), -1, *x_t.shape[2:])], dim=1)
         return self.denoiser(x_t.contiguous(memory_format=self.memory_format), t, cond)
 
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """x_t [B, C, h, w], t int64 or float [B], labels int64 [B, F] -> prediction [B, C, h, w]."""
-        return self.denoise(x_t, t.float(), self.condition(labels))
+    def forward(self, x_t: Tensor, t: Tensor, given: Condition | Tensor) -> Tensor:
+        """x_t [B, C, h, w], t int64 or float [B], a condition or labels int64 [B, F] -> prediction [B, C, h, w]."""
+        return self.denoise(x_t, t.float(), self.condition(given))
 
     def guide_loss(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the guide over the labels that are known, on average over all."""

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from datamodules.errors import UserError
 from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.condition import Condition
 from lightning_modules.conditional_denoiser import ConditionalDenoiser
 from lightning_modules.conditioning import UNKNOWN, LabelConditioning
 from lightning_modules.diffusion.objective import Objective
@@ -21,6 +22,7 @@ from lightning_modules.diffusion.sampling import draw_noise
 from lightning_modules.ema import AveragedNetwork
 from lightning_modules.label_maps import LabelMaps, LabelSums
 from lightning_modules.latent_sampling import LatentSampling, Sampling
+from lightning_modules.masks import MaskCode, MaskMaps
 from lightning_modules.networks.kl import NETWORK_KEY, network_config
 from lightning_modules.networks.latent_classifier import LatentClassifier
 from lightning_modules.randomness import image_generators, seed_global_stream, stable_seed, step_generator
@@ -48,7 +50,7 @@ class LatentDiffusion(LatentSampling, TrainedModule):
     channel, and the posterior is sampled anew each step.
 
     Batches hold `image` [B, 3, H, W] in [0, 1], which the frozen autoencoder encodes, or raw `latent_mean` and
-    `latent_std` [B, C, h, w]; and `labels` int64 [B, F]. Everything random in a step but dropout is a function
+    `latent_std` [B, C, h, w]; `labels` int64 [B, F]; and `mask` int64 [B, H, W] where there are `masks`. Everything random in a step but dropout is a function
     of (seed, epoch, batch) and of the place in the batch of all ranks, so that a resumed run equals an uninterrupted
     one, and several processes train as one with their batch would. The autoencoder is in the state_dict.
 
@@ -62,6 +64,8 @@ class LatentDiffusion(LatentSampling, TrainedModule):
             none.
         guide: classifier of noised latents that is trained along with the denoiser, and by whose gradient `sample` is
             guided, with a weight decay of its own, GUIDE_DECAY: it learns few labels by heart. None for none.
+        masks: MaskMaps, with which masks are a condition as labels are; or MaskCode, with which images and masks are
+            denoised together, so that the latents have the code's channels behind the autoencoder's. None for none.
         sampling: how `sample` samples unless told otherwise; the attribute `sampling` holds it as a dict.
         ema_decay: of the averaged weights; see AveragedNetwork.
         seed: of noise, timesteps, hidden labels and dropout.
@@ -78,6 +82,7 @@ class LatentDiffusion(LatentSampling, TrainedModule):
         objective: Objective,
         label_maps: LabelMaps | None = None,
         guide: LatentClassifier | None = None,
+        masks: MaskMaps | MaskCode | None = None,
         optimisation: Optimisation = Optimisation(),
         sampling: Sampling = Sampling(),
         ema_decay: float = 0.9999,
@@ -86,12 +91,12 @@ class LatentDiffusion(LatentSampling, TrainedModule):
         blocks: Blocks = Blocks(),
     ):
         super().__init__(optimisation, blocks, seed)
-        _check_parts(autoencoder, denoiser, conditioning, label_maps)
+        _check_parts(autoencoder, denoiser, conditioning, label_maps, masks)
         autoencoder.drop_judges()
         autoencoder.freeze()
         self.autoencoder = autoencoder
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = ConditionalDenoiser(denoiser, conditioning, label_maps, guide, memory_format)
+        self.network = ConditionalDenoiser(denoiser, conditioning, label_maps, guide, masks, memory_format)
         self.ema = AveragedNetwork(self.network, ema_decay)
         self.objective = objective
         self.sampling = sampling.settings(guide is not None)
@@ -135,17 +140,30 @@ class LatentDiffusion(LatentSampling, TrainedModule):
         for batch in batches:
             with torch.no_grad():
                 mean, _ = self._posterior(batch)
-                sums.add(batch["labels"], self.autoencoder.standardise(mean.to(self.device)))
+                sums.add(batch["labels"], self.standardise(mean.to(self.device)))
         maps.fit(sums)
         self.ema.network.label_maps.load_state_dict(maps.state_dict())
         return sums.num_images
 
+    def fit_mask_code(self, masks: Iterable[Tensor]) -> None:
+        """Fit the code of masks, where there is one, to masks int64 [B, H, W] of training images; see MaskCode.fit."""
+        self.network.masks.fit(masks)
+        self.ema.network.masks.load_state_dict(self.network.masks.state_dict())
+
     def _posterior(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the raw latents, float32 [B, C, h, w] each."""
+        """Mean and standard deviation of the raw latents, float32 [B, C, h, w] each; that of a mask's code is 0."""
         if "latent_mean" in batch:
             mean, std = batch["latent_mean"].float(), batch["latent_std"].float()
         else:
             mean, std = self.autoencoder.encode(batch["image"])
+        if self.network.masks is not None and "mask" not in batch:
+            raise UserError(
+                "the model has masks (model.masks), and the images come without any. Remedy: data with masks, or "
+                "model/masks=none."
+            )
+        if self.mask_code is not None:
+            code = self.mask_code.encode(batch["mask"].to(self.device)).to(mean.device)
+            mean, std = torch.cat([mean, code], dim=1), torch.cat([std, torch.zeros_like(code)], dim=1)
         size, denoiser = self.latent_shape, self.network.denoiser
         if tuple(mean.shape[1:]) != size:
             raise UserError(
@@ -157,13 +175,15 @@ class LatentDiffusion(LatentSampling, TrainedModule):
     def _noised(self, posterior: tuple[Tensor, Tensor], draws: "NoiseSample") -> tuple[Tensor, Tensor]:
         """x_0 and x_t of a batch."""
         mean, std = posterior
-        x_0 = self.autoencoder.standardise(mean + std * draws.of_posterior)
+        x_0 = self.standardise(mean + std * draws.of_posterior)
         return x_0, self.objective.q_sample(x_0, draws.eps, draws.t)
 
-    def _loss(self, network: nn.Module, noised: tuple[Tensor, Tensor], labels: Tensor, draws: "NoiseSample") -> Tensor:
+    def _loss(
+        self, network: nn.Module, noised: tuple[Tensor, Tensor], shown: Condition | Tensor, draws: "NoiseSample"
+    ) -> Tensor:
         """Mean loss of the denoiser on a batch."""
         x_0, x_t = noised
-        return self.objective.loss(network(x_t, draws.t, labels), x_0, draws.eps, draws.t).mean()
+        return self.objective.loss(network(x_t, draws.t, shown), x_0, draws.eps, draws.t).mean()
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch."""
@@ -173,16 +193,25 @@ class LatentDiffusion(LatentSampling, TrainedModule):
         part = RankSlice.of_module(self)
         draws = self.training_draws(len(labels), generator, part)
         hidden = part.of(lambda num: self.network.conditioning.draw_hidden(num, generator), len(labels))
-        losses = self.losses(posterior, labels, labels.masked_fill(hidden, UNKNOWN), draws)
+        shown = self._shown(Condition.of(batch), hidden, part, generator)
+        losses = self.losses(posterior, labels, shown, draws)
         for name, value in losses.items():
             self.log(f"train/{name}", value.detach(), on_step=True, on_epoch=False, prog_bar=name == "loss",
                      sync_dist=True, batch_size=len(labels))  # fmt: skip
         return losses["loss"] + GUIDE_WEIGHT * losses.get("guide", 0.0)
 
+    def _shown(self, given: Condition, hidden: Tensor, part: RankSlice, generator: torch.Generator) -> Condition:
+        """What the denoiser sees of a condition: without the labels that are hidden, and without some masks."""
+        mask, labels = None, given.labels.masked_fill(hidden, UNKNOWN)
+        if isinstance(self.network.masks, MaskMaps):
+            off = part.of(lambda num: self.network.masks.draw_hidden(num, generator), len(labels)) | hidden.all(dim=1)
+            mask = given.mask.masked_fill(off[:, None, None], UNKNOWN)
+        return Condition(labels, mask)
+
     def losses(
-        self, posterior: tuple[Tensor, Tensor], labels: Tensor, shown: Tensor, draws: "NoiseSample"
+        self, posterior: tuple[Tensor, Tensor], labels: Tensor, shown: Condition | Tensor, draws: "NoiseSample"
     ) -> dict[str, Tensor]:
-        """`loss` of the denoiser, which sees the labels `shown`, and `guide` of the guide, where there is one."""
+        """`loss` of the denoiser, which sees the condition `shown`, and `guide` of the guide, where there is one."""
         noised = self._noised(posterior, draws)
         found = {"loss": self._loss(self.network, noised, shown, draws)}
         if self.network.guide is not None:
@@ -213,7 +242,8 @@ class LatentDiffusion(LatentSampling, TrainedModule):
         draws = self._validation_draws(batch["id"])
         noised = self._noised(self._posterior(batch), draws)
         options = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": len(labels)}
-        self.log("val/loss", self._loss(self.ema.network, noised, labels, draws), prog_bar=True, **options)
+        shown = Condition.of(batch)
+        self.log("val/loss", self._loss(self.ema.network, noised, shown, draws), prog_bar=True, **options)
         if self.ema.network.guide is not None:
             self.log("val/guide", self.ema.network.guide_loss(noised[1], draws.t, labels), **options)
 
@@ -226,8 +256,11 @@ class LatentDiffusion(LatentSampling, TrainedModule):
         """Take up the optimiser of a checkpoint as this strategy can have it.
 
         Raises:
-            ValueError: the label maps were never fitted; strategies that share out weights load them only now.
+            ValueError: label maps or a mask code were never fitted; strategies that share out weights load them only
+                now.
         """
+        if self.mask_code is not None and not self.mask_code.fitted:
+            raise UserError("the code of masks was never fitted: call fit_mask_code(masks) over training masks.")
         if self.network.label_maps is not None and not self.network.label_maps.fitted:
             raise UserError("the label maps were never fitted: call fit_label_maps(batches) over training images.")
         super().on_train_start()
@@ -243,18 +276,26 @@ class LatentDiffusion(LatentSampling, TrainedModule):
 
 
 def _check_parts(
-    autoencoder: Autoencoder, denoiser: nn.Module, conditioning: LabelConditioning, label_maps: LabelMaps | None
+    autoencoder: Autoencoder,
+    denoiser: nn.Module,
+    conditioning: LabelConditioning,
+    label_maps: LabelMaps | None,
+    masks: MaskMaps | MaskCode | None,
 ) -> None:
-    if denoiser.latent_channels != autoencoder.latent_channels:
+    coded = masks.channels if isinstance(masks, MaskCode) else 0
+    latents = autoencoder.latent_channels + coded
+    if denoiser.latent_channels != latents:
         raise UserError(
             f"the denoiser's latent_channels={denoiser.latent_channels} are not the autoencoder's "
-            f"{autoencoder.latent_channels}."
+            f"{autoencoder.latent_channels}{f' and the mask code has {coded}' if coded else ''}."
         )
     if denoiser.cond_dim != conditioning.dim:
         raise UserError(f"the denoiser's cond_dim={denoiser.cond_dim} is not conditioning.dim={conditioning.dim}.")
-    wanted = 0 if label_maps is None else autoencoder.latent_channels
+    wanted = (0 if label_maps is None else latents) + (masks.channels if isinstance(masks, MaskMaps) else 0)
     if getattr(denoiser, "map_channels", 0) != wanted:
         raise UserError(
-            f"the denoiser has map_channels={getattr(denoiser, 'map_channels', 0)}, and the label maps {wanted}: a "
-            "denoiser of your own takes them as further channels of x_t, map_channels of its constructor."
+            f"the denoiser has map_channels={getattr(denoiser, 'map_channels', 0)}, and label maps and masks {wanted}: "
+            "a denoiser of your own takes them as further channels of x_t, map_channels of its constructor."
         )
+    if masks is not None and masks.cell != autoencoder.downsampling:
+        raise UserError(f"the masks' cell={masks.cell} is not the autoencoder's downsampling {autoencoder.downsampling}.")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.condition import Condition
+from lightning_modules.condition import Condition, Pairs
 from lightning_modules.conditional_denoiser import ConditionalDenoiser
 from lightning_modules.diffusion.objective import Objective
 from lightning_modules.diffusion.sampling import (
@@ -23,6 +23,7 @@ from lightning_modules.diffusion.sampling import (
     sample,
 )
 from lightning_modules.ema import AveragedNetwork
+from lightning_modules.masks import MaskCode
 from lightning_modules.names import check_name
 from lightning_modules.randomness import image_generators
 
@@ -112,6 +113,24 @@ class LatentSampling:
         denoiser = self.network.denoiser
         return denoiser.latent_channels, denoiser.latent_size, denoiser.latent_size
 
+    @property
+    def image_size(self) -> int:
+        """Pixels along a side of the images."""
+        return self.latent_shape[-1] * self.autoencoder.downsampling
+
+    @property
+    def mask_code(self) -> MaskCode | None:
+        """How masks are denoised with images; None where they are not."""
+        masks = self.ema.network.masks
+        return masks if isinstance(masks, MaskCode) else None
+
+    def standardise(self, raw: Tensor) -> Tensor:
+        """Latents [B, C, h, w] with unit variance; the channels of a mask's code have it already."""
+        if self.mask_code is None:
+            return self.autoencoder.standardise(raw)
+        num = self.autoencoder.latent_channels
+        return torch.cat([self.autoencoder.standardise(raw[:, :num]), raw[:, num:]], dim=1)
+
     def sample_by(self, **settings: Any) -> None:
         """Change how `sample` samples unless told otherwise: any of the keys of `sampling`.
 
@@ -164,10 +183,42 @@ class LatentSampling:
             guidance: weight of classifier-free guidance, and then without the guide; None takes both of `sampling`.
 
         Raises:
-            ValueError: labels out of range, another number of seeds than of conditions, a sampling that means nothing.
+            ValueError: labels or masks out of range, another number of seeds than of conditions, a sampling that means
+                nothing.
         """
-        network, settings, condition = self.ema.network, self.sampling, Condition.of(condition)
+        return self.sample_pairs(condition, seeds, num_steps, guidance).images
+
+    @torch.no_grad()
+    def sample_pairs(
+        self,
+        condition: Condition | Mapping[str, Tensor] | Tensor,
+        seeds: Sequence[int] | Tensor,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+    ) -> Pairs:
+        """As `sample`, with the masks: those that were asked for, or those that were denoised with the images.
+
+        A generator that was trained without masks gives None for them.
+        """
+        network, condition = self.ema.network, Condition.of(condition)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.sampling["precision"] == "bf16"):
+            x_0 = self._sample_latents(condition, seeds, num_steps, guidance)
+            num = self.autoencoder.latent_channels
+            images = self.autoencoder.decode(self.autoencoder.unstandardise(x_0[:, :num]))
+        if network.masks is None:
+            return Pairs(images, None)
+        if self.mask_code is None:
+            return Pairs(images, None if condition.mask is None else condition.mask.to(self.device))
+        return Pairs(images, network.masks.harden(network.masks.decode(x_0[:, num:])))
+
+    def _sample_latents(
+        self, condition: Condition, seeds: Sequence[int] | Tensor, num_steps: int | None, guidance: float | None
+    ) -> Tensor:
+        """Standardised latents [B, C, h, w] of the images."""
+        network, settings = self.ema.network, self.sampling
         network.conditioning.check(condition.labels)
+        if network.masks is not None and condition.mask is not None:
+            network.masks.check(condition.mask, self.image_size)
         generators = image_generators(seeds)
         if len(generators) != len(condition):
             raise UserError(f"{len(generators)} seeds for {len(condition)} rows of labels: give one an image.")
@@ -178,19 +229,17 @@ class LatentSampling:
             gradient = network.guidance_gradient(condition.labels, None if wanted is None else weights_of(wanted))
             guide = ClassifierGuidance(gradient, settings["classifier_scale"], settings["classifier_interval"])
         steps = settings["num_steps"] if num_steps is None else num_steps
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings["precision"] == "bf16"):
-            x_0 = sample(
-                network.denoise,
-                noise,
-                network.condition(condition.labels),
-                network.condition(network.conditioning.unknown(len(condition))),
-                build_scheduler(settings["scheduler"], self.objective, steps),
-                steps,
-                settings["guidance"] if guidance is None else guidance,
-                settings["guidance_interval"],
-                generators,
-                settings["spacing"],
-                guide,
-                settings["guidance_rescale"],
-            )
-            return self.autoencoder.decode(self.autoencoder.unstandardise(x_0))
+        return sample(
+            network.denoise,
+            noise,
+            network.condition(condition),
+            network.condition(network.conditioning.unknown(len(condition))),
+            build_scheduler(settings["scheduler"], self.objective, steps),
+            steps,
+            settings["guidance"] if guidance is None else guidance,
+            settings["guidance_interval"],
+            generators,
+            settings["spacing"],
+            guide,
+            settings["guidance_rescale"],
+        )

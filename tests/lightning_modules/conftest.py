@@ -11,6 +11,7 @@ from lightning_modules.diffusion.objective import Objective
 from lightning_modules.diffusion.schedule import Schedule
 from lightning_modules.label_maps import LabelMaps
 from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.masks import MaskCode, MaskMaps
 from lightning_modules.networks.discriminator import PatchDiscriminator
 from lightning_modules.networks.dit import DiT
 from lightning_modules.networks.kl import kl_autoencoder
@@ -20,6 +21,7 @@ from lightning_modules.networks.unet import UNet
 MEANS = torch.tensor([[1.5, 0.5], [-1.0, 1.0]])
 STD = 0.4
 NUM_LEVELS = {"dr_grade": 5, "is_gc": 2, "eye_side": 2}
+MASK_LEVELS = ("background", "disc", "cup")
 
 
 class Batches:
@@ -55,18 +57,29 @@ class Recorder(Callback):
         self.steps.append({name: float(value) for name, value in logged if name.startswith("train/")})
 
 
-def make_batches(num=4, size=2, image_size=16):
+def make_batches(num=4, size=2, image_size=16, masks=False):
+    """With `masks` each image has one of MASK_LEVELS, a disc at random, and the image is brighter there."""
     g = torch.Generator().manual_seed(7)
-    return Batches(
-        [
-            {
-                "image": torch.rand(size, 3, image_size, image_size, generator=g),
-                "labels": torch.stack([torch.randint(-1, n, (size,), generator=g) for n in NUM_LEVELS.values()], 1),
-                "id": [f"{i}-{k}" for k in range(size)],
-            }
-            for i in range(num)
-        ]
-    )
+    batches = [
+        {
+            "image": torch.rand(size, 3, image_size, image_size, generator=g),
+            "labels": torch.stack([torch.randint(-1, n, (size,), generator=g) for n in NUM_LEVELS.values()], 1),
+            "id": [f"{i}-{k}" for k in range(size)],
+        }
+        for i in range(num)
+    ]
+    for batch in batches if masks else ():
+        batch["mask"] = make_masks(size, image_size, g)
+    return Batches(batches)
+
+
+def make_masks(num, size, generator):
+    """Discs of level 1 or 2 at random, int64 [num, size, size]."""
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    centres = torch.randint(0, size, (num, 2), generator=generator)
+    off = (rows - centres[:, 0, None, None]) ** 2 + (columns - centres[:, 1, None, None]) ** 2
+    levels = torch.randint(1, len(MASK_LEVELS), (num, 1, 1), generator=generator)
+    return torch.where(off <= (size // 4) ** 2, levels, 0)
 
 
 def make_autoencoder(discriminator=False, seed=0, **arguments):
@@ -76,11 +89,11 @@ def make_autoencoder(discriminator=False, seed=0, **arguments):
     return Autoencoder(network, discriminator=judge, **arguments)
 
 
-def make_denoiser(name, cond_dim=8, **settings):
+def make_denoiser(name, cond_dim=8, channels=2, **settings):
     if name == "dit":
-        return DiT(2, 8, cond_dim, hidden=16, depth=2, heads=2, **settings)
+        return DiT(channels, 8, cond_dim, hidden=16, depth=2, heads=2, **settings)
     sizes = {"channels": (8, 16), "layers_per_block": 1, "attention_levels": (1,), "head_dim": 8, "norm_groups": 4}
-    return UNet(2, 8, cond_dim, **sizes, **settings)
+    return UNet(channels, 8, cond_dim, **sizes, **settings)
 
 
 def make_diffusion(
@@ -91,23 +104,31 @@ def make_diffusion(
     weighting="uniform",
     maps=False,
     guide=False,
+    masks="",
     **arguments,
 ):
-    """With `maps` its label maps are fitted to the batches."""
+    """With `maps` its label maps are fitted to the batches; `masks` are none, "condition" or "joint"."""
     autoencoder = make_autoencoder()
     autoencoder.measure_latents(make_batches())
     torch.manual_seed(seed)
     conditioning = LabelConditioning(NUM_LEVELS, 8, factor_dropout=factor_dropout)
     objective = Objective(Schedule(), prediction, weighting)
     settings = {"learning_rate": 1e-3, "num_steps": 4} | arguments
-    network = make_denoiser(denoiser, map_channels=2) if maps else make_denoiser(denoiser)
+    channels, seen = 2, 0
+    if masks:
+        settings["masks"] = MaskMaps(MASK_LEVELS, 2) if masks == "condition" else MaskCode(MASK_LEVELS, 2, channels=3)
+        channels, seen = (2, settings["masks"].channels) if masks == "condition" else (5, 0)
     if maps:
-        settings["label_maps"] = LabelMaps(NUM_LEVELS, (2, 8, 8), ridge=1.0)
+        settings["label_maps"], seen = LabelMaps(NUM_LEVELS, (channels, 8, 8), ridge=1.0), seen + channels
+    network = make_denoiser(denoiser, channels=channels, **({"map_channels": seen} if seen else {}))
     if guide:
-        settings["guide"] = LatentClassifier(2, list(NUM_LEVELS.values()), channels=[8, 16])
+        settings["guide"] = LatentClassifier(channels, list(NUM_LEVELS.values()), channels=[8, 16])
     module = LatentDiffusion(autoencoder, network, conditioning, objective, **settings)
+    batches = make_batches(masks=bool(masks))
+    if masks == "joint":
+        module.fit_mask_code(batch["mask"] for batch in batches.batches)
     if maps:
-        module.fit_label_maps(make_batches())
+        module.fit_label_maps(batches)
     return module
 
 
@@ -152,6 +173,7 @@ class Build:
 
     num_levels = NUM_LEVELS
     batches = staticmethod(make_batches)
+    masks, mask_levels = staticmethod(make_masks), MASK_LEVELS
     autoencoder = staticmethod(make_autoencoder)
     denoiser = staticmethod(make_denoiser)
     diffusion = staticmethod(make_diffusion)
