@@ -18,6 +18,7 @@ from lightning_modules.checkpoint import load_state
 from lightning_modules.checkpoint_shards import REST
 from lightning_modules.classifier import Classifier
 from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.masks import MaskCode
 from lightning_modules.networks.kl import pretrained
 from lightning_modules.weights_file import check_finite
 
@@ -26,7 +27,11 @@ MAKE: Make = partial(instantiate, _convert_="all")  # of the command line's, whi
 MEASURES = ("latent_shift", "latent_scale", "num_measured")  # buffers of an Autoencoder
 AUTOENCODER_PARTS = ("model.autoencoder", "autoencoder.module")
 DIFFUSION_PARTS = ("model.denoiser", "model.conditioning", "model.objective", "model.diffusion")
-OPTIONAL_PARTS = ("label_maps", "guide")  # of `model`: null, or absent from older checkpoints, where there are none
+OPTIONAL_PARTS = (
+    "label_maps",
+    "guide",
+    "masks",
+)  # of `model`: null, or absent from older checkpoints, where there are none
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -137,20 +142,24 @@ def build_diffusion(cfg: DictConfig, autoencoder: Autoencoder, make: Make = MAKE
     """The latent diffusion model of `cfg.model` on this autoencoder, weights at random; `make` as above."""
     latent_size = check_image_size(cfg.data.image_size, autoencoder.downsampling)
     seed_all(cfg)  # the same start whether or not an autoencoder was trained
-    channels = autoencoder.latent_channels
-    sizes = {"latent_channels": channels, "latent_size": latent_size, "cond_dim": cfg.model.conditioning.dim}
-    parts = {}
+    channels, seen, parts = autoencoder.latent_channels, 0, {}
+    if cfg.model.get("masks") is not None:
+        masks = parts["masks"] = make(cfg.model.masks, cell=autoencoder.downsampling)
+        channels, seen = (channels + masks.channels, 0) if isinstance(masks, MaskCode) else (channels, masks.channels)
     if cfg.model.get("label_maps") is not None:
-        sizes["map_channels"] = channels
         parts["label_maps"] = make(cfg.model.label_maps, shape=(channels, latent_size, latent_size))
+        seen += channels
+    sizes = {"latent_channels": channels, "latent_size": latent_size, "cond_dim": cfg.model.conditioning.dim}
+    sizes |= {"map_channels": seen} if seen else {}
     try:
         denoiser = make(cfg.model.denoiser, **sizes)
     except Exception as error:  # Hydra raises one of its own
         if "unexpected keyword argument 'map_channels'" not in str(error):
             raise
         raise UserError(
-            f"{cfg.model.denoiser._target_} takes no map_channels, by which the label maps reach it. Remedy: "
-            "model.label_maps=null; or take them in its constructor (docs/adding-a-backbone.md)."
+            f"{cfg.model.denoiser._target_} takes no map_channels, by which label maps and masks reach it. Remedy: "
+            "model.label_maps=null, and model/masks=none or joint; or take them in its constructor "
+            "(docs/adding-a-backbone.md)."
         ) from error
     conditioning = make(cfg.model.conditioning)  # after the denoiser, by which the same seed draws the same weights
     if cfg.model.get("guide") is not None:
@@ -165,6 +174,22 @@ def build_diffusion(cfg: DictConfig, autoencoder: Autoencoder, make: Make = MAKE
     )
     module.config = plain(cfg)
     return module
+
+
+def mask_levels(cfg: DictConfig) -> list[str]:
+    """Names of the levels of the data's masks, background first.
+
+    Raises:
+        UserError: the data have no masks.
+    """
+    source = build_datamodule(cfg).source
+    levels = list(getattr(source, "mask_levels", ()))
+    if not levels:
+        raise UserError(
+            f"the data ({source.name}) have no masks, and model.masks wants some. Remedy: data with masks "
+            "(docs/datasets.md says which have any), or model/masks=none."
+        )
+    return levels
 
 
 def columns_of(cfg: DictConfig) -> dict[str, int]:

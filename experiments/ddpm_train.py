@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 from callbacks.metrics.estimate import Better
 from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
-from experiments.assembly import build_callbacks, build_diffusion, pretrained_autoencoder
+from experiments.assembly import build_callbacks, build_diffusion, mask_levels, pretrained_autoencoder
 from experiments.autoencoders import existing_autoencoder, find_or_train_autoencoder
-from experiments.latents import cache_latents, fit_label_maps
+from experiments.latents import cache_latents, fit_label_maps, fit_mask_code
 from experiments.lineage import trained_on
 from experiments.loading import start_from
 from experiments.metric_directions import direction_of
@@ -27,6 +27,7 @@ from lightning_modules.latent_diffusion import LatentDiffusion
 
 def ddpm_train(run: Run) -> dict[str, float]:
     """Find or train the autoencoder, cache its latents, train the denoiser; returns the final metrics."""
+    run = with_mask_levels(run)
     cfg, output_dir, checkpoint = run.cfg, run.output_dir, run.checkpoint
     callbacks = build_callbacks(cfg)
     monitor, mode, every = monitored(cfg.job.monitor, callbacks)
@@ -51,11 +52,20 @@ def ddpm_train(run: Run) -> dict[str, float]:
     if cfg.job.cache_latents:
         datamodule.attach_latents(cache_latents(cfg, datamodule, module.autoencoder.to(trainer.strategy.root_device)))
     if not checkpoint:
-        fit_label_maps(module.to(trainer.strategy.root_device), datamodule)
+        fit_mask_code(module.to(trainer.strategy.root_device), datamodule)
+        fit_label_maps(module, datamodule)
     fit(trainer, module, datamodule, run)
     metrics = final_metrics(trainer)
     run.end(metrics)
     return metrics
+
+
+def with_mask_levels(run: Run) -> Run:
+    """The run with the levels of the data's masks in its configuration, where masks are trained on."""
+    masks = run.cfg.model.get("masks")
+    if masks is None or masks.levels is not None:
+        return run
+    return run.but({"model": {"masks": {"levels": mask_levels(run.cfg)}}})
 
 
 def foretell(

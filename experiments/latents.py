@@ -1,4 +1,4 @@
-"""What is made of all training images before a denoiser is trained: their latents, and the label maps."""
+"""What is made of all training images before a denoiser is trained: latents, the code of masks, the label maps."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from datamodules.augment import mirror_labels, to_unit_range
 from datamodules.fundus import FundusDataModule
 from datamodules.latents import LatentCache
+from datamodules.masks import to_levels
 from experiments.report import say
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.checkpoint import weights_fingerprint
@@ -30,6 +31,29 @@ def cache_latents(cfg: DictConfig, datamodule: FundusDataModule, autoencoder: Au
     return LatentCache.build(encode, datamodule.images("train"), fingerprint, cfg.cache_dir)
 
 
+def fit_mask_code(module: LatentDiffusion, datamodule: FundusDataModule) -> None:
+    """Fit the code of masks, where there is one that comes with no weights; on every process alike."""
+    code = module.mask_code
+    if code is None or code.fitted:
+        return
+
+    def masks() -> Iterator[torch.Tensor]:
+        return (batch["mask"] for batch in label_batches(datamodule) if "mask" in batch)
+
+    module.fit_mask_code(masks())
+    kept = [dice(code.harden(code.decode(code.encode(mask.to(module.device)))).cpu(), mask) for mask in masks()]
+    number, share = sum(len(one) for one in kept), float(torch.cat(kept).nanmean())
+    say(
+        f"mask code: {code.channels} channels a cell, fitted to {number} training masks, of which it keeps Dice {share:.3f}"
+    )
+
+
+def dice(found: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Of what is not background in masks int64 [B, H, W], float32 [B]; nan where there is nothing else in either."""
+    found, mask = (found > 0).flatten(1), (mask > 0).flatten(1)
+    return 2 * (found & mask).sum(1) / (found.sum(1) + mask.sum(1))
+
+
 def fit_label_maps(module: LatentDiffusion, datamodule: FundusDataModule) -> None:
     """Fit the label maps, where there are any that come with no weights; on every process alike."""
     maps = module.network.label_maps
@@ -42,12 +66,15 @@ def fit_label_maps(module: LatentDiffusion, datamodule: FundusDataModule) -> Non
 def label_batches(datamodule: FundusDataModule) -> Iterator[dict[str, torch.Tensor]]:
     """Training images with their labels, and as often mirrored, of at most MOST_IMAGES evenly spread."""
     dataset, cache = datamodule.dataset("train"), datamodule.latents
-    images, labels = dataset.images, dataset.labels
+    images, labels, masks = dataset.images, dataset.labels, dataset.masks
     chosen = np.unique(np.linspace(0, len(images) - 1, min(len(images), MOST_IMAGES)).astype(np.int64))
     for rows in np.array_split(chosen, -(-len(chosen) // BATCH)):
         for mirrored in (False, True)[: 1 + datamodule.flip]:
             theirs = labels[torch.from_numpy(rows)]
             batch = {"labels": mirror_labels(theirs) if mirrored else theirs}
+            if masks is not None:
+                mask = to_levels(torch.from_numpy(masks[rows][..., 0]))
+                batch["mask"] = mask.flip(-1) if mirrored else mask
             if cache is not None:
                 mean, std = torch.from_numpy(cache.latents[rows, int(mirrored)]).float().unbind(1)
                 yield batch | {"latent_mean": mean, "latent_std": std}

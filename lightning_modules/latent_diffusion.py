@@ -298,4 +298,6 @@ def _check_parts(
             "a denoiser of your own takes them as further channels of x_t, map_channels of its constructor."
         )
     if masks is not None and masks.cell != autoencoder.downsampling:
-        raise UserError(f"the masks' cell={masks.cell} is not the autoencoder's downsampling {autoencoder.downsampling}.")
+        raise UserError(
+            f"the masks' cell={masks.cell} is not the autoencoder's downsampling {autoencoder.downsampling}."
+        )

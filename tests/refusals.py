@@ -8,7 +8,9 @@ import pytest
 
 
 @contextmanager
-def refuses(error: type[BaseException] | tuple[type[BaseException], ...], *facts: Any) -> Iterator[pytest.ExceptionInfo]:
+def refuses(
+    error: type[BaseException] | tuple[type[BaseException], ...], *facts: Any
+) -> Iterator[pytest.ExceptionInfo]:
     """Expect an error whose message names every fact: a key, a value, a file, a row. The wording is free."""
     with pytest.raises(error) as caught:
         yield caught
