@@ -22,6 +22,7 @@ NAME_LISTS = (
     "trusted",
     "findings",
     "balance",
+    "masks",
     "sources",
     "backbones",
     "inits",

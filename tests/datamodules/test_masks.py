@@ -5,11 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules import phantom
 from datamodules.balance import balanced_weights, repeated_chances
+from datamodules.errors import UserError
 from datamodules.findings import EYE_SIDE, NAMES
 from datamodules.fundus import FundusDataModule
 from datamodules.loader import EpochBatches
 from datamodules.sources.chase_db1 import ChaseDB1
+from datamodules.sources.phantom import PhantomSource
+from tests.refusals import refuses
 
 
 @pytest.fixture
@@ -80,6 +84,33 @@ def test_a_changed_mask_changes_the_fingerprint(chase, tmp_path):
     before = module(chase, tmp_path).fingerprint
     Image.new("L", (120, 100)).save(chase / "Image_03L_1stHO.png")
     assert module(chase, tmp_path).fingerprint != before
+
+
+def test_phantoms_have_the_masks_that_are_asked_for_in_that_order(tmp_path):
+    """Level 1 is what was named first, a later structure covers an earlier one, and the pictures stay as they were."""
+    source = PhantomSource(num_images=6, seed=2, masks=["disc", "vessel"])
+    assert source.mask_levels == ("background", "disc", "vessel")
+    plain = PhantomSource(num_images=6, seed=2)
+    assert plain.mask_levels == () and "mask" not in plain.index().table.column_names
+    assert plain.identity() == f"phantom-v{phantom.VERSION}-seed2" != source.identity()
+    assert source.identity() != PhantomSource(num_images=6, seed=2, masks=["vessel", "disc"]).identity()
+    data = FundusDataModule(source, image_size=48, cache_dir=tmp_path, fractions={"train": 1, "val": 0, "test": 0})
+    data.prepare_data()
+    data.setup()
+    found = data.dataset("train")
+    for row, path in enumerate(data.manifest.paths):
+        drawn = phantom.render(2, int(path), 48)
+        np.testing.assert_array_equal(found.images[row], drawn.image)
+        wanted = np.where(drawn.masks["vessel"], 2, drawn.masks["disc"])
+        np.testing.assert_array_equal(found.masks[row][..., 0], wanted)
+    assert set(np.unique(found.masks[:])) == {0, 1, 2}
+
+
+def test_a_structure_that_phantoms_lack_or_that_is_named_twice_is_refused():
+    with refuses(UserError, "data.masks", "'vessels'", "'vessel'"):
+        PhantomSource(masks=["vessels"])
+    with refuses(UserError, "data.masks", "'disc'", "twice"):
+        PhantomSource(masks=["disc", "disc"])
 
 
 def labels(**columns):
