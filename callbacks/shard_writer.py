@@ -27,7 +27,7 @@ GB = 1e9
 
 
 class ImageEncoder:
-    """Images uint8 [H, W, 3] to the bytes of a file.
+    """Images uint8 [H, W, 3], or masks uint8 [H, W], to the bytes of a file.
 
     Args:
         format: png (lossless), jpeg, or webp (lossless without a quality).
@@ -59,11 +59,16 @@ class ImageEncoder:
         return file.getvalue()
 
 
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+MASK_ENCODER = ImageEncoder("png")
+
+
 class ShardWriter(Callback):
     """Write what `predict_step` gives as shards, and before each its checksum as JSON.
 
     A batch has `index`, `labels` [B, F], `shard` (its number) and `is_last` (of its shard); what comes of it `image`
-    uint8 [B, 3, H, W], `seed`, `attempts` and perhaps `accepted`. A batch is encoded while the next one is made, and
+    uint8 [B, 3, H, W], `seed`, `attempts`, and perhaps `accepted` and `mask` uint8 [B, H, W], 255 for unknown.
+    A batch is encoded while the next one is made, and
     written when that is there. A shard is written into a hidden file of this process, flushed to the disk, and moved
     into its place.
 
@@ -75,6 +80,7 @@ class ShardWriter(Callback):
         id_prefix: what ids begin with; the image's number follows.
         rows_per_group: images of a row group, the least that can be read.
         num_threads: that encode images.
+        mask_levels: names of the levels of masks, background first; () where there are no masks.
 
     Raises:
         OSError: what the disk says; when it is full, with how much is wanted.
@@ -83,11 +89,11 @@ class ShardWriter(Callback):
 
     def __init__(
         self, root: str | Path, places: Sequence[tuple[Path, Path]], findings: Sequence[str], encoder: ImageEncoder,
-        id_prefix: str, rows_per_group: int = 100, num_threads: int = 4,
+        id_prefix: str, rows_per_group: int = 100, num_threads: int = 4, mask_levels: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.root, self.places, self.findings = Path(root), list(places), list(findings)
         self.encoder, self.id_prefix, self.rows_per_group = encoder, id_prefix, rows_per_group
-        self.num_threads = num_threads
+        self.num_threads, self.mask_levels = num_threads, tuple(mask_levels)
         self.num_images = 0  # written by this process
         self.seconds = 0.0  # that making images has waited for writing
         self._shard: _Shard | None = None
@@ -109,6 +115,8 @@ class ShardWriter(Callback):
         start = time.perf_counter()
         images = outputs["image"].permute(0, 2, 3, 1).contiguous().numpy()
         begun = [self._threads.submit(self.encoder, image) for image in images]
+        if self.mask_levels:
+            begun += [self._threads.submit(MASK_ENCODER, mask) for mask in outputs["mask"].numpy()]
         before, self._encoding = self._encoding, (begun, outputs, batch)
         self._write(before)
         self.seconds += time.perf_counter() - start
@@ -134,7 +142,8 @@ class ShardWriter(Callback):
         shard, checksum = self.places[batch["shard"]]
         try:
             if self._shard is None:
-                self._shard = _Shard(self.root, shard, checksum, _schema(self.findings, "accepted" in outputs))
+                schema = _schema(self.findings, "accepted" in outputs, self.mask_levels)
+                self._shard = _Shard(self.root, shard, checksum, schema)
             self._rows += self._rows_of([file.result() for file in begun], outputs, batch)
             while len(self._rows) >= self.rows_per_group or (batch["is_last"] and self._rows):
                 group, self._rows = self._rows[: self.rows_per_group], self._rows[self.rows_per_group :]
@@ -163,10 +172,12 @@ class ShardWriter(Callback):
             columns["accepted"] = outputs["accepted"].tolist()
         labels = batch["labels"].cpu().numpy()
         columns |= {name: labels[:, place].tolist() for place, name in enumerate(self.findings)}
-        rows = []
-        for place, file in enumerate(files):
+        rows, num_rows = [], len(columns["index"])
+        for place, file in enumerate(files[:num_rows]):
             own = {name: values[place] for name, values in columns.items()}
             name = f"{self.id_prefix}{own['index']:08d}"
+            if self.mask_levels:
+                own["mask"] = {"bytes": files[num_rows + place], "path": f"{name}.png"}
             rows.append({"image": {"bytes": file, "path": f"{name}.{self.encoder.ending}"}, "id": name, **own})
         return rows
 
@@ -231,12 +242,16 @@ class _Shard:
         self.partial.unlink(missing_ok=True)
 
 
-def _schema(findings: Sequence[str], filtered: bool) -> pa.Schema:
-    """Columns of a shard, with the features that Hugging Face datasets reads them by."""
-    fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("id", pa.string()),
+def _schema(findings: Sequence[str], filtered: bool, mask_levels: Sequence[str]) -> pa.Schema:
+    """Columns of a shard, with the features that Hugging Face datasets reads them by, and the levels of masks."""
+    fields = [("image", PICTURE), *([("mask", PICTURE)] if mask_levels else []), ("id", pa.string()),
               ("index", pa.int64()), ("seed", pa.int64()), ("attempts", pa.int8())]  # fmt: skip
     fields += [("accepted", pa.bool_())] if filtered else []
     fields += [(name, pa.int8()) for name in findings]
-    features = {name: {"dtype": str(kind), "_type": "Value"} for name, kind in fields}
-    features["image"] = {"_type": "Image"}
-    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+    features = {
+        name: {"_type": "Image"} if kind == PICTURE else {"dtype": str(kind), "_type": "Value"} for name, kind in fields
+    }
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    if mask_levels:
+        metadata["mask_levels"] = json.dumps(list(mask_levels))
+    return pa.schema(fields, metadata=metadata)

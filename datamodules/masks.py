@@ -1,12 +1,15 @@
 """Masks beside the images: cropped as they are, cached as they are, 255 where nobody drew one."""
 
+import io
 from collections.abc import Mapping
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from datamodules.errors import UserError
+from datamodules.image_files import ImageError, opened, without_metadata
 from datamodules.manifest import Manifest
 from datamodules.sources.base import Source
 
@@ -52,6 +55,28 @@ def masks_of(source: Source, manifest: Manifest) -> MasksOf | None:
         return None
     masks = manifest.table.column("mask").to_pylist()
     return MasksOf(source, dict(zip(manifest.paths, masks, strict=True))) if any(masks) else None
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """Levels uint8 [H, W], NO_MASK for unknown, as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "PNG")
+    return file.getvalue()
+
+
+def decode_mask(file: bytes) -> np.ndarray:
+    """The levels uint8 [H, W] of `encode_mask`.
+
+    Raises:
+        ImageError: no picture of one channel of 8 bits.
+    """
+    try:
+        with opened(without_metadata(file)) as picture:
+            if picture.mode != "L":
+                raise ImageError(f"a mask has one channel of 8 bits (mode 'L'), and this one has mode {picture.mode!r}")
+            return np.array(picture)
+    except (OSError, ValueError) as error:
+        raise error if isinstance(error, ImageError) else ImageError(f"the mask cannot be read: {error}") from error
 
 
 def to_levels(mask: Tensor) -> Tensor:

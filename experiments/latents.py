@@ -44,7 +44,8 @@ def fit_mask_code(module: LatentDiffusion, datamodule: FundusDataModule) -> None
     kept = [dice(code.harden(code.decode(code.encode(mask.to(module.device)))).cpu(), mask) for mask in masks()]
     number, share = sum(len(one) for one in kept), float(torch.cat(kept).nanmean())
     say(
-        f"mask code: {code.channels} channels a cell, fitted to {number} training masks, of which it keeps Dice {share:.3f}"
+        f"mask code: {code.channels} channels a cell, fitted to {number} training masks; it keeps a Dice of "
+        f"{share:.3f} of them"
     )
 
 

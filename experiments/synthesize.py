@@ -36,6 +36,7 @@ from experiments.synthesis.recipe import (
     image_size_of,
     keep_to,
     make_recipe,
+    mask_levels_of,
     shards_of,
 )
 from lightning_modules.checkpoint import best_of_run
@@ -140,6 +141,7 @@ def begin(run: Run, generator: LatentDiffusion, law: Law, synthesizer: Synthesiz
     elif not (root / PLAN).is_file():
         raise UserError(f"{root / PLAN} is gone, by which the set was begun. Remedy: put it back, or begin anew.")
     plan = Plan(root / PLAN)
+    check_masks(plan, generator)
     image = {"format": job.image_format, "quality": job.image_quality,
              "size": job.image_size or image_size_of(generator)}  # fmt: skip
     shards = shards_of(plan.num_images, job.images_per_shard, job.images_per_row_group)
@@ -155,6 +157,28 @@ def begin(run: Run, generator: LatentDiffusion, law: Law, synthesizer: Synthesiz
     say(f"{plan.num_images:,} images in {shards['num_shards']} shards: {root / PLAN}")
     say(levels_text(condition_counts(plan)))
     return found
+
+
+def check_masks(plan: Plan, generator: LatentDiffusion) -> None:
+    """See that a plan has masks where the generator paints images for them, of the size of its images.
+
+    Raises:
+        UserError: it is not so.
+    """
+    wants = bool(mask_levels_of(generator)) and generator.mask_code is None
+    if wants and not plan.has_masks:
+        raise UserError(
+            "the generator paints images for masks, and the plan has none. Remedy: plan=masks, with data=<one with "
+            "masks>."
+        )
+    if plan.has_masks and not wants:
+        how = "makes masks of its own" if mask_levels_of(generator) else "was trained without masks"
+        raise UserError(f"{plan.path} has masks, and the generator {how}. Remedy: another plan, such as plan=training.")
+    if plan.has_masks and plan.mask_size != generator.image_size:
+        raise UserError(
+            f"{plan.path}: its masks have {plan.mask_size} pixels along a side, and the generator makes images of "
+            f"{generator.image_size}. Remedy: data.image_size={generator.image_size}, in a new output_dir."
+        )
 
 
 def seen(generator: LatentDiffusion) -> LabelRows | None:
@@ -205,7 +229,8 @@ def make(
         work.hand_out(wanted, sum(bounds[number][1] - bounds[number][0] for number in wanted))
     say(heading(f"synthesis: {work.num_images:,} of {found.num_images:,} images are to be made"))
     rows = found.recipe["shards"]["images_per_row_group"]
-    writer = ShardWriter(found.root, found.places, NAMES, encoder, found.id_prefix, rows, encoding_threads(run))
+    levels = mask_levels_of(synthesizer.generator)
+    writer = ShardWriter(found.root, found.places, NAMES, encoder, found.id_prefix, rows, encoding_threads(run), levels)
     data = PlanDataModule(found.plan, bounds, work.items, cfg.job.batch_size)
     trainer = trainer_of(run, [writer, work, PredictionShutdown()])
     predict(trainer, synthesizer, data)

@@ -50,7 +50,8 @@ class LatentDiffusion(LatentSampling, TrainedModule):
     channel, and the posterior is sampled anew each step.
 
     Batches hold `image` [B, 3, H, W] in [0, 1], which the frozen autoencoder encodes, or raw `latent_mean` and
-    `latent_std` [B, C, h, w]; `labels` int64 [B, F]; and `mask` int64 [B, H, W] where there are `masks`. Everything random in a step but dropout is a function
+    `latent_std` [B, C, h, w]; `labels` int64 [B, F]; and `mask` int64 [B, H, W] where there are `masks`.
+    Everything random in a step but dropout is a function
     of (seed, epoch, batch) and of the place in the batch of all ranks, so that a resumed run equals an uninterrupted
     one, and several processes train as one with their batch would. The autoencoder is in the state_dict.
 

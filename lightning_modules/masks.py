@@ -79,7 +79,7 @@ class MaskMaps(MaskGeometry):
         return self.num_values + 1
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Masks int64 [B, H, W] -> [B, D + 1, h, w]: 1 where the level is, -1 where another is, 0 where it is unknown."""
+        """Masks int64 [B, H, W] -> [B, D + 1, h, w]: 1 where the level is, -1 where another is, 0 for unknown."""
         known = (mask >= 0).float()[:, None]
         of_pixels = pixel_unshuffle(known, self.cell).repeat(1, len(self.levels) - 1, 1, 1)
         return torch.cat([(2 * self.cells(mask) - 1) * of_pixels, avg_pool2d(known, self.cell)], dim=1)

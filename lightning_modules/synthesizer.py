@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from datamodules.errors import UserError
-from lightning_modules.condition import Condition
+from lightning_modules.condition import Condition, Pairs
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.randomness import stable_seed
 
+UNKNOWN_PIXEL = 255  # of a mask in a file
 MOST_ATTEMPTS = 127  # a shard keeps their number in a byte
 
 
@@ -58,9 +59,11 @@ class Agreement:
 class Synthesizer(L.LightningModule):
     """Makes the images of a plan; image i follows from its row alone, but for the rounding of sums in other batches.
 
-    Batches hold `labels` int64 [B, F] and `seed` int64 [B]. With `agreement` an image that does not agree is drawn
+    Batches hold `labels` int64 [B, F], `seed` int64 [B], and perhaps `mask` int64 [B, H, W].
+    With `agreement` an image that does not agree is drawn
     again, from seeds that follow from its own, up to `max_attempts` times; the last one stays, and is not accepted.
-    With `image_size` what is given is resized, antialiased; the annotator sees it before.
+    With `image_size` what is given is resized, images antialiased, masks by the nearest pixel; the annotator sees it
+    before.
 
     Raises:
         ValueError: fewer than one attempt, or a size below 8 pixels.
@@ -88,16 +91,17 @@ class Synthesizer(L.LightningModule):
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int = 0) -> dict[str, Tensor]:
         """On the CPU: `image` uint8 [B, 3, H, W], `seed` int64 [B] of the image that stayed, `attempts` int64 [B].
 
-        And `accepted` bool [B], where an annotator has to agree.
+        And `accepted` bool [B], where an annotator has to agree; and `mask` uint8 [B, H, W], 255 for unknown, where
+        the generator has masks.
 
         Raises:
             FloatingPointError: an image with values that are not finite.
         """
         condition, planned = Condition.of(batch), batch["seed"].cpu()
         seeds = planned.clone()
-        images = self._draw(condition, seeds)
+        images, masks = self._draw(condition, seeds)
         if self.agreement is None:
-            return {"image": self._to_bytes(images), "seed": seeds, "attempts": torch.ones_like(seeds)}
+            return self._finished(images, masks) | {"seed": seeds, "attempts": torch.ones_like(seeds)}
         attempts, accepted = torch.ones_like(seeds), self.agreement(images, condition.labels).cpu()
         for attempt in range(2, self.max_attempts + 1):
             again = torch.nonzero(~accepted).flatten()
@@ -106,13 +110,16 @@ class Synthesizer(L.LightningModule):
             seeds[again] = torch.tensor([stable_seed("redraw", seed, attempt) for seed in planned[again].tolist()])
             on_device = again.to(images.device)
             wanted = condition[on_device]
-            redrawn = self._draw(wanted, seeds[again])
+            redrawn, their_masks = self._draw(wanted, seeds[again])
             images[on_device], attempts[again] = redrawn, attempt
+            if masks is not None:
+                masks[on_device] = their_masks
             accepted[again] = self.agreement(redrawn, wanted.labels).cpu()
-        return {"image": self._to_bytes(images), "seed": seeds, "attempts": attempts, "accepted": accepted}
+        return self._finished(images, masks) | {"seed": seeds, "attempts": attempts, "accepted": accepted}
 
-    def _draw(self, condition: Condition, seeds: Tensor) -> Tensor:
-        images = self.generator.sample(condition, seeds).float()
+    def _draw(self, condition: Condition, seeds: Tensor) -> Pairs:
+        images, masks = self.generator.sample_pairs(condition, seeds)
+        images = images.float()
         finite = images.isfinite().flatten(1).all(dim=1)
         if not finite.all():
             bad = int(torch.nonzero(~finite)[0])
@@ -120,11 +127,16 @@ class Synthesizer(L.LightningModule):
                 f"the generator made an image with values that are not finite, from seed {int(seeds[bad])}: it has "
                 "diverged, or sampling_precision is too low. Remedy: another checkpoint, or job.precision=32."
             )
-        return images.clamp(0, 1)
+        return Pairs(images.clamp(0, 1), masks)
 
-    def _to_bytes(self, images: Tensor) -> Tensor:
-        """Images float32 [B, 3, H, W] in [0, 1] as uint8 on the CPU, resized where that is asked for."""
+    def _finished(self, images: Tensor, masks: Tensor | None) -> dict[str, Tensor]:
+        """Images float32 [B, 3, H, W] in [0, 1] and masks as uint8 on the CPU, resized where that is asked for."""
         if self.image_size is not None and self.image_size != images.shape[-1]:
             size = (self.image_size, self.image_size)
             images = interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-        return (images * 255).round().to(torch.uint8).cpu()
+            if masks is not None:
+                masks = interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+        finished = {"image": (images * 255).round().to(torch.uint8).cpu()}
+        if masks is not None:
+            finished["mask"] = torch.where(masks < 0, UNKNOWN_PIXEL, masks).to(torch.uint8).cpu()
+        return finished

@@ -1,7 +1,9 @@
 """What the images of a synthetic set are to show: as the training labels are, balanced, by prevalences, or by a table.
 
-A law gives chunks of labels int8 [n, F], with seeds int64 [n] or None where the plan is to choose them. Those that
-draw take whole rows of labels, with weights: systematic sampling, so that of each chunk of 65,536 images each row of
+A law gives chunks of labels int8 [n, F], with seeds int64 [n] or None where the plan is to choose them, and perhaps
+with masks (masks.py).
+
+Those that draw take whole rows of labels, with weights: systematic sampling, so that of each chunk of 65,536 images each row of
 labels gets its share but for less than one image, in an order at random.
 
 Letters: K different label rows, F findings.
@@ -17,9 +19,8 @@ import numpy as np
 from datamodules.files import sha256
 from datamodules.findings import NAMES, NUM_LEVELS
 from datamodules.plan.table import check_table, table_chunks
-from datamodules.synthetic.plan import CHUNK, PlanError
+from datamodules.synthetic.plan import CHUNK, Chunk, PlanError
 
-Chunk = tuple[np.ndarray, np.ndarray | None]
 NO_LABELS = (
     "the checkpoint does not hold the labels that its generator was trained on. Remedy: plan=table plan.path=<table>; "
     "or plan=prevalences with base: independent; or a checkpoint of a newer training."
@@ -115,7 +116,7 @@ class TableLaw:
         left = num_images
         for labels, seeds in table_chunks(self.path):
             take = len(labels) if left is None else min(left, len(labels))
-            yield labels[:take], None if seeds is None else seeds[:take]
+            yield Chunk(labels[:take], None if seeds is None else seeds[:take])
             left = None if left is None else left - take
             if left == 0:
                 return
@@ -139,7 +140,7 @@ def draw(labels: np.ndarray, weights: np.ndarray, num_images: int, seed: int) ->
         stream = np.random.default_rng(np.random.SeedSequence((seed, 0x9A7, number)))
         places = (stream.permutation(size) + stream.random()) / size
         rows = np.searchsorted(ends, places, side="right")
-        yield labels[np.minimum(rows, len(ends) - 1)], None
+        yield Chunk(labels[np.minimum(rows, len(ends) - 1)])
 
 
 def known(seen: LabelRows | None) -> LabelRows:

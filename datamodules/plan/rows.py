@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.errors import UserError
 from datamodules.loader import as_it_is
+from datamodules.masks import decode_mask, to_levels
 from datamodules.synthetic.plan import Plan
 
 
@@ -30,7 +32,9 @@ class PlanRowsDataset(IterableDataset):
             rows = self.plan.rows(first, end)
             for start in range(0, end - first, self.batch_size):
                 part = slice(start, start + self.batch_size)
+                masks = () if rows.masks is None else [decode_mask(mask) for mask in rows.masks[part]]
                 yield {
+                    **({"mask": to_levels(torch.from_numpy(np.stack(masks)))} if len(masks) else {}),
                     "index": torch.from_numpy(rows.index[part].copy()),
                     "seed": torch.from_numpy(rows.seed[part].copy()),
                     "labels": torch.from_numpy(rows.labels[part].astype("int64")),

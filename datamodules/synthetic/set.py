@@ -20,7 +20,14 @@ MOST_SHARDS = 99_999  # of five digits, by which their names are in order
 MOST_PIXELS = 16_384  # along a side
 IMAGE_FORMATS = ("png", "jpeg", "webp")
 RECIPE_SHAPE = {
-    "generator": {"checkpoint": str, "weights": str, "image_size?": int, "config?": dict, "fingerprints?": dict},
+    "generator": {
+        "checkpoint": str,
+        "weights": str,
+        "image_size?": int,
+        "config?": dict,
+        "fingerprints?": dict,
+        "masks?": {"kind": str, "levels": [str]},
+    },
     "plan": {"fingerprint": str, "num_images": int},
     "sampling": dict,
     "image": {"format": str, "quality?": int, "size": int},

@@ -24,6 +24,7 @@ from experiments.prediction import encoding_threads, predict, trainer_of
 from experiments.report import heading, say
 from experiments.session import Run
 from experiments.synthesis.levels import levels_text
+from experiments.synthesis.recipe import mask_levels_of
 from lightning_modules.diffusion.sampling import build_scheduler, set_timesteps
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import Synthesizer
@@ -54,7 +55,8 @@ def dry_run(
         rate, work = Rate(), operations(synthesizer.generator)
         say(heading("dry run"))
         places = shard_places(Path(folder), processes)
-        writer = ShardWriter(folder, places, NAMES, encoder, "dry-", 100, encoding_threads(run))
+        levels = mask_levels_of(synthesizer.generator)
+        writer = ShardWriter(folder, places, NAMES, encoder, "dry-", 100, encoding_threads(run), levels)
         predict(trainer_of(run, [writer, rate]), synthesizer, data)
         each = sum(shard.stat().st_size for shard, _ in places if shard.is_file()) / first[1]
     say(estimate_text(rate, work, each, encoder.format, plan.num_images, processes, run.output_dir))

@@ -14,6 +14,7 @@ from datamodules.synthetic.set import FORMAT, MOST_SHARDS
 from experiments.runs import differing_keys
 from lightning_modules.checkpoint import run_of, weights_fingerprint
 from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.synthesizer import UNKNOWN_PIXEL
 
 LEAST_SHARDS, MOST_IMAGES = 8, 2500  # by default: so that processes can share the work, and little is lost by a kill
 LATER = {"guidance_rescale": 0.0}  # settings of sampling that came later, and the value by which nothing changes
@@ -28,12 +29,26 @@ def generator_facts(generator: LatentDiffusion, checkpoint: str) -> dict[str, An
         "fingerprints": _fingerprints(Path(checkpoint)),
         "image_size": image_size_of(generator),
         "config": without_paths(generator.config or {}),
+        **({"masks": _mask_facts(generator)} if generator.ema.network.masks is not None else {}),
     }
+
+
+def _mask_facts(generator: LatentDiffusion) -> dict[str, Any]:
+    """How its masks come about, and the names of their levels; values in files are places in that list."""
+    code = generator.mask_code
+    how = {"kind": "condition"} if code is None else {"kind": "joint", "threshold": code.threshold}
+    return how | {"levels": mask_levels_of(generator), "unknown": UNKNOWN_PIXEL}
+
+
+def mask_levels_of(generator: LatentDiffusion) -> list[str]:
+    """Names of the levels of its masks, background first; [] for a generator without masks."""
+    masks = generator.ema.network.masks
+    return [] if masks is None else list(masks.levels)
 
 
 def image_size_of(generator: LatentDiffusion) -> int:
     """Pixels along a side of what it makes."""
-    return generator.latent_shape[-1] * generator.autoencoder.downsampling
+    return generator.image_size
 
 
 def _fingerprints(checkpoint: Path) -> dict[str, str]:

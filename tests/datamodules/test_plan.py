@@ -39,7 +39,7 @@ def labels_in(plan: Plan) -> np.ndarray:
 
 def test_every_row_of_labels_gets_its_share_but_for_less_than_one_image(seen):
     for num_images in (1, 7, 5000):
-        chosen = np.concatenate([labels for labels, _ in draw(seen.labels, seen.counts, num_images, seed=3)])
+        chosen = np.concatenate([chunk.labels for chunk in draw(seen.labels, seen.counts, num_images, seed=3)])
         found, counts = np.unique(chosen, axis=0, return_counts=True)
         assert len(chosen) == num_images
         shares = {row.tobytes(): count for row, count in zip(found, counts, strict=True)}

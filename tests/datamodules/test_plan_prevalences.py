@@ -24,7 +24,7 @@ def seen() -> LabelRows:
 def drawn(tmp_path, text: str, seen: LabelRows | None, num_images: int = 20000) -> np.ndarray:
     path = tmp_path / "prevalences.yaml"
     path.write_text(text)
-    return np.concatenate([labels for labels, _ in PrevalencesLaw(path).chunks(num_images, 0, seen)])
+    return np.concatenate([chunk.labels for chunk in PrevalencesLaw(path).chunks(num_images, 0, seen)])
 
 
 TEXT = """
