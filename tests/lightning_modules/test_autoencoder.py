@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from refusals import refuses
 from torch import nn
 
 from lightning_modules.autoencoder import Autoencoder
@@ -38,7 +39,7 @@ def test_measuring_knows_no_batches_and_takes_uint8(build):
     other.measure_latents((images[:7] / 255).split(2))
     torch.testing.assert_close(one.latent_scale, other.latent_scale, rtol=1e-6, atol=0)
     assert one.num_measured == other.num_measured == 7
-    with pytest.raises(ValueError, match="no image"):
+    with refuses(ValueError, "latents", "empty"):
         one.measure_latents([])
 
 
@@ -50,7 +51,7 @@ def test_borders(build):
     decoded = module.decode(10 * mean)
     assert decoded.min() >= 0 and decoded.max() <= 1 and decoded.dtype == torch.float32
     assert module.reconstruct(images).shape == images.shape
-    with pytest.raises(ValueError, match="image of 15 x 16 pixels.*downsamples by 2.*14 or 16"):
+    with refuses(ValueError, "15 x 16", "by 2", "14 or 16", "data.image_size"):
         module.encode(torch.rand(1, 3, 15, 16))
 
 
@@ -103,7 +104,7 @@ def test_perceptual_term_and_small_checkpoints(build):
 def test_two_optimisers_count_one_step_and_the_discriminator_joins_late(build):
     module = build.autoencoder(discriminator=True, disc_start=2, gradient_clip=1.0, warmup_steps=10)
     before = [p.clone() for p in module.discriminator.parameters()]
-    with pytest.raises(ValueError, match="disc_start=2, and the training has 2 steps: .* would never join"):
+    with refuses(ValueError, "disc_start=2", "2 steps", "autoencoder.module.disc_start"):
         build.fit(module, max_steps=2)
     trainer, steps = build.fit(module, max_steps=5)
     assert trainer.global_step == 5 and len(steps) == 5
@@ -194,12 +195,12 @@ def test_deepspeed_and_float16_are_refused_early(build):
     module = build.autoencoder(discriminator=True)
     strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)
     module.trainer = type("Trainer", (), {"strategy": strategy, "precision": "32-true"})()
-    with pytest.raises(ValueError, match="DeepSpeed takes one"):
+    with refuses(ValueError, "DeepSpeedStrategy", "'32-true'"):
         module.configure_optimizers()
 
 
 def test_bad_arguments(build):
-    with pytest.raises(ValueError, match="reconstruction='l3'.*l1, l2"):
+    with refuses(ValueError, "reconstruction='l3'", "l1, l2"):
         build.autoencoder(reconstruction="l3")
-    with pytest.raises(ValueError, match="lr_schedule='cosin'"):
+    with refuses(ValueError, "lr_schedule='cosin'", "'cosine'"):
         build.fit(build.autoencoder(lr_schedule="cosin"), max_steps=1)

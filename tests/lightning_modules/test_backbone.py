@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refusals import refuses
 from torch import nn
 
 from lightning_modules.layerwise import freeze_layers, layer_groups
@@ -27,12 +28,12 @@ def test_any_network_gives_a_vector_an_image(name):
 
 
 def test_names_and_sizes_that_cannot_be():
-    with pytest.raises(ValueError, match="'resnett18' is no network of timm.*Did you mean 'resnet18'"):
+    with refuses(ValueError, "'resnett18'", "timm", "'resnet18'"):
         check_timm_name("resnett18")
-    with pytest.raises(ValueError, match="timm knows no 'nonsense' of resnet18, but .*a1_in1k"):
+    with refuses(ValueError, "'resnet18.nonsense'", "a1_in1k"):
         check_timm_name("resnet18.nonsense")
     check_timm_name("resnet18.a1_in1k")
-    with pytest.raises(ValueError, match="patches of 16 pixels.*input_size=100. Nearest sizes: 96 and 112"):
+    with refuses(ValueError, "'vit_tiny_patch16_224'", "16 pixels", "input_size=100", 96, 112, "data.image_size"):
         TimmBackbone("vit_tiny_patch16_224", 100)
 
 
@@ -78,7 +79,7 @@ def test_frozen_layers_have_no_gradient_and_no_group(num_frozen):
 
 def test_more_layers_than_there_are():
     backbone = TimmBackbone("resnet18", 64)
-    with pytest.raises(ValueError, match="num_frozen=10: the backbone has 9 layers, give 0 to 9"):
+    with refuses(ValueError, "num_frozen=10", "9 layers"):
         freeze_layers(backbone, backbone.layers(), 10)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from refusals import refuses
 from torch import nn
 
 from lightning_modules.checkpoint import (
@@ -39,10 +40,10 @@ GOOD = {
 }
 
 
-def refused(tmp_path, what: Any, said: str, *readers) -> None:
+def refused(tmp_path, what: Any, facts: list[str], *readers) -> None:
     torch.save(what, tmp_path / "x.ckpt")
     for read in readers:
-        with pytest.raises(ValueError, match=rf"(?s)x\.ckpt.*{said}.*Remedy: "):
+        with refuses(ValueError, tmp_path / "x.ckpt", *facts, "Remedy"):
             read(tmp_path / "x.ckpt")
 
 
@@ -54,7 +55,7 @@ def test_what_a_run_writes_is_read(tmp_path):
 
 @pytest.mark.parametrize("what", [None, [], "text", 3, torch.zeros(3), [GOOD]])
 def test_something_else_than_a_mapping(tmp_path, what):
-    refused(tmp_path, what, "state_dict", load_state, load_progress, load_training)
+    refused(tmp_path, what, ["'state_dict'"], load_state, load_progress, load_training)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_something_else_than_a_mapping(tmp_path, what):
      {"a": torch.zeros(1, dtype=torch.complex64)}],
 )  # fmt: skip
 def test_a_state_dict_of_another_kind(tmp_path, state):
-    refused(tmp_path, GOOD | {"state_dict": state}, "state_dict", load_state)
+    refused(tmp_path, GOOD | {"state_dict": state}, ["'state_dict'"], load_state)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_state_dict_of_another_kind(tmp_path, state):
      {"a": "${b}"}, {"${a}": 1}, {"a": [[("x${oc.env:HOME}",)]]}],
 )  # fmt: skip
 def test_a_configuration_of_another_kind(tmp_path, config):
-    refused(tmp_path, GOOD | {CONFIG_KEY: config}, "its configuration", load_state, load_progress, load_training)
+    refused(tmp_path, GOOD | {CONFIG_KEY: config}, [CONFIG_KEY], load_state, load_progress, load_training)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_configuration_of_another_kind(tmp_path, config):
 )  # fmt: skip
 def test_a_word_on_the_training_data_of_another_kind(tmp_path, change):
     facts = TRAINED_ON | change if isinstance(change, dict) and change else change
-    refused(tmp_path, GOOD | {TRAINED_ON_KEY: facts}, "training data", load_state, load_progress)
+    refused(tmp_path, GOOD | {TRAINED_ON_KEY: facts}, [TRAINED_ON_KEY], load_state, load_progress)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_a_word_on_the_training_data_of_another_kind(tmp_path, change):
 )  # fmt: skip
 def test_training_does_not_go_on_from_weights_alone(tmp_path, key, value):
     state = {name: held for name, held in GOOD.items() if name != key} | ({} if value is None else {key: value})
-    refused(tmp_path, state, f"does not hold .*{key}", load_training)
+    refused(tmp_path, state, [f" {key} ", "resume="], load_training)
     load_state(tmp_path / "x.ckpt")
 
 
@@ -110,19 +111,20 @@ def test_training_does_not_go_on_from_weights_alone(tmp_path, key, value):
 def test_weights_that_are_no_numbers_are_not_loaded(value):
     module = nn.Linear(1, 1)
     state = {"state_dict": GOOD["state_dict"] | {"bias": torch.tensor([value])}}
-    with pytest.raises(ValueError, match=r"x\.ckpt: weights are NaN or infinite: bias"):
+    with refuses(ValueError, "x.ckpt", "NaN", "bias"):
         load_weights(module, state, "x.ckpt")
     assert not torch.equal(module.weight, torch.ones(1, 1))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
-    [({"global_step": "7"}, "global_step"), ({"epoch": -1}, "epoch"), ({CONFIG_KEY: {"model": [1]}}, "model"),
-     ({CONFIG_KEY: {"data": "x"}}, "data"), ({CONFIG_KEY: {"autoencoder": 3}}, "autoencoder"),
-     ({CONFIG_KEY: {"model": {"init": "x"}}}, "model.init")],
+    ("change", "facts"),
+    [({"global_step": "7"}, ["global_step", "'7'"]), ({"epoch": -1}, ["epoch", -1]),
+     ({CONFIG_KEY: {"model": [1]}}, [CONFIG_KEY, "model"]), ({CONFIG_KEY: {"data": "x"}}, [CONFIG_KEY, "data"]),
+     ({CONFIG_KEY: {"autoencoder": 3}}, [CONFIG_KEY, "autoencoder"]),
+     ({CONFIG_KEY: {"model": {"init": "x"}}}, [CONFIG_KEY, "model.init"])],
 )  # fmt: skip
-def test_a_part_of_another_kind(tmp_path, change, said):
-    refused(tmp_path, GOOD | change, said, load_state, load_progress)
+def test_a_part_of_another_kind(tmp_path, change, facts):
+    refused(tmp_path, GOOD | change, facts, load_state, load_progress)
 
 
 def test_a_configuration_without_an_end_is_refused(tmp_path):
@@ -133,4 +135,4 @@ def test_a_configuration_without_an_end_is_refused(tmp_path):
     for _ in range(100):
         deep = [deep]
     for config in ({"model": {"sizes": endless}}, {"model": {"sizes": deep}}, {"model": {"sizes": [0] * 100_001}}):
-        refused(tmp_path, {**GOOD, CONFIG_KEY: config}, "nested too deeply, or has no end", load_state, load_progress)
+        refused(tmp_path, {**GOOD, CONFIG_KEY: config}, [CONFIG_KEY, "nested"], load_state, load_progress)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refusals import refuses
 
 from lightning_modules.conditioning import UNKNOWN, LabelConditioning
 
@@ -32,7 +33,7 @@ def test_a_grade_is_the_sum_of_the_steps_up_to_it():
     conditioning(torch.tensor([[2, -1, -1]])).sum().backward()
     touched = conditioning.embedding.weight.grad.abs().sum(1) > 0
     assert touched[:6].tolist() == [False, True, True, True, False, False]
-    with pytest.raises(ValueError, match="ordinal='dr'.*dr_grade"):
+    with refuses(ValueError, "ordinal='dr'", "dr_grade"):
         make(ordinal=["dr"])
 
 
@@ -69,21 +70,21 @@ def test_all_hidden_is_the_unconditional():
 
 
 @pytest.mark.parametrize(
-    "labels, message",
+    "labels, facts",
     [
-        ([[0, 0, 0], [5, 0, 0]], r"labels\[1, 0\]=5 is no level of 'dr_grade': use 0..4, or -1"),
-        ([[0, 2, 0]], "'is_gc'"),
-        ([[0, 0, -2]], "'eye_side'"),
-        ([[0, 0]], r"need int64 \[B, 3\] with columns dr_grade, is_gc, eye_side"),
+        ([[0, 0, 0], [5, 0, 0]], ["labels[1, 0]=5", "'dr_grade'", "0..4", -1]),
+        ([[0, 2, 0]], ["labels[0, 1]=2", "'is_gc'", "0..1"]),
+        ([[0, 0, -2]], ["labels[0, 2]=-2", "'eye_side'", "0..1"]),
+        ([[0, 0]], ["(1, 2)", "int64 [B, 3]", "dr_grade, is_gc, eye_side"]),
     ],
 )
-def test_a_label_out_of_range_is_named(labels, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_label_out_of_range_is_named(labels, facts):
+    with refuses(ValueError, *facts):
         make().eval()(torch.tensor(labels))
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="factor_dropout=1.5"):
+    with refuses(ValueError, "factor_dropout=1.5"):
         make(factor_dropout=1.5)
-    with pytest.raises(ValueError, match=r"num_levels\['x'\]=1"):
+    with refuses(ValueError, "num_levels['x']=1"):
         LabelConditioning({"x": 1}, 4)
