@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refusals import refuses
 
 from lightning_modules.diffusion.objective import Objective
 from lightning_modules.diffusion.sampling import ClassifierGuidance, build_scheduler, sample
@@ -127,16 +128,16 @@ def test_it_learns_its_batches_and_guides(build):
 
 
 def test_errors(build):
-    with pytest.raises(ValueError, match="classifier_scale=2 must be 0"):
+    with refuses(ValueError, "classifier_scale=2", "without model.guide"):
         build.diffusion("unet").sample_by(classifier_scale=2.0)
     guided = build.diffusion("unet", guide=True)
-    with pytest.raises(ValueError, match="classifier_findings='eyeside'.*Did you mean 'eye_side'"):
+    with refuses(ValueError, "classifier_findings='eyeside'", "'eye_side'"):
         guided.sample_by(classifier_findings=["eyeside"])
-    with pytest.raises(ValueError, match="classifier_findings.eye_side=-1 must be a weight"):
+    with refuses(ValueError, "classifier_findings.eye_side=-1"):
         guided.sample_by(classifier_findings={"eye_side": -1})
-    with pytest.raises(ValueError, match="guidance_rescale=2"):
+    with refuses(ValueError, "guidance_rescale=2"):
         guided.sample_by(guidance_rescale=2)
-    with pytest.raises(ValueError, match="classifier_interval"):
+    with refuses(ValueError, "classifier_interval=(0.5, 0.2)"):
         guided.sample_by(classifier_interval=(0.5, 0.2))
-    with pytest.raises(ValueError, match="classifier_scale=-1"):
+    with refuses(ValueError, "classifier_scale=-1"):
         guided.sample_by(classifier_scale=-1.0)

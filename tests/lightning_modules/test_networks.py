@@ -5,6 +5,7 @@ import shutil
 import diffusers
 import pytest
 import torch
+from refusals import refuses
 from safetensors.torch import load_file, save_file
 
 from lightning_modules.losses.adversarial import discriminator_hinge, generator_hinge
@@ -51,20 +52,26 @@ def test_positions_tell_rows_from_columns():
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    "make, facts",
     [
-        (lambda: UNet(2, 10, 8, channels=(32, 32, 32)), "latent_size=10 is not divisible by 4.*8 or 12"),
-        (lambda: UNet(2, 8, 8, channels=(40,), attention_levels=()), r"channels\[0\]=40 .*norm_groups=32"),
-        (lambda: UNet(2, 8, 8, channels=(32, 32), attention_levels=(2,)), "levels of `channels` are 0..1"),
-        (lambda: UNet(2, 8, 8, channels=(32, 32), attention_levels=(1,), head_dim=24), "head_dim=24"),
-        (lambda: DiT(2, 9, 8), "latent_size=9 .*patch_size=2"),
-        (lambda: DiT(2, 8, 8, hidden=30, heads=4), "hidden=30"),
-        (lambda: kl_autoencoder(block_channels=(20, 64)), r"block_channels\[0\]=20"),
-        (lambda: PatchDiscriminator(channels=8), "norm_groups=16"),
+        (lambda: UNet(2, 10, 8, channels=(32, 32, 32)), ["latent_size=10", "by 4", "8 or 12"]),
+        (lambda: UNet(2, 8, 8, channels=(40,), attention_levels=()), ["channels[0]=40", "norm_groups=32"]),
+        (
+            lambda: UNet(2, 8, 8, channels=(32, 32), attention_levels=(2,)),
+            ["attention_levels", "holds 2", "`channels`", "0..1"],
+        ),
+        (
+            lambda: UNet(2, 8, 8, channels=(32, 32), attention_levels=(1,), head_dim=24),
+            ["channels[1]=32", "head_dim=24"],
+        ),
+        (lambda: DiT(2, 9, 8), ["latent_size=9", "patch_size=2"]),
+        (lambda: DiT(2, 8, 8, hidden=30, heads=4), ["hidden=30", "heads=4"]),
+        (lambda: kl_autoencoder(block_channels=(20, 64)), ["block_channels[0]=20", "norm_groups=32"]),
+        (lambda: PatchDiscriminator(channels=8), ["channels=8", "norm_groups=16"]),
     ],
 )
-def test_sizes_that_do_not_fit_are_named(make, message):
-    with pytest.raises(ValueError, match=message):
+def test_sizes_that_do_not_fit_are_named(make, facts):
+    with refuses(ValueError, *facts):
         make()
 
 
@@ -81,7 +88,7 @@ def test_discriminator_sees_seventy_pixels_and_judges_each_image_by_itself():
     discriminator(images)[0, 0, 8, 8].backward()
     seen = images.grad.abs().sum((0, 1)).nonzero()
     assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [70, 70]
-    with pytest.raises(ValueError, match="num_downsamplings"):
+    with refuses(ValueError, (16, 16), 32, "num_downsamplings"):
         PatchDiscriminator()(torch.zeros(1, 3, 16, 16))
 
 
@@ -109,12 +116,12 @@ def test_pretrained_from_a_folder_and_from_a_checkpoint(build, tmp_path):
 
 
 def test_pretrained_that_cannot_be_had_says_where_to_put_it(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+    with refuses(FileNotFoundError, f"({tmp_path / 'absent.ckpt'})"):
         pretrained(str(tmp_path / "absent.ckpt"))
-    with pytest.raises(FileNotFoundError, match=r"vae/config.json.*huggingface.co/nobody/nothing.*give that folder"):
+    with refuses(FileNotFoundError, "vae/config.json", "https://huggingface.co/nobody/nothing", "`source`"):
         pretrained("nobody/nothing", subfolder="vae")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match="not a checkpoint of an autoencoder"):
+    with refuses(ValueError, tmp_path / "other.ckpt", f"'{NETWORK_KEY}'", "state_dict"):
         pretrained(str(tmp_path / "other.ckpt"))
 
 
@@ -152,9 +159,7 @@ def test_a_folder_of_another_class_is_refused_by_its_name(tmp_path):
         tmp_path / "VQModel"
     )
     for name in ("AutoencoderTiny", "VQModel"):
-        with pytest.raises(
-            ValueError, match=rf"(?s){name}.*config.json describes a {name}, and AutoencoderKL.*Remedy: "
-        ):
+        with refuses(ValueError, f"source='{tmp_path / name}'", f" {name}", "FoldedAutoencoderKL", "vae_train"):
             pretrained(str(tmp_path / name))
 
 
@@ -164,20 +169,20 @@ def test_a_folder_whose_weights_do_not_fill_the_network(kl_folder, tmp_path):
         kl_folder, tmp_path / "holes",
         lambda state: {name: tensor for name, tensor in state.items() if "up_blocks" not in name},
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"(?s)holes.*at random there: decoder.up_blocks.*in all.*Remedy: "):
+    with refuses(ValueError, f"source='{holes}'", "decoder.up_blocks.0.resnets.0.conv1.bias", "34 in all", "vae_train"):
         pretrained(holes)
     none = _spoilt(kl_folder, tmp_path / "none", lambda state: {"other": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"(?s)none.*at random there: .*Remedy: "):
+    with refuses(ValueError, f"source='{none}'", "decoder.conv_in.bias", "120 in all", "vae_train"):
         pretrained(none)
     wide = _spoilt(
         kl_folder, tmp_path / "wide", lambda state: state | {"encoder.conv_in.weight": torch.zeros(9, 3, 3, 3)}
     )
-    with pytest.raises(ValueError, match=r"(?s)wide.*Remedy: "):
+    with refuses(ValueError, f"source='{wide}': config.json", "AutoencoderKL", "vae_train"):
         pretrained(wide)
     nan = _spoilt(
         kl_folder, tmp_path / "nan", lambda state: state | {"encoder.conv_in.bias": torch.full((8,), torch.nan)}
     )
-    with pytest.raises(ValueError, match=r"(?s)nan.*weights are NaN or infinite: encoder.conv_in.bias"):
+    with refuses(ValueError, f"source='{nan}'", "NaN", "encoder.conv_in.bias"):
         pretrained(nan)
 
 
@@ -187,7 +192,7 @@ def test_a_folder_whose_weights_do_not_fill_the_network(kl_folder, tmp_path):
 def test_a_folder_with_a_damaged_config(kl_folder, tmp_path, content):
     shutil.copytree(kl_folder, tmp_path / "vae")
     (tmp_path / "vae/config.json").write_text(content)
-    with pytest.raises(ValueError, match=r"(?s)vae.*Remedy: "):
+    with refuses(ValueError, f"source='{tmp_path / 'vae'}'", "config.json", "Remedy"):
         pretrained(str(tmp_path / "vae"))
 
 
@@ -197,7 +202,7 @@ def test_a_folder_with_damaged_weights(kl_folder, tmp_path):
     whole = file.read_bytes()
     for content in (b"", whole[:-100], bytes([255]) + whole[1:], b"text"):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"(?s)vae.*Remedy: "):
+        with refuses(ValueError, f"source='{tmp_path / 'vae'}'", file, "Remedy"):
             pretrained(str(tmp_path / "vae"))
 
 
@@ -206,5 +211,5 @@ def test_a_folder_with_damaged_weights(kl_folder, tmp_path):
 )
 def test_a_checkpoint_with_a_foreign_autoencoder(tmp_path, config):
     torch.save({"state_dict": {}, NETWORK_KEY: config}, tmp_path / "x.ckpt")
-    with pytest.raises(ValueError, match=rf"(?s)x\.ckpt.*{NETWORK_KEY}.*Remedy: "):
+    with refuses(ValueError, tmp_path / "x.ckpt", NETWORK_KEY, "AutoencoderKL", "Remedy"):
         pretrained(str(tmp_path / "x.ckpt"))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from refusals import refuses
 
 from lightning_modules.optimisation import adamw, can_fuse, lr_factor, lr_scheduler, unfuse
 
@@ -65,9 +66,9 @@ def test_errors():
     frozen, free = torch.nn.Parameter(torch.zeros(1), requires_grad=False), torch.nn.Parameter(torch.zeros(1))
     optimizer = adamw([(torch.nn.ParameterList([frozen, free]), 0.0)], 1e-3, (0.9, 0.99))
     assert optimizer.param_groups[0]["params"] == [free]
-    with pytest.raises(ValueError, match="lr_schedule='linear'.*constant, cosine"):
+    with refuses(ValueError, "lr_schedule='linear'", "constant, cosine"):
         lr_scheduler(optimizer, "linear", 0, 10)
-    with pytest.raises(ValueError, match="decay_steps=inf"):
+    with refuses(ValueError, "decay_steps=inf"):
         lr_scheduler(optimizer, "cosine", 0, math.inf)
-    with pytest.raises(ValueError, match="warmup_steps=-1"):
+    with refuses(ValueError, "warmup_steps=-1"):
         lr_scheduler(optimizer, "constant", -1, 0)

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from refusals import refuses
 
 from lightning_modules.diffusion.objective import Objective
 from lightning_modules.diffusion.sampling import SCHEDULERS, build_scheduler, draw_noise, guided, sample
@@ -165,15 +166,15 @@ def test_spaced_timesteps_descend_from_the_last_to_the_first(name, spacing, zero
 
 
 def test_errors_name_the_value_and_the_remedy():
-    with pytest.raises(ValueError, match="scheduler='ddmp'.*Did you mean 'ddpm'"):
+    with refuses(ValueError, "scheduler='ddmp'", "'ddpm'"):
         build_scheduler("ddmp", Objective(Schedule()), 10)
-    with pytest.raises(ValueError, match="num_steps=2000"):
+    with refuses(ValueError, "num_steps=2000", "1..1000"):
         run(num_steps=2000)
-    with pytest.raises(ValueError, match="spacing='karras' needs scheduler='dpm_solver'; 'ddim' has"):
+    with refuses(ValueError, "spacing='karras'", "scheduler='dpm_solver'", "'ddim'"):
         run(spacing="karras")
-    with pytest.raises(ValueError, match="guidance_interval"):
+    with refuses(ValueError, "guidance_interval=(0.5, 0.2)"):
         run(guidance=2.0, interval=(0.5, 0.2))
-    with pytest.raises(ValueError, match="uncond"):
+    with refuses(ValueError, "guidance=2.0", "uncond"):
         run(guidance=2.0, uncond=None)
-    with pytest.raises(ValueError, match=r"seeds\[1\]=4294967296"):
+    with refuses(ValueError, "seeds[1]=4294967296"):
         image_generators([0, 2**32])

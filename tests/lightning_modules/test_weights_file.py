@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from lightning.fabric.utilities.data import AttributeDict
 from omegaconf import OmegaConf
+from refusals import refuses
 from torch import nn
 
 import callbacks.weights_file
@@ -83,7 +84,7 @@ def test_what_would_be_called_is_refused_with_its_name(tmp_path, monkeypatch, be
     monkeypatch.chdir(tmp_path)
     torch.save({"model": WEIGHTS, "args": [{"a": beside}]}, "w.pth")
     name = "getattr" if isinstance(beside, Harmful) else "Stranger"
-    with pytest.raises(ValueError, match=f"w.pth' is no whole file .*{name}.*Remedy: ") as told:
+    with refuses(ValueError, "model.init.path='w.pth'", name, ".safetensors") as told:
         started(Path("w.pth"))
     assert not Path("called").exists() and "safe_globals" not in str(told.value)
 
@@ -98,7 +99,7 @@ def test_a_damaged_file_is_named_with_a_remedy(tmp_path, suffix):
     damaged = {"empty": b"", "text": b"hello", "html": b"<html>", "short": whole[:9], "cut": whole[:-100]}
     for how, content in (damaged | {"flipped": flipped, "zeros": bytes(len(whole))}).items():
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"model.init.path='.*w\{suffix}' is no whole file .*Remedy: "):
+        with refuses(ValueError, f"model.init.path='{path}'", "containers"):
             started(path)
         assert how
 
@@ -106,7 +107,7 @@ def test_a_damaged_file_is_named_with_a_remedy(tmp_path, suffix):
 @pytest.mark.parametrize("held", [[1, 2], "text", None, 3, {"epoch": 3}, {"model": [WEIGHTS]}, {"model": {}}, {1: 2}])
 def test_what_is_whole_and_holds_no_weights(tmp_path, held):
     torch.save(held, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"weights='.*w.pth' holds no tensors by name.*Remedy: "):
+    with refuses(ValueError, f"weights='{tmp_path / 'w.pth'}'", *KEYS):
         read_weights(tmp_path / "w.pth", "weights")
 
 
@@ -118,14 +119,14 @@ def test_an_error_that_passes_is_not_the_files_fault(tmp_path, monkeypatch, numb
         raise OSError(number, "the share is away")
 
     monkeypatch.setattr(torch, "load", fail)
-    with pytest.raises(OSError, match="the share is away"):
+    with refuses(OSError, f"[Errno {number}]", "the share is away"):
         read_weights(tmp_path / "w.pth", "weights")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
     torch.save(WEIGHTS | {"1.bias": torch.tensor([value])}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"w.pth: weights are NaN or infinite: 1.bias.*Remedy: "):
+    with refuses(ValueError, tmp_path / "w.pth", "NaN", "1.bias"):
         started(tmp_path / "w.pth")
 
 
@@ -141,7 +142,7 @@ ODD = {
 def test_tensors_that_are_not_plain_are_refused(tmp_path, odd):
     torch.save({"model": WEIGHTS | {"1.bias": ODD[odd]}}, tmp_path / "w.pth")
     for read in (lightning_modules.weights_file.read_weights, callbacks.weights_file.read_weights):
-        with pytest.raises(ValueError, match=r"w.pth': its tensor '1.bias' is not dense, with values, and of real num"):
+        with refuses(ValueError, f"weights='{tmp_path / 'w.pth'}'", "'1.bias'", "dense"):
             read(tmp_path / "w.pth", "weights")
     assert not is_plain(torch.nested.nested_tensor([torch.ones(1)])) and not is_plain([1.0]) and is_plain(torch.ones(1))
 
