@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from annotators import write_predictions, write_run
 from omegaconf import OmegaConf
 from PIL import Image
+from refusals import refuses
 from sklearn.metrics import roc_auc_score
 from synthetic_sets import write_set
 from tiny_runs import run_process
@@ -178,7 +178,7 @@ def test_annotations_of_others_are_replaced_only_when_told(run, here, root, made
     files = ("annotations/**/*", "consistency.*")
     before = hashes(root, *files)
     alone = {"annotators": [str(made / "a")]}
-    with pytest.raises(ValueError, match=r"holds other annotations: by annotators a \(.*job\.overwrite=true"):
+    with refuses(ValueError, root / "annotations", "a (", "b (", "job.overwrite=true"):
         run(alone, output_dir="two")
     assert not (here / "two").exists() and hashes(root, *files) == before
     run(alone | {"overwrite": True}, output_dir="two")
@@ -189,30 +189,30 @@ def test_annotations_of_others_are_replaced_only_when_told(run, here, root, made
 
 
 @pytest.mark.parametrize(
-    ("job", "changes", "said"),
+    ("job", "changes", "facts"),
     [
-        ({"annotators": []}, {}, "job.annotators is empty"),
-        ({"annotators": ["{made}/a", "{made}/a/checkpoints/best.ckpt"]}, {}, "twice"),
-        ({"annotators": ["{made}/c"]}, {}, "does not exist"),
-        ({"dataset": "{made}/a"}, {}, "is no synthetic set"),
-        ({}, {"output_dir": "{root}"}, "is the folder of the set"),
-        ({}, {"output_dir": "{root}/annotations/run"}, "is the folder of the set, or in it"),
-        ({"thresholds": {"is_em": 0.3}}, {}, "names is_em, which no annotator tells"),
-        ({"thresholds": {"dr_grade": 0.3}}, {}, "decided by its median"),
-        ({"thresholds": {"is_gcc": 0.3}}, {}, "is not a finding. Did you mean 'is_gc'"),
-        ({"thresholds": 1.5}, {}, "between 0 and 1"),
-        ({"batch_size": 0}, {}, "job.batch_size=0 must be at least 1"),
-        ({}, {"ckpt": "{made}/a/checkpoints/best.ckpt"}, "annotate trains nothing"),
+        ({"annotators": []}, {}, ["job.annotators", "empty"]),
+        ({"annotators": ["{made}/a", "{made}/a/checkpoints/best.ckpt"]}, {}, ["job.annotators", "/best.ckpt", "twice"]),
+        ({"annotators": ["{made}/c"]}, {}, ["checkpoint '", "/c'"]),
+        ({"dataset": "{made}/a"}, {}, ["/a'", "recipe.json", "+exp=synthesize"]),
+        ({}, {"output_dir": "{root}"}, ["output_dir=", "/set ", "job.dataset"]),
+        ({}, {"output_dir": "{root}/annotations/run"}, ["output_dir=", "/set/annotations/run ", "job.dataset"]),
+        ({"thresholds": {"is_em": 0.3}}, {}, ["job.thresholds", "is_em", "is_gc"]),
+        ({"thresholds": {"dr_grade": 0.3}}, {}, ["job.thresholds", "dr_grade", "median"]),
+        ({"thresholds": {"is_gcc": 0.3}}, {}, ["'is_gcc'", "'is_gc'"]),
+        ({"thresholds": 1.5}, {}, ["job.thresholds", "is_amd", 1.5]),
+        ({"batch_size": 0}, {}, ["job.batch_size=0"]),
+        ({}, {"ckpt": "{made}/a/checkpoints/best.ckpt"}, ["annotate", "ckpt", "job.annotators"]),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_before_anything_is_written(run, here, root, made, job, changes, said):
+def test_mistakes_are_told_before_anything_is_written(run, here, root, made, job, changes, facts):
     def placed(value):
         if isinstance(value, list):
             return [placed(one) for one in value]
         return value.format(made=made, root=root) if isinstance(value, str) else value
 
     before = hashes(root, "**/*")
-    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(said)):
+    with refuses((ValueError, FileNotFoundError), *facts):
         run({key: placed(value) for key, value in job.items()}, **{key: placed(v) for key, v in changes.items()})
     assert hashes(root, "**/*") == before and not (here / "out").exists()
 
@@ -227,9 +227,11 @@ def test_a_set_that_is_not_whole_is_refused(run, root, fault):
     path = root / "data" / SHARDS[1]
     if fault == "no manifest":
         (root / "manifest.json").unlink()
+        facts = [f"'{root}'", "manifest.json"]
     else:
         path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="is incomplete" if fault == "no manifest" else "bytes, and .* Remedy"):
+        facts = [path, f"{path.stat().st_size} bytes"]
+    with refuses(ValueError, *facts, "resume=auto"):
         run()
     assert not (root / "annotations").exists()
 
