@@ -11,6 +11,7 @@ import pytest
 import torch
 from checkpoints import autoencoder, classifier, generator, saved
 from omegaconf import OmegaConf
+from refusals import refuses
 
 from experiments.annotation.annotators import load_annotators
 from experiments.construction import DECLARED, Rebuilder, rebuilding
@@ -70,7 +71,6 @@ PARTS = {
     "autoencoder": ("autoencoder.module", "model.autoencoder"),
     "classifier": ("model.backbone", "model.classifier"),
 }
-REFUSED = "would be called|interpolation|has the key"  # words by which something foreign is
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_nothing_that_a_checkpoint_names_is_called(states, marker, monkeypatch, 
     read, kind = ENTRIES[entry]
     for place in PARTS[kind]:
         path = written(states[kind], Path("evil.ckpt"), lambda config, at=place: spoilt(config, at, tree))
-        with pytest.raises(ValueError, match=rf"evil\.ckpt.*({REFUSED})"):
+        with refuses(ValueError, "evil.ckpt", f"({place}"):
             read(path)
         assert not marker.exists(), f"called by {place}"
 
@@ -175,7 +175,7 @@ def test_nothing_is_called_however_it_is_wrapped(hollow, marker, monkeypatch, tr
         for place in places:
             built = {key: hollow[kind][CONFIG_KEY][key] for key in ("model", "autoencoder")}
             config = spoilt(copy.deepcopy(built), place, tree)
-            with pytest.raises(ValueError, match=rf"x\.ckpt.*({REFUSED})"):
+            with refuses(ValueError, "x.ckpt", f"({place}"):
                 make = Rebuilder(config, [], [], "x.ckpt")
                 make(OmegaConf.select(make.cfg, place.removesuffix(".schedule")))
             assert not marker.exists(), f"called by {place}"
@@ -200,7 +200,7 @@ def test_no_secret_gets_out_of_the_environment(hollow, tmp_path, monkeypatch, en
 
         path = written(hollow[kind], tmp_path / "evil.ckpt", change)
         for reader in (read, load_state, load_progress):
-            with pytest.raises(ValueError, match=r"evil\.ckpt.*interpolation") as told:
+            with refuses(ValueError, path, "${oc.env:SECRET}", f"({place})") as told:
                 reader(path)
             assert "hunter2" not in str(told.value) and place in str(told.value)
 
@@ -239,7 +239,7 @@ def test_no_secret_gets_out_of_the_environment(hollow, tmp_path, monkeypatch, en
     ],
 )
 def test_a_name_that_may_not_be_called(marker, target, trusted):
-    with pytest.raises(ValueError, match=r"names .*part\._target_\), which is not of this package.*Remedy: "):
+    with refuses(ValueError, "x.ckpt", f"{target!r} (part._target_)"):
         make = Rebuilder({"part": {"_target_": target}}, ["part"], trusted, "x.ckpt")
         make(make.cfg.part)
     assert not marker.exists()
@@ -267,7 +267,7 @@ def test_what_is_declared_is_there():
 def test_nothing_is_built_later(states, tmp_path, words):
     """By whoever calls what has come of it."""
     path = written(states["classifier"], tmp_path / "x.ckpt", lambda config: config["model"]["backbone"].update(words))
-    with pytest.raises(ValueError, match=rf"x\.ckpt: .*model\.backbone to be built later \({next(iter(words))}\)"):
+    with refuses(ValueError, path, "model.backbone", f"({next(iter(words))})"):
         load_classifier(path)
 
 
@@ -284,7 +284,7 @@ def test_a_seed_is_not_taken_from_the_environment(states, tmp_path, monkeypatch,
     monkeypatch.setenv("PL_GLOBAL_SEED", "5")
     for kind, read in (("generator", load_generator), ("autoencoder", exported), ("classifier", load_classifier)):
         path = written(states[kind], tmp_path / "x.ckpt", lambda config: config.update(seed=seed))
-        with pytest.raises(ValueError, match=rf"x\.ckpt: .*seed is {seed!r}, and must be a whole number"):
+        with refuses(ValueError, path, f"seed is {seed!r}", 2**32 - 1):
             read(path)
 
 
@@ -301,8 +301,9 @@ def test_an_export_does_not_blame_the_file_for_what_is_not_installed(whole, monk
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name))
     path = whole["classifier"]
-    with pytest.raises(ValueError, match="^model.onnx needs onnx, which is not installed"):
+    with refuses(ValueError, "model.onnx", "synfundus[export]", "job.onnx=false") as told:
         export_of(path, load_state(path), AVERAGED, True, [])
+    assert str(path) not in str(told.value)
 
 
 @pytest.mark.parametrize("name", ["hf-hub:evil/evil", "hf_hub:evil/evil", "local-dir:/tmp", "resnet10t.hf-hub:evil"])
@@ -310,7 +311,7 @@ def test_a_backbone_that_would_be_fetched(hollow, tmp_path, name):
     path = written(
         hollow["classifier"], tmp_path / "x.ckpt", lambda config: config["model"]["backbone"].update(name=name)
     )
-    with pytest.raises(ValueError, match=r"x\.ckpt.*(is no network of timm|timm knows no)"):
+    with refuses(ValueError, path, f"'{name}'", "timm"):
         load_classifier(path)
 
 
@@ -322,7 +323,7 @@ def test_a_configuration_without_end(hollow, tmp_path):
         bomb = [bomb] * 10
     for tree in (endless, bomb):
         path = written(hollow["classifier"], tmp_path / "x.ckpt", lambda config, tree=tree: config.update(job=tree))
-        with pytest.raises(ValueError, match=r"x\.ckpt.*nested"):
+        with refuses(ValueError, path, CONFIG_KEY, "nested"):
             load_classifier(path)
 
 
@@ -344,10 +345,10 @@ def test_settings_that_mean_nothing_name_the_checkpoint(states, tmp_path):
                 tmp_path / "x.ckpt",
                 lambda config, p=part, s=settings: config["model"][p].update(s),
             )
-            with pytest.raises(ValueError, match=r"x\.ckpt"):
+            with refuses(ValueError, f"{path}:"):
                 read[kind](path)
     bare = written(states["generator"], tmp_path / "x.ckpt", lambda config: config.pop("data"))
-    with pytest.raises(ValueError, match=r"x\.ckpt.*data"):
+    with refuses(ValueError, f"{bare}:", "key data"):
         load_generator(bare)
 
 
@@ -361,7 +362,7 @@ def test_an_autoencoder_without_measures_of_its_latents(states, tmp_path, name, 
         state = states[kind]
         weights = {key: value for key, value in state["state_dict"].items() if key != full}
         torch.save({**state, "state_dict": weights | ({} if tensor is None else {full: tensor})}, tmp_path / "x.ckpt")
-        with pytest.raises(ValueError, match=rf"(?s)x\.ckpt.*{name}"):
+        with refuses(ValueError, tmp_path / "x.ckpt", name):
             exported(tmp_path / "x.ckpt")
 
 
@@ -372,6 +373,6 @@ def test_weights_that_are_no_numbers_are_not_used(states, tmp_path):
         name = list(state["state_dict"])[-1 if kind == "classifier" else 8]
         state["state_dict"][name] = torch.full_like(state["state_dict"][name], torch.nan)
         torch.save(state, tmp_path / "x.ckpt")
-        with pytest.raises(ValueError, match=r"x\.ckpt: weights are NaN or infinite: ") as told:
+        with refuses(ValueError, tmp_path / "x.ckpt", "NaN") as told:
             read(tmp_path / "x.ckpt")
         assert name.partition("network.")[2] in str(told.value), entry

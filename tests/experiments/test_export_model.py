@@ -12,6 +12,7 @@ import torch
 import yaml
 from checkpoints import DIT, PLAIN_KL, autoencoder, classifier, generator, saved
 from PIL import Image
+from refusals import refuses
 
 from callbacks.files import whole_folder
 from experiments import export_model as job
@@ -192,7 +193,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
         assert not (tmp_path / "in/model").exists()
     assert (tmp_path / "in/model/deep/file").read_text() == "whole"
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["model"]
-    with pytest.raises(FileExistsError, match="is there already"), whole_folder(tmp_path / "in/model"):
+    with refuses(FileExistsError, tmp_path / "in/model", "already"), whole_folder(tmp_path / "in/model"):
         pass
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from refusals import refuses
 from released_sets import annotate, filtered, rewrite
 from synthetic_sets import write_set
 
@@ -92,7 +93,7 @@ def test_an_id_is_never_a_path(dataset, export, tmp_path, name, format):
     name = name and name.replace("/{tmp}", str(tmp_path))
     in_every_shard("id", ["a", name], dataset)
     before = files_outside(tmp_path)
-    with pytest.raises(ValueError, match=r"shard-00000-of-00002\.parquet, id of image 1: .* Remedy"):
+    with refuses(ValueError, "shard-00000-of-00002.parquet", "id of image 1"):
         export(f"job.format={format}")
     assert files_outside(tmp_path) == before
 
@@ -100,13 +101,13 @@ def test_an_id_is_never_a_path(dataset, export, tmp_path, name, format):
 @pytest.mark.parametrize("cells", [[0, -50_000], [0, 10**15], [0, 0], [0, None]])
 def test_an_index_is_that_of_the_row(dataset, export, cells):
     in_every_shard("index", cells, dataset)
-    with pytest.raises(ValueError, match=r"shard-00000-of-00002\.parquet: the index of image 1 is .* Remedy"):
+    with refuses(ValueError, "shard-00000-of-00002.parquet", f"index of image 1 is {cells[1]}"):
         export("job.format=synfundus1m")
 
 
 def test_one_id_for_two_images_is_refused(dataset, export):
     in_every_shard("id", ["a", "a"], dataset)
-    with pytest.raises(ValueError, match="has an id twice"):
+    with refuses(ValueError, "shard-00000-of-00002.parquet", "id twice"):
         export()
 
 
@@ -117,7 +118,7 @@ def test_a_link_in_the_folder_of_an_export_is_not_written_through(export, tmp_pa
     there = export()
     shutil.rmtree(there / name)
     (there / name).symlink_to(mine)
-    with pytest.raises(ValueError, match="is a link to .* Remedy: delete the link"):
+    with refuses(ValueError, there / name, f"'{mine}'"):
         export("resume=auto")
     assert list(mine.iterdir()) == []
 
@@ -147,7 +148,7 @@ RECIPES = [
 @pytest.mark.parametrize(("key", "value"), RECIPES)
 def test_a_recipe_of_another_shape_is_named_with_its_key(dataset, key, value):
     change(dataset / "recipe.json", key, value)
-    with pytest.raises(ValueError, match=rf"recipe\.json: {key.split('.')[0]}.* Remedy") as caught:
+    with refuses(ValueError, f"recipe.json: {key.split('.')[0]}") as caught:
         SyntheticSet(dataset)
     assert key.rpartition(".")[2] in str(caught.value)
 
@@ -163,7 +164,7 @@ MANIFESTS = [
 def test_a_manifest_of_other_files_is_named(dataset, export, key, value):
     change(dataset / "manifest.json", key, value)
     for call in (export, lambda: write_card(dataset), lambda: list(SyntheticSet(dataset).verify())):
-        with pytest.raises(ValueError, match=r"manifest\.json.* Remedy"):
+        with refuses(ValueError, dataset / "manifest.json", "Remedy"):
             call()
 
 
@@ -177,7 +178,7 @@ def test_a_damaged_file_of_a_set_is_named(dataset, name, damage):
     path = dataset / name
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] if damage is None else damage)
-    with pytest.raises(ValueError, match=rf"{path.name}\W.*Remedy"):
+    with refuses(ValueError, path, "Remedy"):
         write_card(dataset)
 
 
@@ -188,7 +189,7 @@ COLUMNS = [("image", ["a", "b"]), ("attempts", ["1", "2"]), ("accepted", [1, 0])
 @pytest.mark.parametrize(("name", "cells"), COLUMNS)
 def test_a_column_of_another_kind_is_named(dataset, export, name, cells):
     in_every_shard(name, cells, dataset)
-    with pytest.raises(ValueError, match=rf"shard-00000-of-00002\.parquet.*'{name}'.* Remedy"):
+    with refuses(ValueError, "shard-00000-of-00002.parquet", f"column '{name}'"):
         export()
 
 
@@ -218,11 +219,11 @@ def test_an_export_deletes_nothing_behind_a_link(export, tmp_path):
     (mine / ".notes.part.txt").write_text("mine")
     shutil.rmtree(there / "images" / "00000")
     (there / "images" / "00000").symlink_to(mine)
-    with pytest.raises(ValueError, match="is a link to"):
+    with refuses(ValueError, there / "images/00000", f"'{mine}'"):
         export("resume=auto")
     (there / "images" / "00000").unlink()
     shutil.rmtree(there / "images")
     (there / "images").symlink_to(tmp_path)
-    with pytest.raises(ValueError, match="is a link to"):
+    with refuses(ValueError, there / "images", f"'{tmp_path}'"):
         export("resume=auto")
     assert [path.read_text() for path in mine.iterdir()] == ["mine"]

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from accidents import ask
+from refusals import refuses
 from synthetic_sets import write_set
 from tensorboard.compat.tensorflow_stub.io import gfile
 from tiny_runs import DATA, DDPM_TRAIN, TRAINER
@@ -145,7 +146,7 @@ def test_of_threads_all_is_told_but_what_tensorboard_raises_again(tmp_path, monk
     filter_known_warnings()
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(gfile.LocalFileSystem, "_write", lambda *arguments: raising(full))
-    with pytest.raises(OSError, match="No space left"):
+    with refuses(OSError, full):
         SummaryWriter(tmp_path).flush()
     other = threading.Thread(target=raising, args=[ValueError("ours")])
     other.start()
