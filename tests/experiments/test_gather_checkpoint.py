@@ -3,6 +3,7 @@
 import pytest
 import torch
 from checkpoints import generator, saved
+from refusals import refuses
 
 from experiments.composition import compose_config
 from experiments.gather_checkpoint import gather, gather_checkpoint
@@ -57,7 +58,7 @@ def test_one_file_holds_what_the_shares_hold(run):
     moment = one["optimizer_states"][0]["state"][0]["exp_avg"]
     torch.testing.assert_close(moment, one["state_dict"]["network.w"] - 1, rtol=0, atol=0, equal_nan=True)
     assert one["optimizer_states"][0]["param_groups"] == [{"lr": 0.5}]
-    with pytest.raises(ValueError, match="best.ckpt is there already"):
+    with refuses(ValueError, path, "already", "job.filename"):
         gather_checkpoint(Run(words(run)))
 
 
@@ -69,7 +70,7 @@ def test_killed_before_it_noted_its_end_it_is_seen_to_be_done(run):
     assert path.stat().st_mtime_ns == written.st_mtime_ns and path.stat().st_ino == written.st_ino
     torch.save(load_state(path) | {"global_step": 8}, path.with_name("other"))  # what was read is mapped still
     path.with_name("other").replace(path)
-    with pytest.raises(ValueError, match="best.ckpt holds another checkpoint. Remedy: another output_dir"):
+    with refuses(ValueError, path, "another checkpoint", "job.filename"):
         gather_checkpoint(Run(words(run, "resume=auto")))
 
 
@@ -80,11 +81,11 @@ def test_without_the_optimisers_state(run):
 
 
 def test_what_cannot_be_gathered(run, tmp_path):
-    with pytest.raises(ValueError, match="needs ckpt="):
+    with refuses(ValueError, "gather_checkpoint", "ckpt="):
         gather_checkpoint(Run(words(run, "ckpt=null")))
-    with pytest.raises(ValueError, match="job.filename=../a.ckpt must be a name without folders"):
+    with refuses(ValueError, "job.filename=../a.ckpt", "output_dir"):
         gather_checkpoint(Run(words(run, "job.filename=../a.ckpt")))
-    with pytest.raises(FileNotFoundError, match="absent.ckpt' does not exist. Beside it: best.ckpt"):
+    with refuses(FileNotFoundError, f"'{run / 'checkpoints/absent.ckpt'}'", "best.ckpt"):
         gather_checkpoint(Run(words(run / "checkpoints/absent.ckpt")))
     assert not list(tmp_path.glob("out/*.ckpt"))
 
@@ -96,6 +97,6 @@ def test_a_disk_that_forgets_is_seen(run, monkeypatch):
         save({**state, "state_dict": {name: tensor * 0 for name, tensor in state["state_dict"].items()}}, path)
 
     monkeypatch.setattr(torch, "save", forgetful)
-    with pytest.raises(OSError, match="does not hold what was written"):
+    with refuses(OSError, run / ".one.", "written"):
         gather(run / "checkpoints/best.ckpt", run / "one.ckpt")
     assert not (run / "one.ckpt").exists()

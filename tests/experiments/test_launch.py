@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 from tiny_runs import BY_TORCHRUN, DDPM_TRAIN, column, run_process
 
 from experiments import launch
@@ -94,7 +95,7 @@ def test_the_first_learns_where_all_are_and_who_is_missing(port, monkeypatch):
     first, second, third = meet(port, size=3)
     second.gather({"host": "b"})
     monkeypatch.setattr(launch, "ARRIVAL_MINUTES", 0.005)
-    with pytest.raises(LaunchError, match="process 2 of 3 has not come"):
+    with refuses(LaunchError, "process 2 of 3", "0.005 minutes"):
         first.gather({"host": "a"})
     assert third.gather({"host": "c"}) == [{"host": "c"}]
     assert [told["host"] for told in first.gather({"host": "a"})] == ["a", "b", "c"]
@@ -102,7 +103,7 @@ def test_the_first_learns_where_all_are_and_who_is_missing(port, monkeypatch):
 
 def test_who_finds_nobody_says_where(port, monkeypatch):
     monkeypatch.setattr(launch, "ARRIVAL_MINUTES", 0.01)
-    with pytest.raises(LaunchError, match=f"process 1 of 2 could not meet the others at 127.0.0.1:{port}"):
+    with refuses(LaunchError, "process 1 of 2", f"127.0.0.1:{port}", "0.01 minutes"):
         Rendezvous(WorldInfo("SLURM", 1, 2, "127.0.0.1", port), "0", 1)
 
 
@@ -158,9 +159,11 @@ def test_as_many_processes_as_devices(devices):
 
 
 def test_other_numbers_of_processes_than_devices_are_said_once():
-    with pytest.raises(LaunchError, match="torchrun has started 2 .*trainer.devices=3 .*--nproc-per-node=3"):
+    with refuses(LaunchError, "torchrun", "2 process", "trainer.devices=3", "--nproc-per-node=3"):
         WorldInfo("torchrun", 0, 2).check(3, 1)
-    with pytest.raises(LaunchError, match="SLURM has started 4 .*are 2.*--ntasks-per-node=1"):
+    with refuses(
+        LaunchError, "SLURM", "4 process", "trainer.devices=[0]", "trainer.num_nodes=2", "--ntasks-per-node=1"
+    ):
         WorldInfo("SLURM", 0, 4).check([0], 2)
     with pytest.raises(SystemExit):
         WorldInfo("torchrun", 1, 2).check(3, 1)
@@ -176,7 +179,7 @@ def test_places_of_slurm(unplaced):
 
 
 def test_places_of_one_start_on_each_node(unplaced):
-    with pytest.raises(LaunchError, match="MASTER_ADDR, MASTER_PORT, NODE_RANK is not set"):
+    with refuses(LaunchError, "trainer.num_nodes=2", "MASTER_ADDR, MASTER_PORT, NODE_RANK"):
         WorldInfo.here(2)
     for name, value in {"MASTER_ADDR": "a", "MASTER_PORT": "7", "NODE_RANK": "1"}.items():
         unplaced.setenv(name, value)
@@ -185,7 +188,7 @@ def test_places_of_one_start_on_each_node(unplaced):
 
 def test_a_study_is_started_once(unplaced, composed):
     unplaced.setattr(WorldInfo, "here", lambda num_nodes=1: WorldInfo("torchrun", 0, 2, "a", 7))
-    with pytest.raises(ValueError, match="was started as several. Remedy: start it once,"):
+    with refuses(ValueError, "pretrain_transfer", "torchrun", "srun"):
         pretrain_transfer(Run(composed("+exp=pretrain_transfer")))
 
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from refusals import refuses
 from scipy import stats
 
 from callbacks.metrics.estimate import Estimate
@@ -55,7 +56,7 @@ def test_a_file_is_a_start_by_a_name_of_its_own(tmp_path):
 
 def test_a_misspelt_word_is_said_before_the_first_run(tmp_path):
     job = {**JOB, "finetune": ["data=phantom", "data.num_image=4"]}
-    with pytest.raises(ValueError, match="num_image"):
+    with refuses(ValueError, "'data.num_image'", "num_images"):
         check([each.cell for each in fine_tunings(tmp_path, job)])
 
 
@@ -79,7 +80,7 @@ def test_a_finished_cell_of_other_settings_is_no_part_of_the_table(tmp_path):
     config = plain(compose_config(cell.command))
     (cell.folder / "config.yaml").write_text(config_text(config))
     check([cell])
-    with pytest.raises(ValueError, match="c is finished, and was run with another trainer.max_epochs"):
+    with refuses(ValueError, cell.folder, "trainer.max_epochs"):
         check([Cell(cell.folder, ("+exp=classifier_train", "trainer.max_epochs=3"))])
 
 
@@ -104,14 +105,16 @@ def test_a_mean_over_different_findings_is_refused(tmp_path):
         finish(each.cell, 0.8)
         scores = {"test": {name: {}, "macro": {"auroc": {"value": 0.8, "low": 0.7, "high": 0.9}}}}
         (each.cell.folder / "evaluation.json").write_text(json.dumps(scores))
-    with pytest.raises(ValueError, match=r"is a mean over findings.*tells is_gc, but .* is_rvo. Remedy"):
+    with refuses(
+        ValueError, "test/macro/auroc", found[0].cell.name, found[1].cell.name, "is_gc", "is_rvo", "model.findings"
+    ):
         outcomes(found, {}, "test/macro/auroc")
     assert len(outcomes(found, {}, "test/is_gc/auroc")) == 2
 
 
 def test_a_cell_that_fails_says_why(tmp_path):
     cell = Cell(tmp_path / "c", ("+exp=classifier_train", "data.num_images=-3"))
-    with pytest.raises(ValueError, match=r"cell c .*error: .*-3.*terminal.txt"):
+    with refuses(ValueError, "cell c", "num_images", -3, cell.folder / "terminal.txt"):
         run(cell, str(tmp_path / "cache"))
 
 
@@ -179,21 +182,21 @@ def test_starts_that_cannot_be_had_are_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "facts"),
     [
-        ({"seeds": []}, "job.seeds is empty"),
-        ({"finetune": ["model.init.path=retfound.pth"]}, "would be the start of every cell.*job.init_paths.retfound"),
-        ({"common": ["model/init=imagenet"]}, "would be the start of every cell"),
-        ({"budgets": [0.5, 0]}, "job.budgets holds 0, and must be shares"),
+        ({"seeds": []}, ["job.seeds", "empty"]),
+        ({"finetune": ["model.init.path=retfound.pth"]}, ["model.init.path=retfound.pth", "+job.init_paths.retfound"]),
+        ({"common": ["model/init=imagenet"]}, ["model/init=imagenet", "+job.init_paths.retfound"]),
+        ({"budgets": [0.5, 0]}, ["job.budgets", "holds 0", "(0, 1]"]),
     ],
 )
-def test_lists_that_mean_nothing(change, message):
-    with pytest.raises(ValueError, match=message):
+def test_lists_that_mean_nothing(change, facts):
+    with refuses(ValueError, *facts):
         check_lists({**JOB, **change})
 
 
 def test_a_metric_that_is_none():
-    with pytest.raises(ValueError, match="job.metric=auroc: must be split/finding/name"):
+    with refuses(ValueError, "job.metric=auroc", "evaluation.json"):
         check_metric("auroc")
     check_metric("test/dr_grade/qwk")
 
@@ -209,17 +212,15 @@ def test_a_cell_whose_files_are_damaged_is_named_with_the_remedy(tmp_path, name,
     found = fine_tunings(tmp_path, JOB)[:1]
     finish(found[0].cell, 0.8)
     (found[0].cell.folder / name).write_text(content)
-    with pytest.raises(
-        ValueError, match=rf"{name}\W.* Remedy: delete .*{found[0].cell.name}, and the cell is run again"
-    ):
+    with refuses(ValueError, found[0].cell.folder / name, f"{found[0].cell.folder},"):
         outcomes(found, {}, "test/macro/auroc")
 
 
 def test_names_of_cells_stay_in_the_folder_of_the_study(tmp_path):
     for changed in ({"backbones": ["../../x"]}, {"inits": ["a/b"], "init_paths": {"a/b": "w.pth"}}):
-        with pytest.raises(ValueError, match=r"job\.backbones.*Remedy"):
+        with refuses(ValueError, "job.backbones", "job.inits", "_025_seed3'"):
             fine_tunings(tmp_path, JOB | changed)
-    with pytest.raises(ValueError, match=r"job\.backbones.*Remedy"):
+    with refuses(ValueError, "job.backbones", "'../x'"):
         pretraining(tmp_path, JOB, "../x")
 
 
@@ -229,6 +230,6 @@ def test_a_link_in_the_place_of_the_cells_is_not_written_through(tmp_path, monke
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "cells").symlink_to(mine)
     monkeypatch.setattr(cells.subprocess, "run", lambda *a, **k: pytest.fail("it was run"))
-    with pytest.raises(ValueError, match="is a link to .*Remedy: delete the link"):
+    with refuses(ValueError, tmp_path / "study/cells", f"'{mine}'"):
         run(fine_tunings(tmp_path / "study", JOB)[0].cell, "cache")
     assert list(mine.iterdir()) == []

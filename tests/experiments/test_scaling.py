@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refuses
 from tiny_runs import DATA, UNET
 from torch import nn
 
@@ -94,16 +95,16 @@ def test_the_job_says_what_it_counts(tmp_path, capsys):
     assert "1 device(s): strategy=single" in out and f"{figures['work']['flop'] / 1e9:.1f} GFLOP" in out
 
 
-@pytest.mark.parametrize("word, message", [
-    ("job.tflops=0", "job.tflops=0 must be more than 0"), ("job.devices=[0]", r"job.devices=\[0\] must be numbers"),
-    ("ckpt=a.ckpt", "scaling has no weights"),
+@pytest.mark.parametrize("word, facts", [
+    ("job.tflops=0", ["job.tflops=0"]), ("job.devices=[0]", ["job.devices=[0]"]),
+    ("ckpt=a.ckpt", ["scaling", "weights", "ckpt"]),
 ])  # fmt: skip
-def test_numbers_that_mean_nothing(tmp_path, word, message):
-    with pytest.raises(ValueError, match=message):
+def test_numbers_that_mean_nothing(tmp_path, word, facts):
+    with refuses(ValueError, *facts):
         scaling(Run(compose_config(["+exp=scaling", f"output_dir={tmp_path}", word])))
 
 
 @pytest.mark.parametrize("name", ["vae_train", "classifier_train"])
 def test_what_is_no_generator_is_not_counted(tmp_path, name):
-    with pytest.raises(ValueError, match=f"exp={name} trains no generator"):
+    with refuses(ValueError, f"+exp={name}", "+exp=ddpm_train"):
         scaling(Run(compose_config([f"+exp={name}", "job=scaling", f"output_dir={tmp_path}"])))

@@ -1,6 +1,5 @@
 """What is typed for a path or a name is taken as it is, whatever Hydra or YAML would read in it."""
 
-import re
 from importlib import resources
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
+from refusals import refuses
 
 from experiments.composition import CommandError, check_command, compose_config
 from experiments.typed_text import OPTIONS, as_typed, quoted, takes_text
@@ -84,7 +84,7 @@ def test_home(monkeypatch):
 
 def test_no_home(monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    with pytest.raises(ValueError, match="no home folder"):
+    with refuses(ValueError, "~/a", "HOME"):
         as_typed(["data.root=~/a"])
 
 
@@ -114,16 +114,16 @@ def test_what_cannot_be_taken_says_how_it_is_written(word, said):
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "facts"),
     [
-        ("name=choice(a,b),c", "name=choice(a,b),c: a sweep is one of its own values. Remedy: "),
-        ("data.root=c,range(1,3)", "data.root=c,range(1,3): a sweep is one of its own values. Remedy: "),
-        ("seed=choice(1,2),3", "seed=choice(1,2),3: a sweep is one of its own values. Remedy: "),
-        ("augment=glob(*)", "augment has no option 'glob(*)'. Options: "),
+        ("name=choice(a,b),c", ["name=choice(a,b),c", "key=a,b,c"]),
+        ("data.root=c,range(1,3)", ["data.root=c,range(1,3)", "key=a,b,c"]),
+        ("seed=choice(1,2),3", ["seed=choice(1,2),3", "key=a,b,c"]),
+        ("augment=glob(*)", ["augment", "'glob(*)'", "camera, geometry"]),
     ],
 )
-def test_a_sweep_that_cannot_be_taken_is_told_in_a_sentence(word, said):
-    with pytest.raises(CommandError, match=re.escape(said)) as caught:
+def test_a_sweep_that_cannot_be_taken_is_told_in_a_sentence(word, facts):
+    with refuses(CommandError, *facts) as caught:
         check_command(["-m", "+exp=inspect_data", "data=folder", "data.root=photos", word])
     assert "\n" not in str(caught.value)
 

@@ -2,6 +2,7 @@
 
 import pytest
 from mistaken_commands import camera
+from refusals import refuses
 
 from datamodules.manifest import Manifest
 from experiments.unions import union_sources
@@ -21,21 +22,22 @@ def test_options_and_sets_of_ones_own():
 
 
 @pytest.mark.parametrize(
-    ("names", "roots", "own", "said"),
+    ("names", "roots", "own", "facts"),
     [
-        (["idrid", "drive"], {}, {}, r"idrid, drive: give data.root, or \+data.roots.idrid=FOLDER \+data.roots.drive="),
-        (["csv"], {"csv": "x"}, {}, r"no dataset. Tables and folders of your own join by '\+data.own.NAME"),
-        (["idird"], {"idird": "x"}, {}, "did you mean 'idrid'"),
-        ([], {}, {"idrid": {"root": "x"}}, "data.own.idrid: choose another name"),
-        ([], {}, {"a/b": {"root": "x"}}, "data.own.a/b: choose another name"),
-        ([], {}, {"mine": "x"}, "data.own.mine is 'x': it needs a folder"),
-        ([], {}, {"mine": {"table": "x"}}, "it needs a folder"),
-        ([], {}, {"mine": {"root": "x", "tabel": "t"}}, "key 'tabel': did you mean 'table'"),
-        ([], {}, {"mine": {"root": "x", "table": "t", "patient_pattern": "p"}}, "both table and patient_pattern"),
+        (["idrid", "drive"], {}, {}, ["idrid, drive", "data.root,", "+data.roots.idrid=", "+data.roots.drive="]),
+        (["csv"], {"csv": "x"}, {}, ["data.sources", "'csv'", "+data.own.NAME="]),
+        (["idird"], {"idird": "x"}, {}, ["data.sources", "'idird'", "'idrid'"]),
+        ([], {}, {"idrid": {"root": "x"}}, ["data.own.idrid", "underscores"]),
+        ([], {}, {"a/b": {"root": "x"}}, ["data.own.a/b", "underscores"]),
+        ([], {}, {"mine": "x"}, ["data.own.mine is 'x'", "root: FOLDER"]),
+        ([], {}, {"mine": {"table": "x"}}, ["data.own.mine", {"table": "x"}, "root: FOLDER"]),
+        ([], {}, {"mine": {"root": "x", "tabel": "t"}}, ["data.own.mine", "'tabel'", "'table'"]),
+        ([], {}, {"mine": {"root": "x", "table": "t", "patient_pattern": "p"}},
+         ["data.own.mine", "table and patient_pattern"]),
     ],
 )  # fmt: skip
-def test_what_names_no_member(names, roots, own, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_names_no_member(names, roots, own, facts):
+    with refuses(ValueError, *facts):
         union_sources(names, None, roots, own=own)
 
 
