@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.errors import UserError
+from datamodules.masks import to_levels
 
 
 class Picks(NamedTuple):
@@ -37,6 +38,26 @@ class RowsOf:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype=dtype)
+
+
+class Conditions:
+    """Labels int64 [N, F] and masks uint8 [N, S, S, 1] of some images, of which rows are read when they are asked for.
+
+    `conditions[rows]` is {labels int64 [B, F], mask int64 [B, S, S] with -1 for unknown}.
+    """
+
+    def __init__(self, labels: Tensor, masks: RowsOf) -> None:
+        self.labels, self.masks = labels, masks
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: Sequence[int] | np.ndarray | Tensor | slice) -> dict[str, Tensor]:
+        rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        return {
+            "labels": self.labels[torch.from_numpy(rows)],
+            "mask": to_levels(torch.from_numpy(self.masks[rows][..., 0])),
+        }
 
 
 class FundusDataset(Dataset):

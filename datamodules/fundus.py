@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augment import flip_batch, to_unit_range
 from datamodules.balance import balanced_weights, repeated_chances
-from datamodules.dataset import FundusDataset, RowsOf
+from datamodules.dataset import Conditions, FundusDataset, RowsOf
 from datamodules.duplicate_report import DuplicateReport, cached_duplicates, check_handling
 from datamodules.errors import UserError
 from datamodules.findings import check_name
@@ -188,9 +188,13 @@ class FundusDataModule(lightning.LightningDataModule):
         """Labels of a split, int64 [N, F], in the order of `images(split)`."""
         return self.dataset(split).labels
 
-    def conditions(self, split: str) -> LongTensor:
-        """What the images of a split show, in their order; rows of it are conditions of a generator: the labels."""
-        return self.labels(split)
+    def conditions(self, split: str) -> LongTensor | Conditions:
+        """What the images of a split show, in their order; rows of it are conditions of a generator.
+
+        These are the labels, or labels with masks where there are masks.
+        """
+        dataset = self.dataset(split)
+        return self.labels(split) if dataset.masks is None else Conditions(dataset.labels, dataset.masks)
 
     def training_labels(self) -> LongTensor:
         """Labels int64 [N, F] of the training images, once each, however often they are drawn."""

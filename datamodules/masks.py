@@ -41,9 +41,10 @@ class MasksOf:
             return np.full((image_size, image_size, 1), NO_MASK, dtype=np.uint8)
         levels = self.source.read_mask(path, mask, image_size)
         top = len(self.source.mask_levels)
-        if levels.max() >= top:
+        known = levels[levels != NO_MASK]
+        if known.size and known.max() >= top:
             raise UserError(
-                f"{self.name}: {mask!r} has level {levels.max()}, and there are only {top} levels. Remedy: name each "
+                f"{self.name}: {mask!r} has level {known.max()}, and there are only {top} levels. Remedy: name each "
                 "in the source's mask_levels, background first, or map the values of the files to them in read_mask."
             )
         return levels[:, :, None]

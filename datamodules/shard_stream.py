@@ -175,7 +175,8 @@ class _Window(NamedTuple):
 class StreamDataset(Dataset):
     """`dataset[n]` is batch n: image uint8 [B, 3, S, S], labels int64 [B, F], id list[str], flip bool [B].
 
-    With `draw`, also draw int64 [B], by which transforms are drawn (transforms.py).
+    With mask uint8 [B, S, S] where the shards have masks. With `draw`, also draw int64 [B], by which transforms are
+    drawn (transforms.py).
 
     `is_train`, bool, says of every row of the shards whether it is for training. In memory are the row groups of one
     window a lane, as they are compressed in the images: of all lanes in one process, of its share in a worker. Raises
@@ -199,6 +200,7 @@ class StreamDataset(Dataset):
         groups, places, count = held.groups[chosen], held.places[chosen], order.batch_size
         images = np.empty((count, size, size, 3), dtype=np.uint8)
         labels = np.empty((count, len(NAMES)), dtype=np.int64)
+        masks = np.empty((count, size, size), dtype=np.uint8) if self.source.mask_levels else None
         ids, flips = np.empty(count, dtype=object), np.zeros(count, dtype=bool)
         draws, groups_of = np.empty(count, dtype=np.int64), self.source.footers.groups
         for group in np.unique(groups).tolist():
@@ -210,12 +212,16 @@ class StreamDataset(Dataset):
             for image, row in zip(at.tolist(), rows.tolist(), strict=True):
                 ids[image] = table.column("id")[row].as_py()
                 images[image] = self.source.decode(group, table, row, size)
+                if masks is not None:
+                    masks[image] = self.source.decode_mask(group, table, row, size)
         batch = {
             "image": torch.from_numpy(images).permute(0, 3, 1, 2),
             "labels": torch.from_numpy(labels),
             "id": ids.tolist(),
             "flip": torch.from_numpy(flips),
         }
+        if masks is not None:
+            batch["mask"] = torch.from_numpy(masks)
         return batch | {"draw": torch.from_numpy(draws)} if self.draw else batch
 
     def _train_rows(self, group: int) -> np.ndarray:

@@ -2,18 +2,22 @@
 
 A folder holds `shard-00000-of-00008.parquet` …, a row an image: `image` struct<bytes: binary, path: string> (a PNG,
 JPEG or WebP file of a square fundus image), `id` text, findings by their names (-1 or null unknown), and perhaps
-`patient` and `split`. Where that is blank or not there, a file's name may tell it: `train-…`, `validation-…`,
-`test.parquet`, or that of its folder, `test/0000.parquet` (shard_files.py). Other columns, such as the `seed` that an
-image was generated from, are left alone. A row group is the least that can be read: one of about 100 images, as Hugging
-Face datasets writes them, lets readers shuffle well in little memory. A file's footer is parsed for each row group that
-is read, 50 ms where it lists 1250 of them: files of 1 GB are better than larger ones.
+`patient`, `split` and `mask`. A mask is a picture as `image` is: a PNG of levels, 255 for unknown, whose names the
+file's metadata hold (`mask_levels`, a JSON list, background first). Where the split is blank or not there, a file's
+name may tell it: `train-…`, `validation-…`, `test.parquet`, or that of its folder, `test/0000.parquet`
+(shard_files.py). Other columns, such as the `seed` that an image was generated from, are left alone. A row group is
+the least that can be read: one of about 100 images, as Hugging Face datasets writes them, lets readers shuffle well in
+little memory. A file's footer is parsed for each row group that is read, 50 ms where it lists 1250 of them: files of
+1 GB are better than larger ones.
 """
 
 import hashlib
 import io
+import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +28,16 @@ import pyarrow.compute as pc
 
 from datamodules.columns import text
 from datamodules.findings import NAMES, UNKNOWN, nearest
-from datamodules.images import VERSION, ImageError, read_image, resize
+from datamodules.images import VERSION, ImageError, read_image, resize, resize_levels
 from datamodules.manifest import Manifest
+from datamodules.masks import NO_MASK, decode_mask
 from datamodules.parquet import open_parquet
 from datamodules.shard_files import ABOUT, ShardError, find_shards, split_of_name, warn_of_names
 from datamodules.sources.people import MOST_NAMES, warn_of_eyes
 
 log = logging.getLogger(__name__)
 
-PIXELS = "image.bytes"  # the one field of the column `image` that is read
+PIXELS, MASK = "image.bytes", "mask.bytes"  # the one field of the columns `image` and `mask` that is read
 REMEDY = "copy or write it again; or move it out of the folder if it is no shard"
 
 
@@ -58,6 +63,7 @@ class RowGroups:
 class Footers:
     """What the ends of the files say: their paths, the row groups, the columns to read, a digest of the footers.
 
+    `mask_levels` are the names of the levels of masks, () where there are none.
     `identity` covers names, sizes and times of change of the files; `digest` is the same on another machine.
     """
 
@@ -66,6 +72,7 @@ class Footers:
     columns: tuple[str, ...]
     identity: str
     digest: str
+    mask_levels: tuple[str, ...] = ()
 
 
 class ShardSource:
@@ -97,6 +104,11 @@ class ShardSource:
             self._footers = read_footers(find_shards(self.root, self.partial))
         return self._footers
 
+    @property
+    def mask_levels(self) -> tuple[str, ...]:
+        """Names of the levels of masks, background first; () where there are none."""
+        return self.footers.mask_levels
+
     def index(self) -> Manifest:
         """One row an image, with the split that its column or its file's name tells; the path is `<file>#<row>`.
 
@@ -121,13 +133,15 @@ class ShardSource:
         rows = pc.cast(pa.array(np.arange(table.num_rows)), pa.string())
         table = table.append_column("path", pc.binary_join_element_wise(place, rows, ""))
         table = table.append_column("source", pa.repeat(pa.scalar(self.name), table.num_rows))
+        if self.mask_levels:
+            table = table.append_column("mask", table.column("path"))
         table = _with_split(table, file, self.root)
         checked = Manifest.from_table(table, origin=str(file)).table
         return checked if "patient" in table.column_names else checked.drop_columns("patient")
 
     def _columns(self, file: Path) -> pa.Table:
         """What there is of one shard besides images."""
-        wanted = [name for name in self.footers.columns if name != PIXELS]
+        wanted = [name for name in self.footers.columns if name not in (PIXELS, MASK)]
         with open_parquet(file, ShardError, REMEDY) as parquet:
             return parquet.read(wanted)
 
@@ -140,6 +154,17 @@ class ShardSource:
 
         Raises ShardError for one that cannot be decoded or is not square.
         """
+        return self.decode(*self._found(path), image_size)
+
+    def read_mask(self, path: str, mask: str, image_size: int) -> np.ndarray:
+        """The levels of an image's mask, uint8 [S, S], 255 for unknown; `mask` is the path once more.
+
+        Raises ShardError for one that cannot be decoded, or has another size than its image.
+        """
+        return self.decode_mask(*self._found(path), image_size)
+
+    def _found(self, path: str) -> tuple[int, pa.Table, int]:
+        """The row group of a path of the index, its table, and the row in it; the last group that was read is kept."""
         name, _, row = path.rpartition("#")
         shards = [file.relative_to(self.root).as_posix() for file in self.footers.files]
         groups = self.footers.groups
@@ -148,7 +173,7 @@ class ShardSource:
         group = int(inside[np.searchsorted(groups.first_row[inside], row, side="right") - 1])
         if self._last is None or self._last[0] != group:
             self._last = (group, self.read_group(group))
-        return self.decode(group, self._last[1], row - int(groups.first_row[group]), image_size)
+        return group, self._last[1], row - int(groups.first_row[group])
 
     def read_group(self, group: int) -> pa.Table:
         """One row group: `image` undecoded, `id`, and the findings that the shards have."""
@@ -166,23 +191,48 @@ class ShardSource:
 
         Raises ShardError for one that is empty, cannot be decoded or is not square.
         """
-        pixels = table.column("image").chunk(0).field("bytes")[row]
-        try:
-            if not pixels.is_valid:
-                raise ImageError("it holds no bytes (only a path, perhaps)")
-            rgb = read_image(io.BytesIO(pixels.as_buffer()), min_side=max(2 * image_size, 256))
+        with self._naming(group, table, row, "image"):
+            rgb = read_image(io.BytesIO(_bytes(table, "image", row)), min_side=max(2 * image_size, 256))
             if rgb.shape[0] != rgb.shape[1]:
                 raise ImageError(f"it is {rgb.shape[1]} x {rgb.shape[0]} pixels, and must be square")
+        return resize(rgb, image_size)
+
+    def decode_mask(self, group: int, table: pa.Table, row: int, image_size: int) -> np.ndarray:
+        """The mask in a row of `read_group`, levels uint8 [S, S], 255 for unknown.
+
+        Raises ShardError for one that is empty, cannot be decoded, is not square or has a level without a name.
+        """
+        with self._naming(group, table, row, "mask"):
+            mask = decode_mask(_bytes(table, "mask", row))
+            if mask.shape[0] != mask.shape[1]:
+                raise ImageError(f"it is {mask.shape[1]} x {mask.shape[0]} pixels, and must be square")
+            wrong = mask[(mask >= len(self.mask_levels)) & (mask != NO_MASK)]
+            if len(wrong):
+                raise ImageError(f"it has level {wrong[0]}, and the levels are 0 to {len(self.mask_levels) - 1}")
+        return resize_levels(mask, image_size)
+
+    @contextmanager
+    def _naming(self, group: int, table: pa.Table, row: int, what: str) -> Iterator[None]:
+        """Raise ShardError with file, row and id for a picture that cannot be used."""
+        try:
+            yield
         except ImageError as error:
             footers = self.footers
             name, place = table.column("id")[row].as_py(), int(footers.groups.first_row[group]) + row
             shard = footers.groups.shard[group]
             place -= int(footers.groups.first_row[np.searchsorted(footers.groups.shard, shard)])
             raise ShardError(
-                f"{str(footers.files[shard])!r}, row {place}, id {name!r}: the image cannot be used: {error}. "
-                "Remedy: write this shard again, without the row or with a whole, square image."
+                f"{str(footers.files[shard])!r}, row {place}, id {name!r}: the {what} cannot be used: {error}. "
+                f"Remedy: write this shard again, without the row or with a whole, square {what}."
             ) from error
-        return resize(rgb, image_size)
+
+
+def _bytes(table: pa.Table, column: str, row: int) -> pa.Buffer:
+    """The file of a picture. Raises ImageError where there is none."""
+    pixels = table.column(column).chunk(0).field("bytes")[row]
+    if not pixels.is_valid:
+        raise ImageError("it holds no bytes (only a path, perhaps)")
+    return pixels.as_buffer()
 
 
 def _with_split(table: pa.Table, file: Path, root: Path) -> pa.Table:
@@ -213,7 +263,7 @@ def read_footers(files: Sequence[Path]) -> Footers:
     Raises ShardError for a file that is truncated, not Parquet, or of other columns; OSError for one out of reach.
     """
     identity, digest = (hashlib.blake2b(digest_size=16) for _ in range(2))
-    columns: tuple[str, ...] = ()
+    columns, levels = (), ()
     groups: list[tuple[int, int, int, int]] = []
     for place, file in enumerate(files):
         state = os.stat(file)
@@ -221,6 +271,7 @@ def read_footers(files: Sequence[Path]) -> Footers:
         with open_parquet(file, ShardError, REMEDY) as parquet:
             metadata, schema = parquet.metadata, parquet.schema_arrow
         columns = _check_columns(file, schema, files[0], columns)
+        levels = _check_levels(file, schema, files[0], levels) if MASK in columns else ()
         digest.update(f"{file.name}\0{metadata.num_rows}\0{_footer(file, state.st_size)}\n".encode())
         parts = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         groups += [(place, n, part.num_rows, part.total_byte_size) for n, part in enumerate(parts) if part.num_rows]
@@ -228,7 +279,27 @@ def read_footers(files: Sequence[Path]) -> Footers:
         raise ShardError(f"the {len(files)} shards in {str(files[0].parent)!r} have no rows. {ABOUT}")
     shard, number, num_rows, num_bytes = np.array(groups, dtype=np.int64).T
     arrays = RowGroups(shard, number, np.cumsum(num_rows) - num_rows, num_rows, num_bytes)
-    return Footers(tuple(files), arrays, columns, identity.hexdigest(), digest.hexdigest())
+    return Footers(tuple(files), arrays, columns, identity.hexdigest(), digest.hexdigest(), levels)
+
+
+def _check_levels(file: Path, schema: pa.Schema, first: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the levels of a file's masks, which must be those of the first (`wanted`, unless this is the first)."""
+    told = (schema.metadata or {}).get(b"mask_levels", b"")
+    try:
+        levels = tuple(json.loads(told))
+    except ValueError:
+        levels = ()
+    if len(levels) < 2 or not all(isinstance(name, str) for name in levels):
+        raise ShardError(
+            f"{str(file)!r} has a column 'mask', and its metadata name no levels: mask_levels is {told[:100]!r}, and "
+            'must be a JSON list such as ["background", "vessel"]. Remedy: write it again so, or without masks.'
+        )
+    if wanted and levels != wanted:
+        raise ShardError(
+            f"{str(file)!r} has masks with the levels {', '.join(levels)}, and {first.name} has {', '.join(wanted)}. "
+            "Remedy: shards of one folder have the same levels; move those of another set to a folder of their own."
+        )
+    return levels
 
 
 def _footer(file: Path, num_bytes: int) -> str:
@@ -249,7 +320,8 @@ def _check_columns(file: Path, schema: pa.Schema, first: Path, wanted: tuple[str
                 "again with image and id; or move it out of the folder if it is no shard."
             )
     _check_image(file, schema.field("image").type)
-    columns = ("id", PIXELS, *(name for name in ("patient", "split", *NAMES) if name in schema.names))
+    masks = (MASK,) if "mask" in schema.names and _is_picture(schema.field("mask").type) else ()
+    columns = ("id", PIXELS, *masks, *(name for name in ("patient", "split", *NAMES) if name in schema.names))
     for name in (*wanted, *columns):
         if wanted and (name in wanted) != (name in columns):
             there, here = (first, file) if name in wanted else (file, first)
@@ -264,10 +336,15 @@ def _check_columns(file: Path, schema: pa.Schema, first: Path, wanted: tuple[str
     return columns
 
 
-def _check_image(file: Path, kind: pa.DataType) -> None:
+def _is_picture(kind: pa.DataType) -> bool:
+    """Whether cells of this type hold the bytes of a picture."""
     fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
     pixels = fields.get("bytes", pa.null())
-    if not (pa.types.is_binary(pixels) or pa.types.is_large_binary(pixels)):
+    return pa.types.is_binary(pixels) or pa.types.is_large_binary(pixels)
+
+
+def _check_image(file: Path, kind: pa.DataType) -> None:
+    if not _is_picture(kind):
         raise ShardError(
             f"{str(file)!r}: the column 'image' is of type {kind}, and must be struct<bytes: binary, path: string> "
             "with the bytes of a PNG, JPEG or WebP file. Remedy: write it again so, as Image of Hugging Face datasets."

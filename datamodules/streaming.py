@@ -14,11 +14,11 @@ import torch
 from torch import LongTensor
 from torch.utils.data import Dataset
 
-from datamodules.cache import ImageCache
 from datamodules.dataset import FundusDataset
 from datamodules.errors import UserError
 from datamodules.findings import NAMES
 from datamodules.fundus import FundusDataModule
+from datamodules.image_mask_cache import ImageMaskCache
 from datamodules.loader import ResumableLoader
 from datamodules.manifest import SPLITS, Manifest
 from datamodules.shard_files import ShardError
@@ -83,7 +83,6 @@ class ShardDataModule(FundusDataModule):
                 raise UserError(f"data.{name} is {value}, and must be at least 1.")
         self.num_val, self.num_reference = num_val, num_reference
         self.num_lanes, self.window_groups, self.window_gb = num_lanes, window_groups, window_gb
-        self._cache: ImageCache | None = None
         self._samples: dict[str, np.ndarray] = {}  # of each split the rows that are decoded, ascending
 
     # -- making and opening
@@ -94,15 +93,15 @@ class ShardDataModule(FundusDataModule):
         Raises ShardError for a file that is truncated, foreign or of too large row groups, ManifestError for a row.
         """
         self._check_windows()
-        paths, workers = self._sampled().paths, cpu_count() if self.cache_workers is None else self.cache_workers
-        ImageCache.build(self.source, paths, self.image_size, self.cache_dir, workers)
+        workers = cpu_count() if self.cache_workers is None else self.cache_workers
+        ImageMaskCache.build(self.source, self._sampled(), self.image_size, self.cache_dir, workers)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the cache of the samples; the second call and later ones do nothing."""
         if self.manifest is not None:
             return
         self._check_windows()
-        self._cache = ImageCache.open(self.source, self._sampled().paths, self.image_size, self.cache_dir)
+        self._squares = ImageMaskCache.open(self.source, self._sampled(), self.image_size, self.cache_dir)
         self.manifest = self._index
         self.fingerprint = self._fingerprint(self.manifest)
 
@@ -144,7 +143,8 @@ class ShardDataModule(FundusDataModule):
 
     def _fingerprint(self, kept: Manifest) -> str:
         """32 hexadecimal digits over rows, size, samples, and the footers, which say where every page lies."""
-        return hashlib.blake2b(self._streamed.encode() + self._cache.digests.tobytes(), digest_size=16).hexdigest()
+        digests = self._squares.digest(np.arange(len(self._sampled())))
+        return hashlib.blake2b(self._streamed.encode() + digests, digest_size=16).hexdigest()
 
     @cached_property
     def _streamed(self) -> str:
@@ -178,7 +178,8 @@ class ShardDataModule(FundusDataModule):
             part, names = manifest.take(rows), list(self._samples)
             first = sum(len(self._samples[other]) for other in names[: names.index(split)])
             labels, places = torch.from_numpy(part.labels), np.arange(first, first + len(rows))
-            self._datasets[split] = FundusDataset(self._cache.images, labels, part.ids, places)
+            masks = None if self._squares.masks is None else self._squares.masks.images
+            self._datasets[split] = FundusDataset(self._squares.images.images, labels, part.ids, places, masks)
         return self._datasets[split]
 
     def labels(self, split: str) -> LongTensor:

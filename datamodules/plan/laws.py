@@ -3,7 +3,8 @@
 A law gives chunks of labels int8 [n, F], with seeds int64 [n] or None where the plan is to choose them, and perhaps
 with masks (masks.py).
 
-Those that draw take whole rows of labels, with weights: systematic sampling, so that of each chunk of 65,536 images each row of
+Those that draw take whole rows of labels, with weights: systematic sampling, so that of each chunk of 65,536 images
+each row of
 labels gets its share but for less than one image, in an order at random.
 
 Letters: K different label rows, F findings.
