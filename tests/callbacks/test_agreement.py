@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from refusals import refuses
 from tiny_fit import ResumableModule, TinyData, TinyModule, fit, tiny_extractor
 
 from callbacks.agreement import LabelAgreement
@@ -106,9 +107,9 @@ def test_a_finding_that_nobody_told_is_left_out(tmp_path):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(ValueError, match="num_images is 0"):
+    with refuses(ValueError, "LabelAgreement", "num_images", 0):
         callback(tmp_path, num_images=0)
-    with pytest.raises(ValueError, match="without sample"):
+    with refuses(ValueError, "LabelAgreement", "pl_module.{sample}", "Unable"):
         fit(tmp_path, [callback(tmp_path)], module=Unable())
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from refusals import refuses
 
 from callbacks.annotation_writer import AnnotationWriter, schema_of
 from datamodules.synthetic.annotations import AnnotationFolder
@@ -99,7 +100,7 @@ def test_nothing_is_there_before_the_last_batch_of_a_shard(folder):
     feed(folder, stop=2)
     assert sorted(path.name for path in folder.root.rglob("*")) == ["recipe.json"]
     assert folder.pending() == NAMES
-    with pytest.raises(ValueError, match="2 of 2 shards of .* are not there: shard-00000-of-00002: missing"):
+    with refuses(ValueError, folder.root, "2 of 2", "shard-00000-of-00002"):
         folder.finish()
 
 
@@ -141,31 +142,31 @@ def test_a_shard_that_is_not_whole_is_made_again(folder, fault):
     else:
         checksum.write_text(checksum.read_text().replace(folder.identity, "0" * 32))
     assert folder.pending() == [NAMES[1]]
-    with pytest.raises(ValueError, match="1 of 2 shards"):
+    with refuses(ValueError, "1 of 2", NAMES[1]):
         folder.finish()
     feed(folder, shards=(1,))
     assert folder.pending() == [] and folder.finish()["num_images"] == 6
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "facts"),
     [
         (
             {"annotators": [RECIPE["annotators"][0] | {"run": "b", "weights": "9876543210"}]},
-            r"a \(01234567\).*b \(98765432\)",
+            ("a (01234567)", "b (98765432)"),
         ),
-        ({"thresholds": {"is_gc": 0.5}}, "thresholds"),
-        ({"precision": "bf16-mixed"}, "precision 32-true there, bf16-mixed here"),
-        ({"data": {NAMES[0]: "aa", NAMES[1]: "cc"}}, "of other images"),
+        ({"thresholds": {"is_gc": 0.5}}, ("thresholds", {"is_gc": 0.75}, {"is_gc": 0.5})),
+        ({"precision": "bf16-mixed"}, ("precision", "32-true", "bf16-mixed")),
+        ({"data": {NAMES[0]: "aa", NAMES[1]: "cc"}}, ("images",)),
     ],
 )
-def test_annotations_of_others_are_kept_unless_told_otherwise(folder, changes, said):
+def test_annotations_of_others_are_kept_unless_told_otherwise(folder, changes, facts):
     feed(folder)
     folder.finish()
     other = AnnotationFolder(folder.root, recipe(**changes))
     before = {path.name: path.read_bytes() for path in folder.root.iterdir() if path.is_file()}
     for refused in (other.check, other.begin):
-        with pytest.raises(ValueError, match=f"holds other annotations: .*{said}.*job.overwrite=true"):
+        with refuses(ValueError, *facts, "job.overwrite=true"):
             refused(overwrite=False)
     assert {path.name: path.read_bytes() for path in folder.root.iterdir() if path.is_file()} == before
     other.begin(overwrite=True)
@@ -188,7 +189,7 @@ def test_where_annotators_lie_and_their_order_do_not_matter(folder):
 def test_a_folder_of_unknown_origin_is_refused(folder):
     feed(folder)
     (folder.root / "recipe.json").unlink()
-    with pytest.raises(ValueError, match=r"no recipe\.json that says whose"):
+    with refuses(ValueError, folder.root, "recipe.json", "job.overwrite=true"):
         folder.begin(overwrite=False)
 
 

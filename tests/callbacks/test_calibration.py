@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 from sklearn.metrics import brier_score_loss
 
 from callbacks.metrics.calibration import brier_score, expected_calibration_error, reliability
@@ -113,11 +114,11 @@ def test_no_rows():
 
 def test_errors_name_the_row():
     probabilities = np.full((2, 2), 0.5)
-    with pytest.raises(ValueError, match="label of row 1 is 2, and must be 0 to 1"):
+    with refuses(ValueError, "label", "row 1", 2):
         brier_score(np.array([0, 2]), probabilities)
-    with pytest.raises(ValueError, match="row 0 are not finite"):
+    with refuses(ValueError, "probabilities", "row 0", "finite"):
         brier_score(np.array([0, 1]), probabilities * np.array([[np.nan], [1]]))
-    with pytest.raises(ValueError, match=r"\(2,\) and \(2,\)"):
+    with refuses(ValueError, "labels", "probabilities", "(2,)", "[N, K]"):
         expected_calibration_error(np.array([0, 1]), probabilities[:, 0])
-    with pytest.raises(ValueError, match="num_bins is 0"):
+    with refuses(ValueError, "num_bins", 0):
         expected_calibration_error(np.array([0, 1]), probabilities, 0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 from sklearn import metrics as sklearn_metrics
 
 from callbacks.metrics.decisions import (
@@ -122,13 +123,13 @@ def test_quadratic_kappa_keeps_the_distance_over_a_level_that_does_not_occur():
 
 
 def test_errors_name_the_row():
-    with pytest.raises(ValueError, match="label of row 1 is -1, and must be 0 to 1"):
+    with refuses(ValueError, "label", "row 1", -1):
         confusion(np.array([0, -1]), np.array([0, 1]), 2)
-    with pytest.raises(ValueError, match="decision of row 0 is 2"):
+    with refuses(ValueError, "decision", "row 0", 2):
         confusion(np.array([0, 1]), np.array([2, 1]), 2)
-    with pytest.raises(ValueError, match=r"\(2,\) and \(1,\)"):
+    with refuses(ValueError, "labels", "decisions", "(2,)", "(1,)"):
         confusion(np.array([0, 1]), np.array([1]), 2)
-    with pytest.raises(ValueError, match="of two levels, and the confusion has 3"):
+    with refuses(ValueError, "specificity", 3):
         specificity(confusion(np.array([0, 1]), np.array([0, 1]), 3))
 
 

@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from refusals import refuses
 
 from callbacks.metrics.fidelity import MEASURES, estimate, fidelity, halvings, told_apart
 from callbacks.metrics.frechet import frechet_distance
@@ -30,7 +31,7 @@ def test_halves_share_no_patient_and_hold_all_images():
         assert min(len(first), len(second)) >= 30, "no half is much smaller than a patient allows"
     one, other = (list(islice(halvings(uneven, seed), 3)) for seed in (3, 4))
     assert not all(np.array_equal(a[0], b[0]) for a, b in zip(one, other, strict=True))
-    with pytest.raises(ValueError, match="one patient cannot be halved"):
+    with refuses(ValueError, "patient", "halved"):
         next(halvings(["a", "a"], 0))
 
 
@@ -79,9 +80,9 @@ def test_the_figure_is_that_of_the_halves():
 
 
 def test_what_is_too_little_is_refused():
-    with pytest.raises(ValueError, match="num_halvings=1"):
+    with refuses(ValueError, "num_halvings=1"):
         fidelity(features(300), PATIENTS, features(40), own(40), num_halvings=1)
-    with pytest.raises(ValueError, match="smallest half has 5 images, and 6 are needed"):
+    with refuses(ValueError, "5 images", 6, "300 of 100", "10 of 10"):
         fidelity(features(300), PATIENTS, features(10), own(10))
 
 

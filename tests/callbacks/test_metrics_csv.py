@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refusals import refuses
 from tiny_fit import fit, read_saved
 
 from callbacks.csv_table import CsvTable
@@ -28,13 +29,13 @@ def test_line_cut_short_by_a_kill_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
-    [("step,a\nx,1\n", "step is 'x'"), ("a\n1\n", "no column 'step'"), ("step\n1.5\n", "'1.5'"),
-     (f"step\n{'9' * 30}\n", "a whole number"), (f'step,a\n1,"{"x" * 200_000}"\n', "is no table")],
+    ("content", "facts"),
+    [("step,a\nx,1\n", ("step", "'x'")), ("a\n1\n", ("column", "'step'")), ("step\n1.5\n", ("step", "'1.5'")),
+     (f"step\n{'9' * 30}\n", ("step", "9" * 30)), (f'step,a\n1,"{"x" * 200_000}"\n', ("field", 131072))],
 )  # fmt: skip
-def test_a_table_of_another_shape_is_named_with_the_cell(tmp_path, content, said):
+def test_a_table_of_another_shape_is_named_with_the_cell(tmp_path, content, facts):
     (tmp_path / "metrics.csv").write_text(content)
-    with pytest.raises(ValueError, match=rf"metrics\.csv.*{said}.*Remedy"):
+    with refuses(ValueError, "metrics.csv", *facts):
         CsvTable(tmp_path / "metrics.csv", {"step": int}).read()
 
 
@@ -46,7 +47,7 @@ def test_a_table_that_is_a_link_is_not_written_through(tmp_path):
     table.append({"a": 2})  # which writes the file anew, in the place of the link
     (tmp_path / "metrics.csv").unlink()
     (tmp_path / "metrics.csv").symlink_to(mine)
-    with pytest.raises(ValueError, match="is a link"):
+    with refuses(ValueError, tmp_path / "metrics.csv", mine):
         table.append({"a": 3})
     assert mine.read_text() == "a\n1\n"
 
@@ -97,7 +98,7 @@ def test_resume_step_counts_batches_where_two_optimisers_count_double(tmp_path):
     torch.save({"global_step": 20, "loops": {"fit_loop": progress}}, tmp_path / "a.ckpt")
     assert resume_step(read_saved(tmp_path / "a.ckpt")) == 10
     torch.save({"state_dict": {}}, tmp_path / "b.ckpt")
-    with pytest.raises(ValueError, match="no global_step"):
+    with refuses(ValueError, "global_step"):
         resume_step(read_saved(tmp_path / "b.ckpt"))
 
 
@@ -107,7 +108,7 @@ def test_resume_step_counts_batches_where_two_optimisers_count_double(tmp_path):
 def test_a_damaged_file_is_told_before_it_is_gone_on_with(tmp_path, text):
     path = tmp_path / "metrics.csv"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"metrics.csv is no table .*Remedy: put back a whole copy; or delete it"):
+    with refuses(ValueError, path, "table", "delete"):
         MetricsCSV(str(tmp_path), first_step=3)
     assert path.read_text() == text
     fresh = MetricsCSV(str(tmp_path))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 from sklearn import metrics as sklearn_metrics
 
 from callbacks.metrics import ranking
@@ -144,13 +145,13 @@ def test_no_rows_and_no_replicates():
 
 def test_errors_name_the_row():
     labels, scores = np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3])
-    with pytest.raises(ValueError, match="row 1 is -1, and must be 0 or 1"):
+    with refuses(ValueError, "label", "row 1", -1):
         auroc(np.array([0, -1, 1]), scores)
-    with pytest.raises(ValueError, match="score of row 2 is nan"):
+    with refuses(ValueError, "score", "row 2", "nan"):
         auroc(labels, np.array([0.1, 0.2, np.nan]))
-    with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
+    with refuses(ValueError, "labels", "scores", "(3,)", "(2,)"):
         auroc(labels, scores[:2])
-    with pytest.raises(ValueError, match=r"weights have shape \(3,\)"):
+    with refuses(ValueError, "weights", "(3,)", "[R, N]", "N = 3"):
         auroc(labels, scores, np.ones(3))
-    with pytest.raises(ValueError, match="negative numbers"):
+    with refuses(ValueError, "weights", "negative"):
         auroc(labels, scores, np.array([[1, -1, 1]]))

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from refusals import refuses
 from tiny_fit import TinyData, fit
 
 from callbacks.progress import TimeLeftProgressBar, num_batches
@@ -85,7 +86,7 @@ def test_what_fails_alone_asks_nothing_of_the_other_processes(tmp_path, monkeypa
     monkeypatch.setattr(SingleDeviceStrategy, "reduce", reduce)
     logger = TensorBoardLogger(str(tmp_path), name="", version="", default_hp_metric=False)
     callbacks = [RunRecord(str(tmp_path), CONFIG), HParams({"lr": 0.1}, ["val/loss"]), fails]
-    with pytest.raises(ValueError, match="here alone"):
+    with refuses(ValueError, "here alone"):
         fit(tmp_path, callbacks, logger=logger)
     assert asked and not any(asked)
     record = record_of(tmp_path)
@@ -106,7 +107,7 @@ def test_resumed_run_keeps_its_earlier_sessions(tmp_path):
 
 
 def test_config_must_be_plain(tmp_path):
-    with pytest.raises(ValueError, match="plain containers"):
+    with refuses(ValueError, "config", repr(tmp_path)):
         RunRecord(str(tmp_path), {"path": tmp_path})
 
 
