@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numbered import REPO, SCRIPT, check, paths, reads
+from refusals import refuses
 
 from datamodules import cache as cache_module
 from datamodules.cache import CacheError, ImageCache, cache_folder
@@ -34,7 +35,7 @@ def test_built_once_and_then_opened(tmp_path, numbered, capfd):
     check(cache, 20)
     assert reads(tmp_path) == paths(20)
     assert [entry.name for entry in (tmp_path / "images").iterdir()] == [cache.folder.name]
-    with pytest.raises(ValueError, match="read-only|WRITEABLE"):
+    with refuses(ValueError, "read-only"):
         cache.images[0] = 1
 
 
@@ -72,7 +73,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path, numbered, num_workers
     time.sleep(0.2)
     before = len(reads(tmp_path))
     assert 60 <= before < 200
-    with pytest.raises(CacheError, match="no finished image cache.*prepare_data"):
+    with refuses(CacheError, tmp_path / "images", "finished", "prepare_data()"):
         ImageCache.open(numbered(), paths(200), 8, tmp_path)
     time.sleep(0.3)
     assert len(reads(tmp_path)) == before, "a worker outlived its killed parent"
@@ -103,7 +104,7 @@ def test_an_interrupted_build_keeps_what_it_made(tmp_path, numbered, monkeypatch
 def test_an_error_of_the_program_is_no_rejection(tmp_path, numbered):
     source = numbered()
     source.read = lambda path, image_size: np.zeros((4, 4, 3), dtype=np.uint8)
-    with pytest.raises(ValueError, match=r"numbered read '0' as uint8 \[4, 4, 3\]"):
+    with refuses(ValueError, "numbered", "'0'", "[4, 4, 3]", "[8, 8, 3]"):
         ImageCache.build(source, paths(3), 8, tmp_path)
 
 
@@ -117,7 +118,7 @@ def test_a_file_that_is_away_is_no_rejection(tmp_path, numbered):
         return plain_read(path, image_size)
 
     source.read = read
-    with pytest.raises(TimeoutError, match="the share is away"):
+    with refuses(TimeoutError, "the share is away", "'5'"):
         ImageCache.build(source, paths(20), 8, tmp_path)
     check(ImageCache.build(numbered(), paths(20), 8, tmp_path), 20)
     assert reads(tmp_path) == paths(20), "what was made before is kept"
@@ -134,7 +135,7 @@ def test_what_was_not_written_is_made_again(tmp_path, numbered, monkeypatch):
 
     monkeypatch.setattr(cache_module.os, "fsync", once)
     monkeypatch.setattr(cache_module, "SYNC_SECONDS", 0)
-    with pytest.raises(OSError, match="the disk is ill"):
+    with refuses(OSError, "the disk is ill"):
         ImageCache.build(numbered(), paths(20), 8, tmp_path)
     assert reads(tmp_path) == ["0"]
     check(ImageCache.build(numbered(), paths(20), 8, tmp_path), 20)
@@ -169,9 +170,8 @@ Usage = namedtuple("Usage", "total used free")
 
 def test_too_little_space_is_said_before_anything_is_read(tmp_path, numbered, monkeypatch):
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 3000))
-    with pytest.raises(CacheError, match="needs 3,840 bytes and 3,000 are free.*delete.*with cache_dir=") as caught:
+    with refuses(CacheError, tmp_path / "images", "3,840", "3,000", "cache_dir="):
         ImageCache.build(numbered(), paths(20), 8, tmp_path)
-    assert str(tmp_path / "images") in str(caught.value)
     assert reads(tmp_path) == []
 
 
@@ -184,7 +184,7 @@ def test_a_disk_that_fills_up_on_the_way_is_said(tmp_path, numbered, monkeypatch
 
     monkeypatch.setattr(cache_module, "open_own", full)
     monkeypatch.setattr(cache_module.os, "fsync", lambda number: None)
-    with pytest.raises(CacheError, match="the disk of the image cache is full.*needs 3,840 bytes") as caught:
+    with refuses(CacheError, tmp_path / "images", "3,840", "cache_dir=") as caught:
         ImageCache.build(numbered(), paths(20), 8, tmp_path)
     assert caught.value.__cause__.errno == errno.ENOSPC
     monkeypatch.undo()

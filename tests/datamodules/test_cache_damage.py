@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from numbered import REPO, SCRIPT, check, paths, reads
+from refusals import refuses
 
 from datamodules import cache as cache_module
 from datamodules.cache import CacheError, ImageCache, cache_folder
@@ -18,17 +19,23 @@ def test_a_damaged_cache_is_refused(tmp_path, numbered):
     folder = ImageCache.build(numbered(), paths(5), 8, tmp_path).folder
     pixels = (folder / cache_module.IMAGES).read_bytes()
     (folder / cache_module.IMAGES).write_bytes(pixels[:-1])
-    with pytest.raises(CacheError, match="is damaged.*delete"):
+    with refuses(CacheError, folder, cache_module.IMAGES, 959, 960):
         ImageCache.open(numbered(), paths(5), 8, tmp_path)
     (folder / cache_module.IMAGES).write_bytes(pixels)
     marker = json.loads((folder / cache_module.COMPLETE).read_text())
     (folder / cache_module.COMPLETE).write_text(json.dumps({**marker, "format": 0}))
-    with pytest.raises(CacheError, match="is damaged"):
+    with refuses(CacheError, folder, cache_module.COMPLETE, "'format': 0", "'format': 1"):
         ImageCache.build(numbered(), paths(5), 8, tmp_path)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOTCONN, "the share is away"), MemoryError("12 MiB")])
-def test_no_error_of_the_machine_is_kept(tmp_path, numbered, error):
+@pytest.mark.parametrize(
+    ("error", "facts"),
+    [
+        (OSError(errno.ENOTCONN, "the share is away"), ("the share is away",)),
+        (MemoryError("12 MiB"), ("'5'", "numbered", "data.cache_workers=1")),
+    ],
+)
+def test_no_error_of_the_machine_is_kept(tmp_path, numbered, error, facts):
     source = numbered()
     plain_read = source.read
 
@@ -38,7 +45,7 @@ def test_no_error_of_the_machine_is_kept(tmp_path, numbered, error):
         return plain_read(path, image_size)
 
     source.read = read
-    with pytest.raises((OSError, CacheError), match="the share is away|no memory to read '5'.*cache_workers=1"):
+    with refuses((OSError, CacheError), *facts):
         ImageCache.build(source, paths(20), 8, tmp_path)
     check(ImageCache.build(numbered(), paths(20), 8, tmp_path), 20)
     assert reads(tmp_path) == paths(20), "what was made before is kept"
@@ -85,7 +92,7 @@ LINES = {"cut": '{"row": 5, "rea', "a list": "[5]", "another row": '{"row": 99, 
 def test_a_rejected_row_whose_reason_cannot_be_read_is_read_again(tmp_path, numbered, name):
     folder = ImageCache.build(numbered(), paths(20), 8, tmp_path).folder
     reject(folder, 5, LINES[name])
-    with pytest.raises(CacheError, match="lacks row 5.*prepare_data"):
+    with refuses(CacheError, folder, "row 5", "prepare_data()"):
         ImageCache.open(numbered(), paths(20), 8, tmp_path)
     check(ImageCache.build(numbered(), paths(20), 8, tmp_path), 20)
 
@@ -113,9 +120,8 @@ def test_a_damaged_cache_names_the_folder_to_delete(tmp_path, numbered, name):
     else:
         (folder / {"images": cache_module.IMAGES, "rows": cache_module.ROWS}[name]).write_bytes(b"")
     for make in (ImageCache.build, ImageCache.open):
-        with pytest.raises(CacheError, match="delete the folder") as caught:
+        with refuses(CacheError, repr(str(folder)), "delete"):
             make(numbered(), paths(5), 8, tmp_path)
-        assert str(folder) in str(caught.value)
 
 
 @pytest.mark.parametrize("moment", ["1", "19"])
@@ -143,7 +149,7 @@ def test_an_unfinished_cache_that_is_a_link_or_holds_one_is_not_written_through(
     (building / link).rename(mine) if (building / link).exists() else mine.write_bytes(b"mine")
     (building / link).symlink_to(mine)
     before = {path: path.read_bytes() for path in [mine, *mine.glob("*")] if path.is_file()}
-    with pytest.raises(ValueError, match=f"{link or '.building'} is a link to .*mine.*Remedy: delete the link"):
+    with refuses(ValueError, building / link, repr(str(mine))):
         ImageCache.build(source, paths(20), 8, tmp_path)
     assert before and {path: path.read_bytes() for path in before} == before
 
@@ -167,7 +173,7 @@ def test_a_finished_cache_may_be_a_link_and_is_not_made_again_through_it(tmp_pat
     check(ImageCache.build(source, paths(20), 8, tmp_path), 20)
     rows = elsewhere / "rows.bin"
     rows.write_bytes(bytes(rows.stat().st_size - 9) + b"\1" * 9)
-    with pytest.raises(ValueError, match=f"{folder} is a link to .*elsewhere"):
+    with refuses(ValueError, folder, elsewhere):
         ImageCache.build(source, paths(20), 8, tmp_path)
     assert rows.read_bytes().endswith(b"\0" * 9 + b"\1" * 9)
 

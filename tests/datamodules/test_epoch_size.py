@@ -1,9 +1,9 @@
 from collections import Counter
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refuses
 
 from datamodules.loader import EpochBatches
 
@@ -50,5 +50,5 @@ def test_an_epoch_goes_on_where_it_was_left():
 
 
 def test_an_epoch_smaller_than_a_batch_is_refused():
-    with pytest.raises(ValueError, match="data.epoch_size is 3"):
+    with refuses(ValueError, "data.epoch_size", 3, 4):
         EpochBatches(20, 4, drop_last=True, epoch_size=3)

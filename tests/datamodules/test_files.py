@@ -5,10 +5,10 @@ import errno
 import inspect
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 
 from callbacks import files as of_callbacks
 from datamodules import files
@@ -40,7 +40,7 @@ def test_a_disk_that_refuses_is_told_with_the_file_that_was_to_be(tmp_path: Path
         raise OSError(errno.ENOSPC, "No space left on device", *([str(temporary)] if named else []))
 
     (tmp_path / "t.csv").write_text("as before")
-    with pytest.raises(OSError, match="t.csv") as caught:
+    with refuses(OSError, tmp_path / "t.csv") as caught:
         files.write_atomically(tmp_path / "t.csv", full)
     assert str(caught.value) == f"[Errno 28] No space left on device: '{tmp_path / 't.csv'}'"
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("t.csv", "as before")]
@@ -94,7 +94,7 @@ def test_a_misfit_is_told_with_its_place_and_its_value(found: object, said: str 
 def test_json_that_is_damaged_is_named_with_the_remedy(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "recipe.json"
     path.write_bytes(content)
-    with pytest.raises(OfRoom, match=rf"{re.escape(str(path))}.* Remedy: take it from a whole copy\."):
+    with refuses(OfRoom, path, "whole"):
         read_json(path, SHAPE, error=OfRoom)
 
 
@@ -106,7 +106,7 @@ def test_json_that_is_damaged_is_named_with_the_remedy(tmp_path: Path, content: 
 def test_yaml_that_is_damaged_or_a_bomb_is_named_with_the_remedy(tmp_path: Path, content: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(content)
-    with pytest.raises(OfRoom, match=rf"{re.escape(str(path))}.* Remedy: take it from a whole copy\."):
+    with refuses(OfRoom, path, "whole"):
         read_yaml(path, error=OfRoom)
 
 
@@ -119,11 +119,11 @@ def test_what_is_whole_is_read_also_with_a_mark_of_utf_8_in_front(tmp_path: Path
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "recipe.json")
-    with pytest.raises(ValueError, match="is no file"):
+    with refuses(ValueError, tmp_path / "recipe.json", "no file"):
         read_json(tmp_path / "recipe.json")
-    with pytest.raises(ValueError, match="is no file"):
+    with refuses(ValueError, tmp_path / "recipe.json", "no file"):
         open_own(tmp_path / "recipe.json", "a+")
-    with pytest.raises(ValueError, match="is no file"):
+    with refuses(ValueError, tmp_path / "recipe.json", "no file"):
         open_own(tmp_path / "recipe.json", "w")
 
 
@@ -131,7 +131,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     "name", ["", ".", "..", "../x", "/etc/x", "a/b", "a\\b", "a\0", "a\x1b[2J", "\ud800", "x" * 201, "ß" * 101, 7, None]
 )
 def test_names_that_lead_elsewhere_are_none(name: object) -> None:  # fmt: skip
-    with pytest.raises(ValueError, match=r"shard\.parquet, row 3: .*Remedy"):
+    with refuses(ValueError, "shard.parquet", f"row 3: {repr(name)[:13]}"):
         safe_name(name, "shard.parquet, row 3")
 
 
@@ -157,7 +157,7 @@ def test_a_folder_or_a_file_that_is_a_link_is_not_written_through(tmp_path: Path
     (root / ".lock").symlink_to(mine / "notes")
     for call in (lambda: own_folder(root, "samples"), lambda: own_folder(root, "made/deeper"),
                  lambda: open_own(root / ".lock", "w"), lambda: open_own(root / ".lock", "a+b")):  # fmt: skip
-        with pytest.raises(ValueError, match="is a link to .*Remedy: delete the link"):
+        with refuses(ValueError, root, "a link", "delete"):
             call()
     assert (mine / "notes").read_text() == "mine"
     assert not (tmp_path / "nowhere").exists()

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
+from refusals import refuses
 
 from datamodules import image_files
 from datamodules.images import ImageError, read_image
@@ -43,7 +44,7 @@ def test_only_promised_kinds_are_opened_whatever_the_name_says(tmp_path, monkeyp
     monkeypatch.setattr(subprocess, "Popen", refuse)
     (tmp_path / "x.jpg").write_bytes(OTHERS[name])
     for file in (tmp_path / "x.jpg", io.BytesIO(OTHERS[name])):
-        with pytest.raises(ImageError, match="not read; these are: JPEG, PNG, TIFF, BMP, GIF, WEBP, PPM"):
+        with refuses(ImageError, "JPEG, PNG, TIFF, BMP, GIF, WEBP, PPM"):
             read_image(file)
 
 
@@ -62,14 +63,14 @@ def test_only_regular_files_are_opened(tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)  # a socket's address is short
         bound.bind("socket.jpg")
         for name, what in (("pipe", "pipe"), ("folder", "folder"), ("link", "device"), ("socket", "socket")):
-            with pytest.raises(ImageError, match=f"{what}, and no regular file"):
+            with refuses(ImageError, what, "regular"):
                 read_image(tmp_path / f"{name}.jpg")
 
 
 def test_a_file_that_is_too_large_is_refused(tmp_path, monkeypatch, save_photograph):
     path = save_photograph(tmp_path / "whole.png")
     monkeypatch.setattr(image_files, "MAX_BYTES", 1000)
-    with pytest.raises(ImageError, match="most that is read"):
+    with refuses(ImageError, "2 GiB"):
         read_image(path)
 
 
@@ -80,7 +81,7 @@ def test_montages_are_read_up_to_a_stated_size(tmp_path):
     (tmp_path / "bomb.png").write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", bomb) + chunk(b"IDAT", zlib.compress(b""))
     )
-    with pytest.raises(ImageError, match="exceeds limit of 400000000 pixels"):
+    with refuses(ImageError, 40_000**2, 400_000_000):
         read_image(tmp_path / "bomb.png")
 
 
@@ -237,13 +238,13 @@ def test_what_follows_the_image_is_not_pixels(whole, kind, tail):
 def test_a_png_that_lacks_its_end_alone_is_whole_and_one_that_lacks_pixels_is_not(whole):
     end = whole["png"].index(b"IEND") - 4
     check_read(whole["png"][:end], turned=False)
-    with pytest.raises(ImageError, match="cannot be decoded"):
+    with refuses(ImageError, "decoded"):
         read_image(io.BytesIO(whole["png"][: end - 40]))
 
 
 def test_the_true_reason_is_told_of_a_kind_that_cannot_be_decoded(whole):
     frame = whole["jpeg"].index(b"\xff\xc0") + 4
-    with pytest.raises(ImageError, match="JPEG, and cannot handle 12-bit layers"):
+    with refuses(ImageError, "JPEG", "12-bit"):
         read_image(io.BytesIO(whole["jpeg"][:frame] + b"\x0c" + whole["jpeg"][frame + 1 :]))
 
 
@@ -279,7 +280,7 @@ def test_dark_colour_of_16_bits_stays_dark_or_is_refused_with_the_reason(tmp_pat
     dark = (photograph() * 0.2).astype(np.uint16)
     read = read_image(save_deep(tmp_path / f"of_8.{suffix}", dark * 257))
     assert np.array_equal(read, dark)
-    with pytest.raises(ImageError, match=r"brightest is \d+ of 65535: dark, or of 10 to 14 bits"):
+    with refuses(ImageError, "16 bits", 65535, "sBIT", "MaxSampleValue"):
         read_image(save_deep(tmp_path / f"of_16.{suffix}", (photograph() * 0.2 * 257).astype(np.uint16)))
 
 
@@ -314,7 +315,7 @@ def test_planes_that_lie_apart_are_refused_rather_than_read_as_noise(tmp_path, p
     tifffile = pytest.importorskip("tifffile")
     planes = np.ascontiguousarray(photograph().astype(np.uint16).transpose(2, 0, 1)) * 257
     tifffile.imwrite(tmp_path / "planes.tif", planes, photometric="rgb", planarconfig="separate")
-    with pytest.raises(ImageError, match="lie apart"):
+    with refuses(ImageError, "16 bits", "planes", "TIFF"):
         read_image(tmp_path / "planes.tif")
 
 

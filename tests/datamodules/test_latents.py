@@ -7,6 +7,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from refusals import refuses
 
 from datamodules import latents as latents_module
 from datamodules.cache import CacheError
@@ -72,7 +73,7 @@ def test_two_processes_may_begin_at_once(tmp_path, images, monkeypatch):
 def test_an_interrupted_build_goes_on(tmp_path, images, capfd):
     with pytest.raises(KeyboardInterrupt):
         LatentCache.build(Encoder(fail_after=14), images, "f", tmp_path, batch_size=2)
-    with pytest.raises(CacheError, match="has 6 of 10 images|has 4 of 10 images"):
+    with refuses(CacheError, latent_folder("f", "float32", tmp_path), "of 10"):
         LatentCache(latent_folder("f", "float32", tmp_path), "f")
     encoder = Encoder()
     cache = LatentCache.build(encoder, images, "f", tmp_path, batch_size=2)
@@ -92,7 +93,7 @@ def test_an_unfinished_cache_that_is_a_link_or_holds_one_is_not_written_through(
     assert len(LatentCache.build(Encoder(), images, "f", tmp_path)) == 10, "a finished one may lie elsewhere"
     done = (folder / "done.bin").resolve()
     done.write_bytes(bytes(10))
-    with pytest.raises(ValueError, match=f"{link or folder.name} is a link to .*mine.*Remedy: delete the link"):
+    with refuses(ValueError, folder / link, repr(str(mine))):
         LatentCache.build(Encoder(), images, "f", tmp_path)
     assert done.read_bytes() == bytes(10)
 
@@ -106,7 +107,7 @@ def test_a_row_is_done_only_when_it_is_on_the_disk(tmp_path, images, monkeypatch
         fsync(number)
 
     monkeypatch.setattr(latents_module.os, "fsync", fail)
-    with pytest.raises(OSError, match="the disk is ill"):
+    with refuses(OSError, "the disk is ill"):
         LatentCache.build(Encoder(), images, "f", tmp_path, batch_size=4)
     assert not np.fromfile(latent_folder("f", "float32", tmp_path) / latents_module.DONE, dtype=np.uint8).any()
     monkeypatch.undo()
@@ -118,11 +119,11 @@ def test_a_mismatch_is_refused(tmp_path, images):
     cache = LatentCache.build(Encoder(), images, {"images": "a", "autoencoder": "b"}, tmp_path)
     assert latent_folder("x", "float32", tmp_path) != latent_folder("y", "float32", tmp_path)
     assert latent_folder("x", "float32", tmp_path) != latent_folder("x", "float16", tmp_path)
-    with pytest.raises(CacheError, match="was made of .*'autoencoder': 'b'.* and not of .*'autoencoder': 'c'"):
+    with refuses(CacheError, cache.folder, "'autoencoder': 'b'", "'autoencoder': 'c'"):
         LatentCache(cache.folder, {"images": "a", "autoencoder": "c"})
-    with pytest.raises(CacheError, match="no latent cache.*build it first"):
+    with refuses(CacheError, tmp_path / "none", "build"):
         LatentCache(tmp_path / "none", "a")
-    with pytest.raises(CacheError, match="has shape"):
+    with refuses(CacheError, cache.folder, [10, 2, 2, 3, 4, 4], [4, 2, 2, 3, 4, 4]):
         LatentCache.build(Encoder(), images[:4], {"images": "a", "autoencoder": "b"}, tmp_path)
 
 
@@ -145,9 +146,8 @@ def test_a_damaged_cache_names_the_folder_to_delete(tmp_path, images, name):
         path = folder / {"latents": latents_module.LATENTS, "done": latents_module.DONE}[name]
         path.write_bytes(path.read_bytes()[:-1])
     for make in (lambda: LatentCache(folder, "f"), lambda: LatentCache.build(Encoder(), images, "f", tmp_path)):
-        with pytest.raises(CacheError, match="delete the folder") as caught:
+        with refuses(CacheError, repr(str(folder)), "delete"):
             make()
-        assert str(folder) in str(caught.value)
 
 
 def test_rows_whose_mark_is_flipped_are_made_again(tmp_path, images):
@@ -155,7 +155,7 @@ def test_rows_whose_mark_is_flipped_are_made_again(tmp_path, images):
     done = np.fromfile(cache.folder / latents_module.DONE, dtype=np.uint8)
     done[[2, 5]] = 0, 77
     done.tofile(cache.folder / latents_module.DONE)
-    with pytest.raises(CacheError, match="has 8 of 10 images. Remedy: build it"):
+    with refuses(CacheError, cache.folder, "8 of 10"):
         LatentCache(cache.folder, "f")
     again = Encoder()
     LatentCache.build(again, images, "f", tmp_path)
@@ -163,17 +163,17 @@ def test_rows_whose_mark_is_flipped_are_made_again(tmp_path, images):
 
 
 def test_wrong_latents_are_refused(tmp_path, images):
-    with pytest.raises(ValueError, match="dtype is 'bfloat16', and must be one of: float32, float16"):
+    with refuses(ValueError, "dtype", "'bfloat16'", "float32, float16"):
         LatentCache.build(Encoder(), images, "f", tmp_path, dtype="bfloat16")
-    with pytest.raises(ValueError, match="not finite"):
+    with refuses(ValueError, "latent", "finite"):
         LatentCache.build(lambda x: (x / 0, x), images, "f", tmp_path)
-    with pytest.raises(ValueError, match=r"mean and std \[B, C, h, w\]"):
+    with refuses(ValueError, "[B, C, h, w]", [1, 2, 2, 16, 16]):
         LatentCache.build(lambda x: (x[:, 0], x[:, 0]), images, "f", tmp_path)
 
 
 def test_too_little_space_is_said_before_encoding(tmp_path, images, monkeypatch):
     monkeypatch.setattr(latents_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 99}))
-    with pytest.raises(CacheError, match="needs 7,680 bytes and 99 are free.*with cache_dir="):
+    with refuses(CacheError, "7,680", 99, "cache_dir="):
         LatentCache.build(Encoder(), images, "f", tmp_path)
 
 
@@ -236,12 +236,17 @@ def test_latents_go_through_the_trainer(data, tmp_path):
 
 def test_latents_of_other_images_are_not_attached(data, tmp_path):
     here = {"images": data.fingerprint, "split": data.split_fingerprint}
-    for there in ({**here, "images": "of others"}, {**here, "split": "of others"}, "f", {"split": here["split"]}):
+    for there, shown in (
+        ({**here, "images": "of others"}, "'images': 'of others'"),
+        ({**here, "split": "of others"}, "'split': 'of others'"),
+        ("f", "'images': None"),
+        ({"split": here["split"]}, "'images': None"),
+    ):
         cache = LatentCache.build(Encoder(), data.images("train"), there, tmp_path)
-        with pytest.raises(ValueError, match="of others.*but the training set has|'images': None.*but the training"):
+        with refuses(ValueError, cache.folder, shown, here):
             data.attach_latents(cache)
     too_few = LatentCache.build(Encoder(), data.images("train")[:3], here, tmp_path)
-    with pytest.raises(ValueError, match="is of 3 images"):
+    with refuses(ValueError, too_few.folder, "3 images", 16):
         data.attach_latents(too_few)
     data.attach_latents(LatentCache.build(Encoder(), data.images("train"), {**here, "autoencoder": "a"}, tmp_path))
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 
 from datamodules import columns
 from datamodules.findings import NAMES, NUM_LEVELS, encode
@@ -69,48 +70,48 @@ def test_rows_are_chosen_by_findings():
     manifest = Manifest.from_rows(rows)
     assert manifest.where(dr_grade=[3, 4], is_gc=1).ids == ["4", "13", "19", "28"]
     assert len(manifest.where(is_gc=-1)) == 10
-    with pytest.raises(ValueError, match="dr_grade is 5"):
+    with refuses(ValueError, "dr_grade", 5, "4 (proliferative)"):
         manifest.where(dr_grade=5)
-    with pytest.raises(ValueError, match="'dr_grad' is not a finding"):
+    with refuses(ValueError, "'dr_grad'", "mean 'dr_grade'"):
         manifest.where(dr_grad=1)
 
 
 @pytest.mark.parametrize(
-    ("columns", "message"),
+    ("columns", "facts"),
     [
-        ({"dr_grade": [0, None, 7]}, r"row 2, column 'dr_grade': 7 is not a level.*0 \(none\).*4 \(proliferative\)"),
-        ({"is_dme": [1, 2, 0]}, "row 1, column 'is_dme': 2"),
-        ({"is_dme": [0.0, 0.5, 1.0]}, "row 1, column 'is_dme': 0.5"),
-        ({"is_dme": [0, 1, -2]}, "row 2, column 'is_dme': -2"),
-        ({"is_dme": ["yes", "no", "no"]}, "column 'is_dme': 'yes' is of type string.*integers"),
-        ({"id": ["a", "b", "a"]}, "row 2, column 'id': 'a' is already the id of row 0"),
-        ({"path": ["a", "b", "b"]}, "row 2, column 'path': 'b' is already the path of row 1.*one row an image"),
-        ({"id": ["a", " ", "b"]}, "row 1, column 'id': '' is blank"),
-        ({"path": ["a", None, "b"]}, "row 1, column 'path': '' is blank"),
-        ({"path": ["a", "b", "/etc/passwd"]}, "row 2, column 'path': '/etc/passwd' is outside the root"),
-        ({"path": ["a", "x/../../b", "c"]}, "row 1, column 'path'.*outside the root"),
-        ({"path": ["C:\\a", "b", "c"]}, "row 0, column 'path'.*outside the root"),
-        ({"path": ["..\\a", "b", "c"]}, "row 0, column 'path'.*outside the root"),
-        ({"path": ["a", "./b", ".//b"]}, "row 2, column 'path': 'b' is already the path of row 1"),
-        ({"mask": ["m", "m|../x", "m"]}, "row 1, column 'mask': 'm|../x' is outside the root".replace("|", r"\|")),
-        ({"mask": ["m", "m", "m|/x"]}, "row 2, column 'mask'.*outside the root"),
-        ({"mask": ["m|C:x", "m", ""]}, "row 0, column 'mask'.*outside the root"),
-        ({"mask": ["m|a/..|b", "m", ""]}, "row 0, column 'mask'.*outside the root"),
-        ({"mask": ["..|b", "m", ""]}, "row 0, column 'mask'.*outside the root"),
-        ({"path": ["a", ".//../b", "c"]}, "row 1, column 'path': './../b' is outside|'../b' is outside"),
-        ({"path": ["a", "b\x00.png", "c"]}, r"row 1, column 'path': 'b\\x00.png' holds a control character"),
-        ({"id": ["a", "b\x1b[2J", "c"]}, "row 1, column 'id': .* holds a control character.*Remedy"),
-        ({"patient": ["a", "b\nc", "d"]}, "row 1, column 'patient': .* holds a control character"),
-        ({"id": ["a", "b", "x" * 5000]}, r"row 2, column 'id': 'x{200}' … is longer than 4096 bytes"),
-        ({"id": [["a"], ["b"], ["c"]]}, "a column is no text .*id list.*Remedy"),
-        ({"patient": [b"\xff", b"a", b"b"]}, "a column is no text .*patient binary.*Remedy"),
-        ({"split": ["train", "validation", ""]}, "row 1, column 'split': 'validation' is not a split"),
-        ({"dr_grad": [1, 1, 1]}, "unknown column 'dr_grad'. Did you mean 'dr_grade'"),
-        ({"path": None}, "no column 'path'; its columns are: id"),
+        ({"dr_grade": [0, None, 7]}, ("row 2", "'dr_grade'", 7, "0 (none)", "4 (proliferative)")),
+        ({"is_dme": [1, 2, 0]}, ("row 1", "'is_dme'", 2)),
+        ({"is_dme": [0.0, 0.5, 1.0]}, ("row 1", "'is_dme'", 0.5)),
+        ({"is_dme": [0, 1, -2]}, ("row 2", "'is_dme'", -2)),
+        ({"is_dme": ["yes", "no", "no"]}, ("'is_dme'", "'yes'", "string")),
+        ({"id": ["a", "b", "a"]}, ("row 2", "'id'", "'a'", "row 0")),
+        ({"path": ["a", "b", "b"]}, ("row 2", "'path'", "'b'", "row 1")),
+        ({"id": ["a", " ", "b"]}, ("row 1", "'id'", "''", "blank")),
+        ({"path": ["a", None, "b"]}, ("row 1", "'path'", "''", "blank")),
+        ({"path": ["a", "b", "/etc/passwd"]}, ("row 2", "'path'", "'/etc/passwd'", "root")),
+        ({"path": ["a", "x/../../b", "c"]}, ("row 1", "'path'", "'x/../../b'", "root")),
+        ({"path": ["C:\\a", "b", "c"]}, ("row 0", "'path'", repr("C:\\a"), "root")),
+        ({"path": ["..\\a", "b", "c"]}, ("row 0", "'path'", repr("..\\a"), "root")),
+        ({"path": ["a", "./b", ".//b"]}, ("row 2", "'path'", "'b'", "row 1")),
+        ({"mask": ["m", "m|../x", "m"]}, ("row 1", "'mask'", "'m|../x'", "root")),
+        ({"mask": ["m", "m", "m|/x"]}, ("row 2", "'mask'", "'m|/x'", "root")),
+        ({"mask": ["m|C:x", "m", ""]}, ("row 0", "'mask'", "'m|C:x'", "root")),
+        ({"mask": ["m|a/..|b", "m", ""]}, ("row 0", "'mask'", "'m|a/..|b'", "root")),
+        ({"mask": ["..|b", "m", ""]}, ("row 0", "'mask'", "'..|b'", "root")),
+        ({"path": ["a", ".//../b", "c"]}, ("row 1", "'path'", "../b'", "root")),
+        ({"path": ["a", "b\x00.png", "c"]}, ("row 1", "'path'", repr("b\x00.png"), "control")),
+        ({"id": ["a", "b\x1b[2J", "c"]}, ("row 1", "'id'", repr("b\x1b[2J"), "control")),
+        ({"patient": ["a", "b\nc", "d"]}, ("row 1", "'patient'", repr("b\nc"), "control")),
+        ({"id": ["a", "b", "x" * 5000]}, ("row 2", "'id'", f"'{'x' * 200}'", 4096)),
+        ({"id": [["a"], ["b"], ["c"]]}, ("id list", "UTF-8")),
+        ({"patient": [b"\xff", b"a", b"b"]}, ("patient binary", "UTF-8")),
+        ({"split": ["train", "validation", ""]}, ("row 1", "'split'", "'validation'")),
+        ({"dr_grad": [1, 1, 1]}, ("'dr_grad'", "mean 'dr_grade'")),
+        ({"path": None}, ("'path'", ": id")),
     ],
 )
-def test_what_cannot_be_a_manifest_is_refused_by_cell(columns, message):
-    with pytest.raises(ManifestError, match=message):
+def test_what_cannot_be_a_manifest_is_refused_by_cell(columns, facts):
+    with refuses(ManifestError, *facts):
         Manifest.from_table(table(**columns))
 
 
@@ -120,7 +121,7 @@ def test_dots_in_a_name_are_no_climbing():
 
 
 def test_rows_have_the_numbers_of_their_origin():
-    with pytest.raises(ManifestError, match="labels.csv, row 4, column 'dr_grade': 9"):
+    with refuses(ManifestError, "labels.csv", "row 4", "'dr_grade'", 9):
         Manifest.from_table(table(dr_grade=[0, 0, 9]), origin="labels.csv", rows=range(2, 5))
 
 
@@ -139,7 +140,7 @@ def test_select_and_rows_agree():
     manifest = Manifest.from_table(table(split=["val", "train", "val"]))
     assert manifest.rows("val").tolist() == [0, 2]
     assert manifest.select("val").ids == ["i0", "i2"]
-    with pytest.raises(ValueError, match="'valid', and must be one of: train, val, test"):
+    with refuses(ValueError, "split", "'valid'", "train, val, test"):
         manifest.rows("valid")
 
 
@@ -167,7 +168,7 @@ def test_ten_million_rows_open_split_and_filter_within_a_gibibyte(tmp_path):
 def test_truths_are_levels_of_what_is_there_or_not():
     manifest = Manifest.from_table(table(is_amd=[True, False, None]))
     assert manifest.table.column("is_amd").to_pylist() == [1, 0, -1]
-    with pytest.raises(ManifestError, match="column 'eye_side': True is of type bool"):
+    with refuses(ManifestError, "'eye_side'", True, "bool"):
         Manifest.from_table(table(eye_side=[True, False, None]))
 
 
@@ -186,5 +187,5 @@ def test_a_damaged_manifest_is_named_with_the_remedy(tmp_path, damage):
     else:
         content[4:40] = bytes(36) if damage == "flipped" else content[4:40]
         path.write_bytes({"empty": b"", "cut": content[:-9], "flipped": content, "text": b"id,path\n"}[damage])
-    with pytest.raises(ManifestError, match="manifest.parquet.*(Remedy|no column 'path')"):
+    with refuses(ManifestError, path, "'path'" if damage == "schema" else "Parquet"):
         Manifest.read(path)

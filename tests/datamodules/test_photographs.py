@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
+from refusals import refuses
 
 from datamodules.images import (
     FieldOfView,
@@ -104,18 +105,18 @@ def test_a_frame_is_padded_to_a_square():
 
 
 NOT_FUNDUS = {
-    "black": (np.zeros((100, 100, 3)), "uniform"),
-    "grey": (np.full((100, 100, 3), 130), "uniform"),
-    "noise": (np.random.default_rng(0).integers(0, 255, (100, 100, 3)), "circular|surround"),
-    "gradient": (np.linspace(0, 255, 30000).reshape(100, 100, 3), "circular|surround"),
-    "tiny": (np.zeros((9, 9, 3)), "only 9 x 9"),
+    "black": (np.zeros((100, 100, 3)), "0 to 0 of 255"),
+    "grey": (np.full((100, 100, 3), 130), "130 to 130 of 255"),
+    "noise": (np.random.default_rng(0).integers(0, 255, (100, 100, 3)), "circular"),
+    "gradient": (np.linspace(0, 255, 30000).reshape(100, 100, 3), "circular"),
+    "tiny": (np.zeros((9, 9, 3)), "9 x 9"),
 }
 
 
 @pytest.mark.parametrize("name", NOT_FUNDUS)
 def test_what_is_no_fundus_is_refused_with_its_reason(name):
-    pixels, reason = NOT_FUNDUS[name]
-    with pytest.raises(NotAFundusError, match=reason):
+    pixels, fact = NOT_FUNDUS[name]
+    with refuses(NotAFundusError, fact):
         detect_field_of_view(pixels.astype(np.uint8))
 
 
@@ -128,16 +129,16 @@ def test_shapes_that_are_no_disc_are_refused(photograph):
     octagon = rgb.copy()
     octagon[np.abs(np.mgrid[:200, :200] - 99.5).sum(axis=0) > 145] = 0
     for shape in (square, diamond, octagon):
-        with pytest.raises(NotAFundusError, match="no circular edge"):
+        with refuses(NotAFundusError, "circular"):
             detect_field_of_view(shape)
 
 
 def test_a_plain_or_blue_disc_is_refused(photograph):
     rgb = photograph(width=200, height=200, radius=90)
-    with pytest.raises(NotAFundusError, match="bluer"):
+    with refuses(NotAFundusError, "bluer"):
         detect_field_of_view(rgb[:, :, ::-1].copy())
     plain = np.where(rgb.max(axis=2, keepdims=True) > 30, np.uint8(120), np.uint8(0)).repeat(3, axis=2)
-    with pytest.raises(NotAFundusError, match="inside of the disc is uniform"):
+    with refuses(NotAFundusError, "inside", "uniform"):
         detect_field_of_view(plain)
 
 
@@ -163,7 +164,7 @@ def test_a_truncated_file_is_refused(tmp_path, save_photograph, suffix):
     assert read_image(path).shape == (162, 242, 3)
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ImageError, match="cannot be decoded|not an image"):
+    with refuses(ImageError, "decoded"):
         read_image(cut)
     with pytest.raises(ImageError):
         read_image(cut, min_side=32)
@@ -174,9 +175,9 @@ def test_what_is_no_image_is_refused(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
     for name in ("text.jpg", "empty.png"):
-        with pytest.raises(ImageError, match="not an image"):
+        with refuses(ImageError, "JPEG, PNG, TIFF, BMP, GIF, WEBP, PPM"):
             read_image(tmp_path / name)
-    with pytest.raises(ImageError, match="cannot be decoded"):
+    with refuses(ImageError, "folder", "regular"):
         read_image(tmp_path / "folder.png")
 
 
@@ -190,7 +191,7 @@ NOT_OF_THE_IMAGE = [
 def test_a_file_that_cannot_be_had_at_the_moment_says_nothing_of_the_image(
     tmp_path, monkeypatch, save_photograph, name
 ):
-    with pytest.raises(FileNotFoundError, match="gone.png"):
+    with refuses(FileNotFoundError, tmp_path / "gone.png"):
         read_image(tmp_path / "gone.png")
     path, number = save_photograph(tmp_path / "away.png"), getattr(errno, name)
 
@@ -200,7 +201,7 @@ def test_a_file_that_cannot_be_had_at_the_moment_says_nothing_of_the_image(
     for module, function in ((os, "open"), (Image, "open"), (ImageFile.ImageFile, "load")):
         with monkeypatch.context() as patched:
             patched.setattr(module, function, refuse)
-            with pytest.raises(OSError, match="away.png") as caught:
+            with refuses(OSError, path) as caught:
                 read_image(path)
             assert caught.value.errno == number
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 
 from datamodules.findings import NAMES
 from datamodules.phantom.labels import labels_of
@@ -80,33 +81,33 @@ def test_raking_two_margins_of_a_table_meets_both_and_keeps_the_odds_ratio(seed,
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "facts"),
     [
-        ("prevalences: {is_gcc: 0.3}", "'is_gcc' is not a finding. Did you mean 'is_gc'"),
-        ("prevalences: {is_gc: 1.3}", "is_gc is 1.3, and must be a share"),
-        ("prevalences: {dr_grade: 0.3}", "dr_grade has 5 levels"),
-        ("prevalences: {dr_grade: [0.5, 0.1, 0.1, 0.1, 0.1]}", "add up to 0.9"),
-        ("prevalence: {is_gc: 0.3}", "unknown key 'prevalence'. Did you mean 'prevalences'"),
-        ("together: [{is_gc: 2, share: 0.1}]", r"together\[0\]: is_gc is 2"),
-        ("together: [{is_gc: 1}]", r"together\[0\] is"),
-        ("together: [{share: 0.1}]", r"together\[0\] names no finding"),
-        ("base: free\nprevalences: {is_gc: 0.3}", "base is 'free'"),
-        ("prevalences: {}", "asks for nothing"),
-        ("prevalences: [is_gc]", "must be a mapping of findings"),
-        ("together: 5", "must be a list of mappings"),
-        ("- is_gc", "must hold the keys"),
-        ("a: [", "is no YAML"),
+        ("prevalences: {is_gcc: 0.3}", ("'is_gcc'", "mean 'is_gc'")),
+        ("prevalences: {is_gc: 1.3}", ("is_gc", 1.3)),
+        ("prevalences: {dr_grade: 0.3}", ("dr_grade", "5 levels", 0.3)),
+        ("prevalences: {dr_grade: [0.5, 0.1, 0.1, 0.1, 0.1]}", ("dr_grade", [0.5, 0.1, 0.1, 0.1, 0.1], 0.9)),
+        ("prevalence: {is_gc: 0.3}", ("'prevalence'", "mean 'prevalences'")),
+        ("together: [{is_gc: 2, share: 0.1}]", ("together[0]", "is_gc", 2)),
+        ("together: [{is_gc: 1}]", ("together[0]", {"is_gc": 1})),
+        ("together: [{share: 0.1}]", ("together[0]", "finding")),
+        ("base: free\nprevalences: {is_gc: 0.3}", ("base", "'free'")),
+        ("prevalences: {}", ("asks", "together")),
+        ("prevalences: [is_gc]", (["is_gc"], "shares")),
+        ("together: 5", ("together", 5, "list")),
+        ("- is_gc", (["is_gc"], "prevalences, together and base")),
+        ("a: [", ("YAML",)),
     ],
 )
-def test_a_file_that_means_nothing_is_refused(tmp_path, seen, text, said):
-    with pytest.raises(PlanError, match=said):
+def test_a_file_that_means_nothing_is_refused(tmp_path, seen, text, facts):
+    with refuses(PlanError, "prevalences.yaml", *facts):
         drawn(tmp_path, text, seen)
 
 
 def test_shares_that_contradict_each_other_are_refused(tmp_path, seen):
-    with pytest.raises(ValueError, match="contradict each other"):
+    with refuses(ValueError, "prevalences.yaml", "is_gc=0", 0.9, 0.7):
         drawn(tmp_path, "prevalences: {is_gc: 0.1}\ntogether: [{is_gc: 1, is_rvo: 1, share: 0.3}]", seen)
-    with pytest.raises(ValueError, match="is_dme=1 among dr_grade=0: 0.2 is asked for, and no row"):
+    with refuses(ValueError, "prevalences.yaml", "is_dme=1", "dr_grade=0", 0.2, "base: independent"):
         drawn(tmp_path, "together: [{is_dme: 1, among: {dr_grade: 0}, share: 0.2}]", seen)
     labels = drawn(tmp_path, "base: independent\ntogether: [{is_dme: 1, among: {dr_grade: 0}, share: 0.2}]", None)
     assert abs((labels[labels[:, DR] == 0, DME] == 1).mean() - 0.2) < 0.01

@@ -5,6 +5,7 @@ import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from refusals import refuses
 
 from datamodules.findings import NAMES
 from datamodules.plan import table
@@ -54,7 +55,7 @@ def test_a_table_without_seeds_gets_some_and_its_first_rows_do(tmp_path):
     path = save(tmp_path, "csv", {"is_gc": [1, 0, 1, 1]})
     plan = planned(tmp_path, path, num_images=3)
     assert plan.num_images == 3 and len(set(plan.rows(0, 3).seed.tolist())) == 3
-    with pytest.raises(PlanError, match="num_images=5, and .* has 4 rows"):
+    with refuses(PlanError, "num_images=5", path, "4 rows"):
         planned(tmp_path, path, num_images=5)
 
 
@@ -68,19 +69,19 @@ def test_a_blank_line_of_a_single_column_is_a_blank_cell(tmp_path, end):
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "xlsx"])
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "facts"),
     [
-        ({"is_gcc": [1, 0]}, "column 'is_gcc' is not a finding. Did you mean 'is_gc'"),
-        ({"seed": [1, 2]}, "no column of a finding"),
-        ({"is_gc": [1, 2]}, "row 3, column 'is_gc': '2' is not a level"),
-        ({"dr_grade": [7, 0]}, "row 2, column 'dr_grade': '7' is not a level"),
-        ({"is_gc": [1, 0], "seed": [5, 2**32]}, "row 3, column 'seed': 4294967296"),
-        ({"is_gc": [1, 0, 1], "seed": [5, 6, 5]}, "row 4, column 'seed': 5"),
-        ({"is_gc": [1, 0], "index": [0, 2]}, "row 3, column 'index': 2"),
+        ({"is_gcc": [1, 0]}, ("'is_gcc'", "mean 'is_gc'")),
+        ({"seed": [1, 2]}, ("finding", "dr_grade, is_amd")),
+        ({"is_gc": [1, 2]}, ("row 3", "'is_gc'", "'2'")),
+        ({"dr_grade": [7, 0]}, ("row 2", "'dr_grade'", "'7'")),
+        ({"is_gc": [1, 0], "seed": [5, 2**32]}, ("row 3", "'seed'", 2**32)),
+        ({"is_gc": [1, 0, 1], "seed": [5, 6, 5]}, ("row 4", "'seed': 5")),
+        ({"is_gc": [1, 0], "index": [0, 2]}, ("row 3", "'index': 2")),
     ],
 )
-def test_what_there_is_not_is_refused_by_row(tmp_path, kind, columns, said):
-    with pytest.raises(PlanError, match=said):
+def test_what_there_is_not_is_refused_by_row(tmp_path, kind, columns, facts):
+    with refuses(PlanError, f"table.{kind}", *facts):
         planned(tmp_path, save(tmp_path, kind, columns))
 
 
@@ -90,30 +91,30 @@ def test_what_is_wrong_long_after_the_first_rows_is_refused_by_row(tmp_path, mon
     seeds, levels = np.arange(300_000), np.ones(300_000, dtype=np.int8)
     seeds[-1] = again
     pq.write_table(pa.table({"is_gc": levels, "seed": seeds}), tmp_path / "long.parquet")
-    with pytest.raises(PlanError, match=f"row 300001, column 'seed': {again}"):
+    with refuses(PlanError, "row 300001", f"'seed': {again}"):
         planned(tmp_path, tmp_path / "long.parquet")
     levels[again] = 2
     pq.write_table(pa.table({"is_gc": levels}), tmp_path / "long.parquet")
-    with pytest.raises(PlanError, match=f"row {again + 2}, column 'is_gc': '2' is not a level"):
+    with refuses(PlanError, f"row {again + 2}", "'is_gc': '2'"):
         planned(tmp_path, tmp_path / "long.parquet")
 
 
 def test_a_seed_that_is_no_number_is_refused_by_row(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("is_gc,seed\n1,5\n0,x\n")
-    with pytest.raises(PlanError, match="row 3, column 'seed': 'x' is no whole number"):
+    with refuses(PlanError, path, "row 3", "'seed'", "'x'"):
         planned(tmp_path, path)
     path.write_text("is_gc,seed\n1,-4\n0,18446744073709551615\n")
-    with pytest.raises(PlanError, match="row 3, column 'seed': '18446744073709551615' is no whole number of 64 bits"):
+    with refuses(PlanError, path, "row 3", "'seed'", "'18446744073709551615'"):
         planned(tmp_path, path)
 
 
 def test_what_is_no_table_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with refuses(FileNotFoundError, "plan.path", tmp_path / "none.csv"):
         TableLaw(tmp_path / "none.csv")
     (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(PlanError, match="empty"):
+    with refuses(PlanError, tmp_path / "empty.csv", "header"):
         TableLaw(tmp_path / "empty.csv")
     (tmp_path / "half.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(PlanError, match="cannot be read as a table"):
+    with refuses(PlanError, tmp_path / "half.parquet", "Parquet"):
         TableLaw(tmp_path / "half.parquet")
