@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from refusals import refuses
 from synthetic_sets import write_set
 
 from datamodules.shards import ShardSource
@@ -86,7 +87,7 @@ def test_workers_give_the_same_in_the_same_order(root):
 
 
 def test_mistakes_are_named(root):
-    with pytest.raises(ValueError, match="no shard 'shard-9.parquet'"):
+    with refuses(ValueError, "'shard-9.parquet'", "shard-00000-of-00003.parquet"):
         batches(root, shards=lambda: ["shard-9.parquet"])
-    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+    with refuses(ValueError, "batch_size=0"):
         ShardBatches(ShardSource(root), SIDE, batch_size=0)

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from refusals import refuses
 from shard_files import SECOND, broken, encode, replace, write
 
 from datamodules.findings import NAMES
@@ -18,32 +19,32 @@ def test_a_truncated_shard_is_named(tmp_path, shard_tables, kept):
     file = tmp_path / "data" / SECOND
     whole = file.read_bytes()
     file.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
-    with pytest.raises(ShardError, match=f"{SECOND}.* is no whole Parquet file .*Remedy: copy or write it again"):
+    with refuses(ShardError, SECOND, "Parquet"):
         source.index()
 
 
 @pytest.mark.parametrize("name", ["id", "image", "is_amd"])
 def test_a_missing_column_is_named(tmp_path, shard_tables, name):
     source = broken(tmp_path, shard_tables, lambda table: table.drop_columns([name]))
-    with pytest.raises(ShardError, match=f"{SECOND}.* has no column '{name}'.*Remedy"):
+    with refuses(ShardError, SECOND, f"'{name}'"):
         source.index()
 
 
 CELLS = {
-    "level": ("dr_grade", 7, ManifestError, "row 3, column 'dr_grade': 7 is not a level.*Remedy: use 0 \\(none\\)"),
-    "blank": ("id", "", ManifestError, "row 3, column 'id': '' is blank"),
+    "level": ("dr_grade", 7, ManifestError, ("row 3", "'dr_grade'", 7, "0 (none)")),
+    "blank": ("id", "", ManifestError, ("row 3", "'id'", "''", "blank")),
 }
 
 
 @pytest.mark.parametrize("case", CELLS)
 def test_a_cell_that_cannot_be_is_named(tmp_path, shard_tables, case):
-    name, value, kind, message = CELLS[case]
-    with pytest.raises(kind, match=f"{SECOND}, {message}"):
+    name, value, kind, facts = CELLS[case]
+    with refuses(kind, SECOND, *facts):
         broken(tmp_path, shard_tables, lambda table: replace(table, name, value, 3)).index()
 
 
 def test_an_id_of_another_shard_is_named(tmp_path, shard_tables):
-    with pytest.raises(ManifestError, match="row 43, column 'id': '00004' is already the id of row 4"):
+    with refuses(ManifestError, "row 43", "'id'", "'00004'", "row 4."):
         broken(tmp_path, shard_tables, lambda table: replace(table, "id", "00004", 3)).index()
 
 
@@ -63,39 +64,39 @@ def test_unknown_labels_may_be_null_or_absent(open_shards, tmp_path, shard_table
 
 
 IMAGES = {
-    "not embedded": (None, "it holds no bytes"),
-    "damaged": (b"\x89PNG\r\n\x1a\n and then nothing", "not an image"),
-    "not square": (encode(np.zeros((20, 30, 3), np.uint8)), "it is 30 x 20 pixels, and must be square"),
+    "not embedded": (None, "bytes"),
+    "damaged": (b"\x89PNG\r\n\x1a\n and then nothing", "PNG"),
+    "not square": (encode(np.zeros((20, 30, 3), np.uint8)), "30 x 20"),
 }
 
 
 @pytest.mark.parametrize("case", IMAGES)
 def test_an_image_that_cannot_be_used_is_named(open_shards, tmp_path, shard_tables, case):
-    pixels, reason = IMAGES[case]
+    pixels, fact = IMAGES[case]
     cell = {"bytes": pixels, "path": "x.png"}
     source = broken(tmp_path, shard_tables, lambda table: replace(table, "image", cell, 13))
-    with pytest.raises(ShardError, match=f"{SECOND}', row 13, id '00053': the image cannot be used: {reason}"):
+    with refuses(ShardError, SECOND, "row 13", "'00053'", fact):
         source.read(source.index().paths[53], 16)
-    with pytest.raises(ShardError, match="row 13, id '00053'"):
+    with refuses(ShardError, SECOND, "row 13", "'00053'"):
         list(open_shards(tmp_path, num_reference=1, num_val=1, fractions={"train": 1.0}).train_dataloader())
 
 
 def test_a_missing_shard_a_foreign_file_and_no_folder(tmp_path, shard_tables):
     source = broken(tmp_path, shard_tables, lambda table: table)
     (tmp_path / "data" / SECOND).rename(tmp_path / "elsewhere")
-    with pytest.raises(ShardError, match=f"1 of 2 shards are missing.*: {SECOND}. Remedy.*data.partial=true"):
+    with refuses(ShardError, SECOND, "1 of 2", "data.partial=true"):
         source.index()
     assert len(ShardSource(tmp_path, partial=True).index()) == 40
     pq.write_table(pa.table({"plan": [1, 2]}), tmp_path / "data" / "plan.parquet")
-    with pytest.raises(ShardError, match="plan.parquet' has no column 'image'; its columns are: plan.*move it out"):
+    with refuses(ShardError, "plan.parquet'", "'image'", ": plan"):
         ShardSource(tmp_path, partial=True).index()
-    with pytest.raises(FileNotFoundError, match="data.root is .*nowhere', which does not exist"):
+    with refuses(FileNotFoundError, "data.root", tmp_path / "nowhere"):
         ShardSource(tmp_path / "nowhere").index()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no Parquet file in it"):
+    with refuses(FileNotFoundError, "data.root", tmp_path / "empty", "Parquet"):
         ShardSource(tmp_path / "empty").index()
 
 
 def test_row_groups_that_are_too_large_say_what_to_set(open_shards):
-    with pytest.raises(ShardError, match=r"row group of .* GB \(9 images\).*data.window_gb is 1e-05.*about 100 images"):
+    with refuses(ShardError, "9 images", "data.window_gb", 1e-05, "100 images"):
         open_shards(window_gb=1e-5)

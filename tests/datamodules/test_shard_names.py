@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from refusals import refuses
 
 from datamodules.shard_files import ShardError, find_shards, split_of_name
 from datamodules.shards import ShardSource
@@ -44,7 +45,7 @@ def test_a_name_tells_the_split(tmp_path, name, split):
 
 
 def test_a_name_of_two_splits_is_refused_and_a_column_tells_them_apart(tmp_path):
-    with pytest.raises(ShardError, match=r"train-and-test.parquet.*test and train.*Remedy.*column 'split'"):
+    with refuses(ShardError, "train-and-test.parquet", "test and train", "'split'"):
         ShardSource(save(tmp_path / "a", "train-and-test.parquet")).index()
     root = save(tmp_path / "b", "train-and-test.parquet", split=["train", "test"])
     assert ShardSource(root).index().splits == ["train", "test"]
@@ -63,17 +64,17 @@ def test_rows_of_a_test_file_are_tests(tmp_path):
 
 def test_a_shard_is_missed_whatever_follows_its_number(tmp_path):
     names = [f"train-0000{n}-of-00003-{HASHES[n]}.parquet" for n in range(2)]
-    with pytest.raises(ShardError, match=r"1 of 3 shards are missing.*train-00002-of-00003.*data.partial=true"):
+    with refuses(ShardError, "1 of 3", "train-00002-of-00003", "data.partial=true"):
         find_shards(save(tmp_path, *names))
     assert len(find_shards(tmp_path, partial=True)) == 2
     assert len(find_shards(save(tmp_path / "from_one", "x-1-of-2.parquet", "x-2-of-2.parquet"))) == 2
-    with pytest.raises(ShardError, match=r"999999999 of 1000000000 shards are missing"):
+    with refuses(ShardError, "999999999 of 1000000000", "x-00001-of-1000000000"):
         find_shards(save(tmp_path / "many", "x-0-of-1000000000.parquet"))
 
 
 def test_one_shard_of_two_versions_is_refused(tmp_path):
     names = [f"train-00000-of-00001-{digits}.parquet" for digits in HASHES[:2]]
-    with pytest.raises(ShardError, match="the same shard of two versions"):
+    with refuses(ShardError, *names):
         find_shards(save(tmp_path, *names))
 
 
@@ -130,12 +131,12 @@ def test_folders_tell_the_split(tmp_path):
     assert index.splits == ["val"] * 2 + ["test"] * 2 + ["train"] * 4
     assert index.paths[0] == "data/Validation/0000.parquet#0"
     assert ShardSource(root / "data" / "test").index().splits == ["", ""]
-    with pytest.raises(ShardError, match=r"train/test-0.parquet.*test and train.*Remedy"):
+    with refuses(ShardError, "train/test-0.parquet", "test and train", "'split'"):
         ShardSource(save(tmp_path / "two", "train/test-0.parquet")).index()
 
 
 def test_shards_of_one_name_in_two_folders_are_two_sets(tmp_path):
     names = [f"{split}/shard-0000{n}-of-00002.parquet" for split in ("test", "train") for n in range(2)]
     assert ShardSource(save(tmp_path / "whole", *names)).index().splits == ["test"] * 4 + ["train"] * 4
-    with pytest.raises(ShardError, match="1 of 2 shards are missing from '.*/data/test': shard-00000-of-00002.parquet"):
+    with refuses(ShardError, tmp_path / "part/data/test", "1 of 2", "shard-00000-of-00002.parquet"):
         find_shards(save(tmp_path / "part", *names[1:]))

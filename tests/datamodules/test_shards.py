@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from refusals import refuses
 from shard_files import HALF, NUM_PHANTOMS, SIDE, replace, write
 from torchvision.transforms import v2
 
@@ -109,7 +110,7 @@ def test_a_checkpoint_of_another_kind_of_data_resumes_from_an_epochs_end(open_sh
     state = {"epoch": 0, "batch": 8, "seed": 0, "num_rows": 32, "epoch_size": 32, "global_batch_size": 4, "images": "x"}
     data.load_state_dict({"train_loader": state})
     assert data.train_dataloader().batch_sampler.epoch == 0
-    with pytest.raises(ValueError, match="the order of the data has changed since.*world_size was None"):
+    with refuses(ValueError, "checkpoint", "data.epoch_size", 32, 188, "world_size"):
         data.load_state_dict({"train_loader": {**state, "batch": 3}})
 
 
@@ -143,9 +144,9 @@ def test_the_fingerprint_is_of_rows_and_of_images(open_shards, shard_tables, tmp
 
 def test_an_empty_split_says_what_to_set(open_shards):
     data = open_shards(fractions={"train": 1.0})
-    with pytest.raises(ValueError, match="the val split is empty: 233 rows.*data.fractions.val"):
+    with refuses(ValueError, "233 rows", "data.fractions.val"):
         data.val_dataloader()
-    with pytest.raises(ValueError, match="split is 'none'"):
+    with refuses(ValueError, "split", "'none'", "train, val, test"):
         data.images("none")
 
 
@@ -153,7 +154,7 @@ def test_latents_are_refused(open_shards, tmp_path):
     data = open_shards()
     encode = lambda images: (images[:, :, ::4, ::4], images[:, :, ::4, ::4])  # noqa: E731
     cache = LatentCache.build(encode, data.images("train"), {"images": data.fingerprint}, tmp_path)
-    with pytest.raises(ValueError, match="job.cache_latents=false"):
+    with refuses(ValueError, "shards", "job.cache_latents=false"):
         data.attach_latents(cache)
     data.attach_latents(None)
 

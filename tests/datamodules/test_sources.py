@@ -3,11 +3,11 @@
 import errno
 import os
 import pickle
-import re
 import unicodedata
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from datamodules.manifest import ManifestError
 from datamodules.sources.base import Source
@@ -69,18 +69,18 @@ def test_rahim_dr_takes_the_folder_of_classes_itself(rahim):
 
 def test_rahim_dr_refuses_another_layout(rahim, save_small):
     save_small(rahim / FOLDER / "10 - ADED" / "Patient31.jpg")
-    with pytest.raises(ValueError, match=r"Patient31.jpg is not named Patient<NNN>_<L or R>.jpg"):
+    with refuses(ValueError, "Patient31.jpg", "Patient<NNN>_<L or R>.jpg"):
         RahimDR(rahim).index()
     (rahim / FOLDER / "10 - ADED").rename(rahim / "elsewhere")
-    with pytest.raises(LayoutError, match=r"no folder for the classes \[10\].*github.com/SRahimDR"):
+    with refuses(LayoutError, [10], "<number> - <class>", "github.com/SRahimDR"):
         RahimDR(rahim).index()
 
 
 def test_a_missing_root_says_what_it_should_hold(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone', which does not exist.*10 - ADED.*https://github.com/SRahimDR"):
+    with refuses(FileNotFoundError, tmp_path / "gone", "10 - ADED", "https://github.com/SRahimDR"):
         RahimDR(tmp_path / "gone").index()
     (tmp_path / "file").touch()
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
+    with refuses(FileNotFoundError, "data.root", tmp_path / "file", "not a folder"):
         FolderSource(tmp_path / "file").index()
 
 
@@ -181,7 +181,7 @@ def test_public_sources_see_no_thumbnails_either(rahim, save_small, caplog):
 
 def test_a_name_that_is_not_utf8_is_named(table_root):
     os.rename(os.fsencode(table_root / "a.png"), os.fsencode(table_root) + b"/\xe4.png")
-    with pytest.raises(ManifestError, match=r"the file b'\\xe4.png' is not UTF-8. Remedy: rename"):
+    with refuses(ManifestError, repr(b"\xe4.png"), "UTF-8"):
         FolderSource(table_root).index()
 
 
@@ -190,7 +190,7 @@ def test_a_name_that_a_manifest_would_read_as_another_is_named(tmp_path, save_sm
     save_small(tmp_path / "a" / " 1.png")
     assert FolderSource(tmp_path).index().paths == ["a/ 1.png"]
     (tmp_path / "a" / " 1.png").rename(tmp_path / name)
-    with pytest.raises(ManifestError, match=rf"the name of the file {re.escape(repr(name))} .*Remedy: rename it"):
+    with refuses(ManifestError, repr(name), "Windows"):
         FolderSource(tmp_path).index()
 
 
@@ -201,7 +201,7 @@ COMPOSED, APART = unicodedata.normalize("NFC", "Müller/é.png"), unicodedata.no
 def test_accents_that_are_written_otherwise_are_said(table_root, save_small, there, asked):
     save_small(table_root / there)
     (table_root / "labels.csv").write_text(f"path\na.png\n{asked}\n", "utf-8")
-    with pytest.raises(ManifestError, match="row 3.*accents written otherwise.*--nfc"):
+    with refuses(ManifestError, "labels.csv", "row 3", "accents", "--nfc"):
         CsvSource(table_root, "labels.csv").index()
 
 
@@ -211,7 +211,7 @@ def test_names_of_a_table_find_files_whose_accents_are_written_otherwise(rahim):
 
 def test_a_nul_in_a_path_is_named(table_root):
     (table_root / "labels.csv").write_bytes(b"path\na.png\nd\0.png\n")
-    with pytest.raises(ManifestError, match=r"row 3.*'d\\x00.png'.*NUL"):
+    with refuses(ManifestError, "labels.csv", "row 3", repr("d\0.png"), "NUL"):
         CsvSource(table_root, "labels.csv").index()
 
 
@@ -225,19 +225,19 @@ def test_a_file_that_cannot_be_had_at_the_moment_is_not_called_absent(table_root
         return lstat(path, **named)
 
     monkeypatch.setattr(os, "lstat", away)
-    with pytest.raises(OSError, match="d.png"):
+    with refuses(OSError, table_root / "d.png"):
         FolderSource(table_root).index()
 
 
 def test_a_pattern_that_finds_no_patient_is_refused(table_root):
-    with pytest.raises(ValueError, match="needs a group"):
+    with refuses(ValueError, "patient_pattern", repr(r"\d+"), "(?P<patient>"):
         FolderSource(table_root, patient_pattern=r"\d+")
-    with pytest.raises(ValueError, match="finds no patient in 'a.png'"):
+    with refuses(ValueError, "patient_pattern", "'(?P<patient>b)/'", "'a.png'"):
         FolderSource(table_root, patient_pattern=r"(?P<patient>b)/").index()
 
 
 def test_a_pattern_that_is_none_is_refused(table_root):
-    with pytest.raises(ValueError, match="patient_pattern is .*no regular expression: missing"):
+    with refuses(ValueError, "patient_pattern", "'(?P<patient>b'", "expression"):
         FolderSource(table_root, patient_pattern="(?P<patient>b")
 
 
@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(table_root, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(PermissionError, match="root/b"):
+    with refuses(PermissionError, table_root / "b"):
         FolderSource(table_root).index()
 
 
@@ -260,19 +260,19 @@ def test_a_link_to_a_folder_is_not_left_out(table_root, tmp_path, save_small):
     os.symlink(table_root, tmp_path / "alias")
     assert FolderSource(tmp_path / "alias").index().paths == ["a.png", "b/c.png", "d.png", "e.png"]
     os.symlink(table_root / "b", table_root / "linked")
-    with pytest.raises(ManifestError, match="root/linked' is a link to a folder. Remedy"):
+    with refuses(ManifestError, table_root / "linked", "a link"):
         FolderSource(table_root).index()
 
 
 def test_a_link_to_another_photograph_of_the_folder_is_refused(table_root):
     os.symlink("a.png", table_root / "e.png")
-    with pytest.raises(ManifestError, match="'e.png': it is the same file as 'a.png'.*Remedy"):
+    with refuses(ManifestError, "row 3", "'e.png'", "'a.png'"):
         FolderSource(table_root).index()
 
 
 def test_an_empty_folder_says_what_it_looked_for(tmp_path):
     (tmp_path / "readme.txt").touch()
-    with pytest.raises(FileNotFoundError, match="no image is below.*jpg.*readme.txt"):
+    with refuses(FileNotFoundError, "data.root", tmp_path, ".jpg", "readme.txt"):
         FolderSource(tmp_path).index()
 
 

@@ -1,7 +1,7 @@
 """Rules that leave a finding unknown where a label says too little."""
 
 import pyarrow as pa
-import pytest
+from refusals import refuses
 
 from datamodules.manifest import ManifestError
 from datamodules.sources.cautious import IfReadable, Narrower, Score, Scored, Unless, UnlessAll
@@ -35,7 +35,7 @@ def test_scores_are_good_or_bad_from_a_bound_on_and_between_them_nothing():
     rows = {("6", "2"): 1, ("10", "0"): 1, ("4", "0"): 0, ("10", "3"): 0, ("5", "2"): -1, ("", "2"): -1, ("", "3"): 0}
     table = pa.table(dict(zip(("up", "down"), zip(*rows, strict=True), strict=True)))
     assert harmonise([rule], table, "t")["is_fundus"].to_pylist() == list(rows.values())
-    with pytest.raises(ManifestError, match="t, row 3, column 'down': '12' is no score"):
+    with refuses(ManifestError, "row 3", "'down'", "'12'", "0 to 10"):
         harmonise([rule], pa.table({"up": ["6", "6"], "down": ["2", "12"]}), "t")
 
 

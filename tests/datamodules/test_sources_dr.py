@@ -5,6 +5,7 @@ import logging
 import pytest
 from dr_miniatures import write
 from people import check_no_person_is_on_two_sides
+from refusals import refuses
 
 from datamodules.manifest import ManifestError
 from datamodules.sources.ddr import DDR
@@ -103,9 +104,7 @@ def test_eyepacs_names_the_file_of_a_row_that_is_there_twice(eyepacs):
 
 def test_eyepacs_refuses_a_name_without_an_eye(eyepacs):
     write(eyepacs / "trainLabels.csv", "image,level\n10_left,0\n13,1\n")
-    with pytest.raises(
-        LayoutError, match="trainLabels.csv, row 3: image '13' is not named <patient>_left or <patient>_r"
-    ):
+    with refuses(LayoutError, "trainLabels.csv", "row 3", "'13'", "<patient>_left"):
         EyePACS(eyepacs).index()
 
 
@@ -129,7 +128,7 @@ def test_messidor2_finds_jpg_for_JPG_and_leaves_the_ungradable_without_a_grade(m
 def test_messidor2_names_the_row_of_a_bad_cell(messidor2):
     table = messidor2 / "messidor_data.csv"
     table.write_text(table.read_text().replace("IM000002.jpg,4", "IM000002.jpg,5"))
-    with pytest.raises(ManifestError, match="messidor_data.csv, row 5, column 'adjudicated_dr_grade': '5' is not"):
+    with refuses(ManifestError, "messidor_data.csv", "row 5", "'adjudicated_dr_grade'", "'5'"):
         Messidor2(messidor2).index()
 
 
@@ -169,7 +168,7 @@ def test_idrid_reads_the_column_whose_name_ends_in_a_space(idrid, labels_of):
 def test_idrid_names_the_table_and_the_row_in_it_that_has_a_bad_cell(idrid, cell, column):
     table = idrid / "B. Disease Grading" / "2. Groundtruths" / "b. IDRiD_Disease Grading_Testing Labels.csv"
     table.write_text(table.read_text().replace("IDRiD_002,2,2", cell))
-    with pytest.raises(ManifestError, match=f"b. IDRiD_Disease Grading_Testing Labels.csv, row 3, column '{column}"):
+    with refuses(ManifestError, "b. IDRiD_Disease Grading_Testing Labels.csv", "row 3", f"'{column}"):
         IDRiD(idrid).index()
 
 

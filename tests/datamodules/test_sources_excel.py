@@ -5,6 +5,7 @@ import zipfile
 
 import openpyxl
 import pytest
+from refusals import refuses
 
 from datamodules.manifest import ManifestError
 from datamodules.sources.excel import read_excel
@@ -48,19 +49,19 @@ def test_a_sheet_is_chosen_by_name_or_number_and_one_that_is_missing_is_named(sa
     assert read_excel(path, "test").equals(read_excel(path, 1))
     assert read_excel(path, "test").to_pydict() == {"a": ["2", "3"]}
     for missing in ("valid", 2, -1):
-        with pytest.raises(ManifestError, match=f"labels.xlsx has no sheet {missing!r}. Its sheets are: 'train', 'te"):
+        with refuses(ManifestError, "labels.xlsx", f"sheet {missing!r}", "'train', 'test'"):
             read_excel(path, missing)
 
 
 def test_a_header_alone_is_a_table_without_rows_and_no_header_an_error(save_workbook):
     path = save_workbook({"Sheet1": [["a", "b"]]})
     assert read_excel(path).num_rows == 0 and read_excel(path).column_names == ["a", "b"]
-    with pytest.raises(ManifestError, match="has 1 rows: there is no header in row 3"):
+    with refuses(ManifestError, "labels.xlsx", "1 rows", "row 3"):
         read_excel(path, header=2)
 
 
 def test_a_name_that_is_there_twice_is_named(save_workbook):
-    with pytest.raises(ManifestError, match="has the column 'a' twice; its columns are: a, b, a"):
+    with refuses(ManifestError, "'a'", ": a, b, a"):
         read_excel(save_workbook({"Sheet1": [["a", "b", "a "], [1, 2, 3]]}))
 
 
@@ -76,7 +77,7 @@ def test_dimensions_that_the_file_states_wrongly_do_not_cut_the_sheet(save_workb
 def test_a_damaged_workbook_is_named(save_workbook, kept):
     path = save_workbook({"Sheet1": [["a"], [1]]})
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ManifestError, match=r"labels.xlsx cannot be read as an Excel workbook"):
+    with refuses(ManifestError, "labels.xlsx", "Excel"):
         read_excel(path)
 
 
@@ -86,7 +87,7 @@ def test_a_workbook_with_a_damaged_sheet_is_named(save_workbook, tmp_path):
         for name in there.namelist():
             content = there.read(name)
             broken.writestr(name, content[: len(content) // 2] if name.endswith("sheet1.xml") else content)
-    with pytest.raises(ManifestError, match=r"broken.xlsx cannot be read as an Excel workbook"):
+    with refuses(ManifestError, "broken.xlsx", "Excel"):
         read_excel(tmp_path / "broken.xlsx")
 
 
@@ -118,16 +119,16 @@ def test_merged_cells_have_the_value_that_is_seen(save_workbook):
 def test_merged_cells_of_the_header_are_names_of_one_column_or_refused(save_workbook):
     rows = [["path", "eye", None], ["a", 1, 2]]
     assert read_excel(merged(save_workbook({"Sheet1": rows}), "B1:C1")).to_pydict() == {"path": ["a"], "eye": ["1"]}
-    with pytest.raises(ManifestError, match=r"merged cells A1:A2 are of the header and of the rows below"):
+    with refuses(ManifestError, "labels.xlsx", "A1:A2"):
         read_excel(merged(save_workbook({"Sheet1": rows}), "A1:A2"))
     for damaged in ("", "A:A", "A1:B", "?"):
-        with pytest.raises(ManifestError, match="labels.xlsx cannot be read as an Excel workbook"):
+        with refuses(ManifestError, "labels.xlsx", "Excel"):
             read_excel(merged(save_workbook({"Sheet1": rows}), damaged))
 
 
 def test_another_value_that_lies_below_merged_cells_is_refused(save_workbook):
     path = save_workbook({"Sheet1": [["patient"], ["P1"], ["P7"]]})
-    with pytest.raises(ManifestError, match=r"merged cells A2:A3 the value 'P1' is seen, and 'P7' lies hidden"):
+    with refuses(ManifestError, "A2:A3", "'P1'", "'P7'"):
         read_excel(merged(path, "A2:A3"))
 
 
@@ -162,19 +163,19 @@ def test_only_the_setting_itself_says_that_a_workbook_is_not_calculated(save_wor
 
 
 @pytest.mark.parametrize(
-    ("pattern", "instead", "said"),
+    ("pattern", "instead", "facts"),
     [
-        ('<row r="3"', '<row r="1048577"', "row 1048577 stands behind 2, and must be from 3 to 1048576"),
-        ('<row r="3"', '<row r="2"', "row 2 stands behind 2, and must be from 3 to"),
-        ('<row r="2"', '<row r="9"', "row 3 stands behind 9, and must be from 10 to"),
-        ('r="B2"', 'r="XFE2"', "row 2, column 16385 stands behind 1, and must be from 2 to 16384"),
-        ('r="B2"', 'r="A2"', "row 2, column 1 stands behind 1, and must be from 2 to"),
-        ('<row r="3"(.*)r="B3"', r'<row r="1048576"\1r="XFD3"', "its cells reach to row 1048576 and column 16384"),
+        ('<row r="3"', '<row r="1048577"', ("row 1048577", "behind 2", "3 to 1048576")),
+        ('<row r="3"', '<row r="2"', ("row 2", "behind 2", "3 to 1048576")),
+        ('<row r="2"', '<row r="9"', ("row 3", "behind 9", "10 to 1048576")),
+        ('r="B2"', 'r="XFE2"', ("row 2", "column 16385", "behind 1", "2 to 16384")),
+        ('r="B2"', 'r="A2"', ("row 2", "column 1", "behind 1", "2 to 16384")),
+        ('<row r="3"(.*)r="B3"', r'<row r="1048576"\1r="XFD3"', ("row 1048576", "column 16384", "50,000,000")),
     ],
 )
-def test_rows_and_columns_that_no_sheet_has_are_refused_before_they_are_made(save_workbook, pattern, instead, said):
+def test_rows_and_columns_that_no_sheet_has_are_refused_before_they_are_made(save_workbook, pattern, instead, facts):
     path = save_workbook({"Sheet1": [["a", "b"], [1, 2], [3, 4]]})
-    with pytest.raises(ManifestError, match=rf"labels.xlsx cannot be read .*: {said}.*Remedy"):
+    with refuses(ManifestError, "labels.xlsx", *facts):
         read_excel(rewritten(path, pattern, instead))
 
 

@@ -1,6 +1,5 @@
 """Datasets of glaucoma, of the optic disc and of the cup: miniatures in the layouts that are published."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from glaucoma_miniatures import (
 from omegaconf import OmegaConf
 from people import check_no_person_is_on_two_sides
 from PIL import Image
+from refusals import refuses
 
 from datamodules.sources.acrima import ACRIMA
 from datamodules.sources.airogs import AIROGS
@@ -46,9 +46,8 @@ OPTIONS = Path(__file__).parents[2] / "experiments" / "conf" / "data"
 def test_a_folder_with_something_else_says_where_the_data_are_to_be_had(source, tmp_path, save_small):
     save_small(tmp_path / "photos" / "IMG_1.jpg")
     (tmp_path / "readme.txt").write_text("holidays")
-    with pytest.raises(LayoutError, match=re.escape(source.address)) as raised:
+    with refuses(LayoutError, source.title, source.address, "photos"):
         source(tmp_path).index()
-    assert "photos" in str(raised.value) and source.title in str(raised.value)
 
 
 PEOPLE = {  # of each source the images of one person; of a source that is not here, every image is its own
@@ -91,22 +90,22 @@ def test_masks_lie_over_the_disc_and_the_cup_of_their_image(source, made, save_p
 
 
 @pytest.mark.parametrize(
-    ("source", "greys", "problem"),
+    ("source", "greys", "fact"),
     [
-        (REFUGE, (0, 128, 255), "has 0 in its corner"),
-        (REFUGE, PLAIN, r"has the grey values \[1, 2\]"),
-        (RefugeRepack, REFUGE_GREYS, r"has the grey values \[128, 255\]"),
-        (RefugeRepack, (2, 1, 0), "has 2 in its corner"),
-        (ORIGA, (0, 128, 255), r"has the grey values \[128, 255\]"),
-        (G1020, (0, 128, 255), r"has the grey values \[128, 255\]"),
+        (REFUGE, (0, 128, 255), "0 in its corner"),
+        (REFUGE, PLAIN, "[1, 2]"),
+        (RefugeRepack, REFUGE_GREYS, "[128, 255]"),
+        (RefugeRepack, (2, 1, 0), "2 in its corner"),
+        (ORIGA, (0, 128, 255), "[128, 255]"),
+        (G1020, (0, 128, 255), "[128, 255]"),
     ],
 )
-def test_a_mask_of_another_coding_is_refused(source, greys, problem, made, save_photograph):
+def test_a_mask_of_another_coding_is_refused(source, greys, fact, made, save_photograph):
     root = made(source, save=save_photograph)
     reader = source(root)
     manifest = reader.index()
     save_mask(root / masks_of(manifest)[0], greys)
-    with pytest.raises(LayoutError, match=f"{problem}.*background"):
+    with refuses(LayoutError, masks_of(manifest)[0], fact, "background"):
         reader.read_mask(manifest.paths[0], masks_of(manifest)[0], 64)
 
 
@@ -117,8 +116,7 @@ def test_images_without_a_mask_are_counted_and_where_all_are_the_names_are_shown
     assert "ORIGA: 1 of 3 images have no mask" in caplog.text and "masks: 2 found, 650 published" in caplog.text
     for name in ("001", "003"):
         (root / "Masks" / f"{name}.png").rename(root / "Masks" / f"{name}_mask.png")
-    found = "no image has a mask: images are called 001.jpg, 002.jpg, 003.jpg, …, masks Masks/001_mask.png, Masks/003_m"
-    with pytest.raises(LayoutError, match=f"{found}.*Remedy"):
+    with refuses(LayoutError, "001.jpg, 002.jpg, 003.jpg", "Masks/001_mask.png, Masks/003_mask.png"):
         ORIGA(root).index()
 
 
@@ -128,7 +126,7 @@ def test_masks_of_other_names_than_the_images_are_refused(source, made):
     for path in masks_of(source(root).index()):
         if path:
             (root / path).rename((root / path).with_name(f"mask of {Path(path).name}"))
-    with pytest.raises(LayoutError, match=f"no image has a mask.*{re.escape(source.address)}"):
+    with refuses(LayoutError, source.title, source.address, "/mask of "):
         source(root).index()
 
 
@@ -150,7 +148,7 @@ def test_airogs_goes_on_with_one_folder_if_it_may(made):
     for image in (root / "5").iterdir():
         image.unlink()
     (root / "5").rmdir()
-    with pytest.raises(LayoutError, match=r"row 4: there is no image 'TRAIN070000' \(2 of 4.*data.partial=true"):
+    with refuses(LayoutError, "row 4", "'TRAIN070000'", "2 of 4", "data.partial=true"):
         AIROGS(root).index()
     assert AIROGS(root, partial=True).index().ids == ["TRAIN000000", "TRAIN000001"]
 
@@ -183,7 +181,7 @@ def test_origa_trains_on_set_a_and_tests_on_set_b(made):
     (root / "OrigaList.csv").write_text(table.replace(",A,0\nOS", ", b ,0\nOS", 1).replace("0.9629,A", "0.9629,"))
     assert ORIGA(root).index().splits == ["test", "test", ""]
     (root / "OrigaList.csv").write_text(table.replace("0.9629,A", "0.9629,C"))
-    with pytest.raises(LayoutError, match="ORIGA: OrigaList.csv, row 4, column 'Set': 'C' is no set.*Known: A, B, or"):
+    with refuses(LayoutError, "ORIGA", "OrigaList.csv", "row 4", "'Set'", "'C'", "A, B"):
         ORIGA(root).index()
 
 
@@ -221,7 +219,7 @@ def test_acrima_tells_classes_by_name_in_the_folder_of_the_archive(tmp_path, sav
 def test_acrima_refuses_any_other_name_beside_them(tmp_path, save_small, folder, name):
     acrima_flat(tmp_path / folder, save_small)
     save_small(tmp_path / folder / name)
-    with pytest.raises(LayoutError, match=f"no class in the name '.*{name}'.*looked for the names Im<n>_g_ACRIMA"):
+    with refuses(LayoutError, repr(str(Path(folder, name))), "G and noG"):
         ACRIMA(tmp_path).index()
 
 
@@ -230,7 +228,7 @@ def test_acrima_refuses_an_image_in_the_wrong_folder(made, save_small, name, mov
     root = made(ACRIMA)
     save_small(root / "noG" / "Im002_ACRIMA.jpg")
     (root / name).rename(root / moved / Path(name).name)
-    with pytest.raises(LayoutError, match=f"{moved}/{Path(name).name}.*belong into the folder G"):
+    with refuses(LayoutError, f"'{moved}/{Path(name).name}'", "_g_", "noG"):
         ACRIMA(root).index()
 
 

@@ -2,12 +2,12 @@
 
 import gzip
 import io
-import re
 
 import numpy as np
 import pytest
 from people import check_no_person_is_on_two_sides
 from PIL import Image
+from refusals import refuses
 
 from datamodules.images import ImageError
 from datamodules.manifest import ManifestError
@@ -120,13 +120,13 @@ def test_drive_without_tracings_of_its_test_images_has_no_mask_there(drive):
     (drive / "test" / "1st_manual").rename(drive / "elsewhere")
     assert masks_of(DRIVE(drive).index())[1:] == ["training/1st_manual/22_manual1.gif", "", ""]
     (drive / "training" / "1st_manual").rename(drive / "elsewhere too")
-    with pytest.raises(LayoutError, match="no vessels of the train split"):
+    with refuses(LayoutError, "vessels", "training/1st_manual"):
         DRIVE(drive).index()
 
 
 def test_drive_without_its_test_images_is_a_partial_download(drive):
     (drive / "test").rename(drive / "elsewhere")
-    with pytest.raises(LayoutError, match="no images of the test split"):
+    with refuses(LayoutError, "images", "test/images"):
         DRIVE(drive).index()
     assert DRIVE(drive, partial=True).index().splits == ["train", "train"]
 
@@ -136,7 +136,7 @@ def test_drive_does_not_take_the_field_of_view_for_vessels(drive):
     assert 0.3 < first < last < 0.55
     (drive / "training" / "1st_manual").rename(drive / "elsewhere")
     (drive / "training" / "mask").rename(drive / "training" / "1st_manual")
-    with pytest.raises(LayoutError, match="names like 21_manual1, but 'training/1st_manual/21_training_mask.gif'"):
+    with refuses(LayoutError, "21_manual1", "'training/1st_manual/21_training_mask.gif'"):
         DRIVE(drive).index()
 
 
@@ -146,7 +146,7 @@ def test_a_missing_tracing_is_an_error_unless_partial(drive, partial, caplog):
     (drive / "test" / "images" / "02_test.tif").unlink()
     source = DRIVE(drive, partial=partial)
     if not partial:
-        with pytest.raises(LayoutError, match=r"no mask of 'training/images/21_training.tif'.*1 of 2.*22_manual1"):
+        with refuses(LayoutError, "'training/images/21_training.tif'", "1 of 2", "22_manual1", "data.partial=true"):
             source.index()
         return
     assert masks_of(source.index())[:2] == ["", "training/1st_manual/22_manual1.gif"]
@@ -203,7 +203,7 @@ def test_stare_takes_the_observer_that_is_asked_for(stare):
     source = STARE(stare, labels="vk")
     assert masks_of(source.index())[0] == "labels-vk/im0001.vk.ppm.gz"
     assert rows_with_a_vessel(source)[0] > 0.52
-    with pytest.raises(ValueError, match="labels is 'first', and must be one of: ah, vk"):
+    with refuses(ValueError, "labels", "'first'", "ah, vk"):
         STARE(stare, labels="first")
 
 
@@ -221,10 +221,10 @@ def test_stare_names_a_damaged_file_and_a_mask_of_another_size(stare):
     manifest = source.index()
     packed = stare / manifest.paths[1]
     packed.write_bytes(packed.read_bytes()[:400])
-    with pytest.raises(ImageError, match="cannot be decoded"):
+    with refuses(ImageError, "decoded"):
         source.read(manifest.paths[1], 32)
     save_packed(stare / masks_of(manifest)[0], vessels())
-    with pytest.raises(ManifestError, match="im0001.ah.ppm.gz' is"):
+    with refuses(ManifestError, "im0001.ah.ppm.gz'", (50, 60), (100, 120)):
         source.read_mask(manifest.paths[0], masks_of(manifest)[0], 32)
 
 
@@ -251,14 +251,14 @@ def test_fives_takes_either_spelling_of_its_folder_and_coloured_masks(fives):
 def test_fives_refuses_a_letter_that_it_does_not_know(fives, save_small):
     save_small(fives / "train" / "Original" / "5_X.png")
     save_mask(fives / "train" / "Ground truth" / "5_X.png", "RGB")
-    with pytest.raises(LayoutError, match="<n>_<A, D, G or N>.png, but 'train/Original/5_X.png'"):
+    with refuses(LayoutError, "<n>_<A, D, G or N>.png", "'train/Original/5_X.png'"):
         FIVES(fives).index()
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_another_folder_is_refused_with_the_address(source, tmp_path, save_small):
     save_small(tmp_path / "photographs" / "a.png")
-    with pytest.raises(LayoutError, match=f"Found: .*photographs.*{re.escape(source.address)}"):
+    with refuses(LayoutError, "['photographs']", source.address):
         source(tmp_path).index()
 
 

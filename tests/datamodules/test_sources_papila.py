@@ -2,6 +2,7 @@
 
 import pytest
 from glaucoma_miniatures import glaucoma, masks_of, save_workbook
+from refusals import refuses
 
 from datamodules.manifest import ManifestError
 from datamodules.sources.papila import PAPILA
@@ -40,7 +41,7 @@ def test_papila_names_an_outline_that_does_not_fit_its_photograph(made, save_pho
     manifest = reader.index()
     mask = masks_of(manifest)[0]
     (reader.root / mask.split("|")[0]).write_text(text)
-    with pytest.raises(ManifestError, match="RET002OD_disc_exp1.txt"):
+    with refuses(ManifestError, "RET002OD_disc_exp1.txt"):
         reader.read_mask(manifest.paths[0], mask, 64)
 
 
@@ -48,16 +49,15 @@ def test_papila_names_an_outline_that_does_not_fit_its_photograph(made, save_pho
 def test_papila_names_the_row_of_the_workbook(made, header, row):
     root = made(PAPILA, header=header)
     (root / "FundusImages" / "RET004OS.jpg").unlink()
-    place = f"ClinicalData/patient_data_os.xlsx, row {row}: there is no image 'RET004OS'"
-    with pytest.raises(LayoutError, match=place):
+    with refuses(LayoutError, "ClinicalData/patient_data_os.xlsx", f"row {row}", "'RET004OS'"):
         PAPILA(root).index()
 
 
 def test_papila_without_the_columns_or_without_patients(made):
     root = made(PAPILA, header=[[None, "Age", "Gender", "Diagnosis"], [None] * 3, ["number"]])
-    with pytest.raises(LayoutError, match="patient_data_od.xlsx has no columns 'ID' and 'Diagnosis'.*figshare"):
+    with refuses(LayoutError, "patient_data_od.xlsx", "'ID'", "'Diagnosis'", "figshare"):
         PAPILA(root).index()
     header = [["ID", "Age", "Gender", "Diagnosis"], ["years"], ["units"]]
     save_workbook(root / "ClinicalData" / "patient_data_od.xlsx", header)
-    with pytest.raises(LayoutError, match="names no patient as #002 is named"):
+    with refuses(LayoutError, "patient_data_od.xlsx", "#002"):
         PAPILA(root).index()

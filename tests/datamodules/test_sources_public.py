@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from refusals import refuses
 
 from datamodules.manifest import ManifestError
 from datamodules.sources.aptos2019 import Aptos2019
@@ -39,7 +40,7 @@ def test_aptos_finds_images_whatever_their_extension(aptos, labels_of, caplog):
 
 def test_a_row_without_its_image_is_an_error_unless_partial(aptos, caplog):
     (aptos / "train_images" / "ff00.JPG").unlink()
-    with pytest.raises(LayoutError, match=r"row 3: there is no image 'ff00' \(1 of 2 rows.*data.partial=true"):
+    with refuses(LayoutError, "train.csv", "row 3", "'ff00'", "1 of 2", "data.partial=true"):
         Aptos2019(aptos).index()
     assert Aptos2019(aptos, partial=True).index().ids == ["0a1b"]
     assert "1 of 2 rows" in caplog.text
@@ -47,15 +48,15 @@ def test_a_row_without_its_image_is_an_error_unless_partial(aptos, caplog):
 
 def test_an_error_of_a_missing_image_says_where_it_looked_and_what_is_there(aptos):
     (aptos / "train.csv").write_text("id_code,diagnosis\n0a1b,2\n1111,4\n")
-    found = r"\['train_images/0a1b.png', 'train_images/ff00.JPG'\]"
-    with pytest.raises(LayoutError, match=f"Looked in '{aptos}/train_images', found {found}, .*complete the download"):
+    found = ["train_images/0a1b.png", "train_images/ff00.JPG"]
+    with refuses(LayoutError, aptos / "train_images", found, "data.partial=true"):
         Aptos2019(aptos).index()
 
 
 @pytest.mark.parametrize("partial", [False, True])
 def test_where_every_row_misses_its_image_the_root_is_suspected_and_not_the_download(aptos, partial):
     (aptos / "train.csv").write_text("id_code,diagnosis\nx0a1b,2\nxff00,4\n")
-    with pytest.raises(LayoutError, match="2 of 2 rows.*point data.root one folder deeper or higher") as raised:
+    with refuses(LayoutError, "2 of 2", "data.root") as raised:
         Aptos2019(aptos, partial=partial).index()
     assert "partial" not in str(raised.value) and "complete the download" not in str(raised.value)
 
@@ -77,10 +78,10 @@ def test_rows_whose_cells_are_all_blank_are_left_out(aptos):
 )
 def test_an_error_of_a_cell_names_the_file_and_the_line_in_it(aptos, text, line):
     (aptos / "train.csv").write_bytes(text.encode())
-    with pytest.raises(ManifestError, match=f"APTOS 2019: train.csv, row {line}, column 'diagnosis': '7' is not a"):
+    with refuses(ManifestError, "APTOS 2019", "train.csv", f"row {line}", "'diagnosis'", "'7'"):
         Aptos2019(aptos).index()
     (aptos / "train_images" / "ff00.JPG").unlink()
-    with pytest.raises(LayoutError, match=f"APTOS 2019: train.csv, row {line}: there is no image 'ff00'"):
+    with refuses(LayoutError, "APTOS 2019", "train.csv", f"row {line}", "'ff00'"):
         Aptos2019(aptos).index()
 
 
@@ -132,19 +133,19 @@ def test_what_a_set_contains_are_sources():
 
 def test_a_layout_that_is_not_as_described_says_what_was_sought_and_found(aptos):
     (aptos / "train.csv").rename(aptos / "labels.csv")
-    with pytest.raises(LayoutError, match=r"looked for train.csv. Found: \['labels.csv', 'train_images'\].*kaggle.com"):
+    with refuses(LayoutError, "train.csv", ["labels.csv", "train_images"], "kaggle.com"):
         Aptos2019(aptos).index()
 
 
 def test_a_column_that_is_not_there_is_named_with_the_nearest(aptos):
     (aptos / "train.csv").write_text("id_code,diagnoses\n0a1b,2\n")
-    with pytest.raises(LayoutError, match="no column 'diagnosis'. Is it 'diagnoses'?"):
+    with refuses(LayoutError, "'diagnosis'", "'diagnoses'"):
         Aptos2019(aptos).index()
 
 
 def test_a_grade_that_the_dataset_does_not_define_is_named_by_row(aptos):
     (aptos / "train.csv").write_text("id_code,diagnosis\n0a1b,2\nff00,7\n")
-    with pytest.raises(ManifestError, match="row 3, column 'diagnosis': '7' is not a label of this dataset"):
+    with refuses(ManifestError, "train.csv", "row 3", "'diagnosis'", "'7'"):
         Aptos2019(aptos).index()
 
 
@@ -152,7 +153,7 @@ def test_whole_numbers_are_compared_as_numbers_and_blanks_are_unknown():
     table = pa.table({"grade": ["0", "1.0", " 2", "", "2.50"]}).slice(0, 4)
     rule = Levels("dr_grade", "grade", {"0": 0, "1": 1, "2": None})
     assert harmonise([rule], table, "t")["dr_grade"].to_pylist() == [0, 1, -1, -1]
-    with pytest.raises(ManifestError, match="'2.50'"):
+    with refuses(ManifestError, "row 2", "'grade'", "'2.50'"):
         harmonise([rule], pa.table({"grade": ["2.50"]}), "t")
 
 
@@ -208,7 +209,7 @@ def test_idrid_masks_are_cropped_as_their_image_and_lesions_cover_the_disc(idrid
 @pytest.mark.parametrize("suffix", [suffix.upper() for suffix in SUFFIXES])
 def test_a_lesion_that_no_photograph_of_a_split_has_is_a_folder_that_is_missing(idrid, split, suffix):
     shutil.rmtree(idrid / "A. Segmentation" / "2. All Segmentation Groundtruths" / split / FOLDERS[suffix])
-    with pytest.raises(LayoutError, match=f"no masks ending in _{suffix} of the .*not unpacked.*ieee-dataport.org"):
+    with refuses(LayoutError, f"in _{suffix} ", f"/{split}'", "ieee-dataport.org"):
         IDRiDSegmentation(idrid).index()
 
 
@@ -217,7 +218,7 @@ def test_a_mask_of_another_size_than_its_image_is_named(idrid):
     manifest = source.index()
     mask = manifest.table.column("mask").to_pylist()[2]
     Image.new("RGB", (30, 20)).save(idrid / mask)
-    with pytest.raises(ManifestError, match="IDRiD_55_OD.tif' has 30 x 20 pixels, its image 300 x 200"):
+    with refuses(ManifestError, "IDRiD_55_OD.tif'", "30 x 20", "300 x 200"):
         source.read_mask(manifest.paths[2], mask, 64)
 
 
@@ -226,7 +227,7 @@ def test_a_mask_that_lies_outside_the_root_is_refused(idrid, tmp_path_factory):
     folder = idrid / "A. Segmentation" / "2. All Segmentation Groundtruths" / "b. Testing Set" / "5. Optic Disc"
     (folder / "IDRiD_55_OD.tif").rename(elsewhere)
     (folder / "IDRiD_55_OD.tif").symlink_to(elsewhere)
-    with pytest.raises(ManifestError, match="a link that leads outside the root"):
+    with refuses(ManifestError, "IDRiD_55_OD.tif'", "a link", idrid, "data.root"):
         IDRiDSegmentation(idrid).index()
 
 

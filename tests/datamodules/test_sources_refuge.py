@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from glaucoma_miniatures import glaucoma, masks_of, refuge, refuge_repack, save_workbook
+from refusals import refuses
 
 from datamodules.manifest import ManifestError
 from datamodules.sources.public import LayoutError
@@ -61,22 +62,21 @@ def test_refuge_names_the_row_of_a_bad_label_in_its_workbook(made):
     root = made(REFUGE)
     table = root / "REFUGE-Test-GT" / "Glaucoma_label_and_Fovea_location.xlsx"
     save_workbook(table, [["ImgName", "Label"], ["T0001.jpg", 1], [None, None], ["T0002.jpg", 2]])
-    name = "REFUGE: REFUGE-Test-GT/Glaucoma_label_and_Fovea_location.xlsx, row 4, column 'glaucoma': '2' is not a label"
-    with pytest.raises(ManifestError, match=name):
+    with refuses(ManifestError, "REFUGE-Test-GT/Glaucoma_label_and_Fovea_location.xlsx", "row 4", "'glaucoma'", "'2'"):
         REFUGE(root).index()
 
 
 def test_refuge_needs_labels_of_the_test_images(made):
     root = made(REFUGE)
     save_workbook(root / "REFUGE-Test-GT" / "Glaucoma_label_and_Fovea_location.xlsx", [["ImgName"], ["T0001.jpg"]])
-    with pytest.raises(LayoutError, match=r"no columns ImgName and one of label\(glaucoma=1\).*grand-challenge"):
+    with refuses(LayoutError, "ImgName", "label(glaucoma=1)", "grand-challenge"):
         REFUGE(root).index()
 
 
 def test_refuge_refuses_a_training_image_without_a_class(made, save_small):
     root = made(REFUGE)
     save_small(root / "REFUGE-Training400" / "Training400" / "V0001.jpg")
-    with pytest.raises(LayoutError, match="no class in the name 'REFUGE-Training400/Training400/V0001.jpg'"):
+    with refuses(LayoutError, "'REFUGE-Training400/Training400/V0001.jpg'", "g (glaucoma)"):
         REFUGE(root).index()
 
 
@@ -94,7 +94,7 @@ def test_refuge_repack_names_the_record_of_its_index(made):
     root = made(RefugeRepack)
     index = root / "train" / "index.json"
     index.write_text(index.read_text().replace('"Label": 0', '"Label": 3'))
-    with pytest.raises(ManifestError, match="train/index.json, record 2, column 'Label': '3' is not a label"):
+    with refuses(ManifestError, "train/index.json", "record 2", "'Label'", "'3'"):
         RefugeRepack(root).index()
 
 
@@ -102,7 +102,7 @@ def test_refuge_repack_names_the_record_of_its_index(made):
 def test_refuge_repack_names_an_index_that_is_none(made, text):
     root = made(RefugeRepack)
     (root / "train" / "index.json").write_text(text)
-    with pytest.raises(LayoutError, match="train/index.json is no list of records with 'ImgName'.*kaggle.com"):
+    with refuses(LayoutError, "train/index.json", "'ImgName'", "kaggle.com"):
         RefugeRepack(root).index()
 
 

@@ -9,6 +9,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
+from refusals import refuses
 
 from datamodules.images import ImageError
 from datamodules.manifest import ManifestError
@@ -51,29 +52,25 @@ def test_synfundus1m_keeps_an_image_that_is_annotated_as_no_fundus(synfundus):
 
 
 def test_synfundus1m_says_what_is_missing(synfundus):
-    with pytest.raises(ValueError, match="labels is 'annotations', and must be one of: annotation, condition"):
+    with refuses(ValueError, "labels", "'annotations'", "annotation, condition"):
         SynFundus1M(synfundus, labels="annotations")
     (synfundus / "SynFundus-1M_annotation_15w.csv").write_text("idx,dr_grade\n0,1\n")
-    with pytest.raises(
-        ValueError, match="several tables: .*_annotation.csv, SynFundus-1M_annotation_15w.csv.*data.table="
-    ):
+    with refuses(ValueError, "SynFundus-1M_annotation.csv, SynFundus-1M_annotation_15w.csv", "data.table="):
         SynFundus1M(synfundus).index()
     assert len(SynFundus1M(synfundus, table="SynFundus-1M_annotation_15w.csv").index()) == 1
     for path in synfundus.glob("*.csv"):
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no SynFundus-1M_annotation\*.csv in data.root.*Found.*Part0"):
+    with refuses(FileNotFoundError, "SynFundus-1M_annotation*.csv", "data.root", "'Part0'"):
         SynFundus1M(synfundus).index()
 
 
 def test_synfundus1m_refuses_a_table_whose_rows_cannot_be_numbered(synfundus):
-    with pytest.raises(
-        ManifestError, match="gen_cond.csv has 3 rows and no column 'idx', but image 1000001 is on disk"
-    ):
+    with refuses(ManifestError, "gen_cond.csv", "3 rows", "'idx'", "image 1000001"):
         SynFundus1M(synfundus, labels="condition").index()
     for part in ("Part1", "Part19"):
         shutil.rmtree(synfundus / part)
     (synfundus / "SynFundus-1M_gen_cond.csv").write_text("dr_grade\n1\n")
-    with pytest.raises(ManifestError, match="has 1 rows and no column 'idx', but image 1 is on disk.*whole table"):
+    with refuses(ManifestError, "gen_cond.csv", "1 rows", "'idx'", "image 1 "):
         SynFundus1M(synfundus, labels="condition").index()
 
 
@@ -84,5 +81,5 @@ def test_synfundus1m_table_may_be_named_on_the_command_line(synfundus, labels_of
             {"data": {**OmegaConf.to_container(OmegaConf.load(OPTIONS)), "root": str(synfundus), "table": name}}
         )
         assert labels_of(instantiate(cfg.data.source).index()) == {"Part0/1.jpg": {"dr_grade": 2}}
-    with pytest.raises(FileNotFoundError, match="there is no gone.csv in data.root"):
+    with refuses(FileNotFoundError, "gone.csv", "data.root"):
         SynFundus1M(synfundus, table="gone.csv").index()

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 
 from datamodules.manifest import Manifest
 from datamodules.splits import rows_of_fraction, split_by_patient
@@ -69,23 +70,22 @@ def test_the_official_split_is_kept_and_takes_its_patients_along(found, seed):
 
 
 def test_an_official_split_that_parts_a_patient_is_refused():
-    said = r"patient 'B' is in 'train' \(image '1'\) and in 'test' \(image '3'\).* 2 patients are on several"
     patients, splits = ["A", "B", "C", "B", "C"], ["train", "train", "val", "test", "train"]
-    with pytest.raises(ValueError, match=said):
+    with refuses(ValueError, "'B'", "'train'", "'1'", "'test'", "'3'", "2 patients"):
         assign_splits(patients, FRACTIONS, 0, splits)
 
 
 @pytest.mark.parametrize(
-    ("fractions", "message"),
+    ("fractions", "facts"),
     [
-        ({"train": 0.8, "val": 0.1}, "sums to 0.9"),
-        ({"train": "most", "val": 0.1}, r"fractions\['train'\] is most, and must be in"),
-        ({"train": 1.2, "val": -0.2}, r"fractions\['train'\] is 1.2"),
-        ({"train": 0.9, "valid": 0.1}, "'valid', which is not a split. Did you mean 'val'"),
+        ({"train": 0.8, "val": 0.1}, ({"train": 0.8, "val": 0.1}, 0.9)),
+        ({"train": "most", "val": 0.1}, ("'train'", "most", "[0, 1]")),
+        ({"train": 1.2, "val": -0.2}, ("'train'", 1.2, "[0, 1]")),
+        ({"train": 0.9, "valid": 0.1}, ("'valid'", "mean 'val'")),
     ],
 )
-def test_fractions_that_are_none_are_refused(fractions, message):
-    with pytest.raises(ValueError, match=message):
+def test_fractions_that_are_none_are_refused(fractions, facts):
+    with refuses(ValueError, "fractions", *facts):
         assign_splits(["A"], fractions, 0)
 
 
@@ -124,7 +124,7 @@ def test_a_patient_who_is_also_in_an_official_val_or_train_elsewhere_follows_it(
     rows += [{"id": "v", "path": "v", "source": "b", "split": "val"}]
     assert set(split_by_patient(Manifest.from_rows(rows), FRACTIONS, 0).splits[:-1]) == {"train"}
     rows[0]["split"] = "test"
-    with pytest.raises(ValueError, match=r"patient 'p0' is in 'train' \(image 'b0'\) and in 'test' \(image 'a0'\)"):
+    with refuses(ValueError, "'p0'", "'train'", "'b0'", "'test'", "'a0'"):
         split_by_patient(Manifest.from_rows(rows), FRACTIONS, 0)
 
 

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 
 from datamodules.manifest import Manifest, ManifestError
 from datamodules.sources.csv import CsvSource
@@ -55,7 +56,7 @@ def test_quotation_marks_that_swallow_no_row_are_read(tmp_path, cells, read_as):
 
 def test_a_wrong_cell_behind_blank_rows_is_named_by_its_line(table_root):
     (table_root / "labels.csv").write_text("sep=,\npath,dr_grade\na.png,1\n,\n\nd.png,7\n")
-    with pytest.raises(ManifestError, match="row 6, column 'dr_grade': '7'"):
+    with refuses(ManifestError, "labels.csv", "row 6", "'dr_grade'", "'7'"):
         CsvSource(table_root, "labels.csv").index()
 
 
@@ -67,27 +68,27 @@ def test_letters_of_windows_are_read_and_said(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "facts"),
     [
-        (PLAIN.decode().encode("utf-16-le"), "UTF-16 without a mark"),
-        (PLAIN.decode().encode("utf-16-be"), "UTF-16 without a mark"),
-        (PLAIN.decode().encode("utf-32"), "UTF-16"),
-        (PLAIN + b"\0" * 20, r"row 4: .* holds a NUL byte"),
-        (PLAIN + b"\x81\x8d", "neither in UTF-8 nor in"),
-        (PLAIN + b"b.png;1;2\n", r"cannot be read as a table: row 4 has 3 cells, and the header 2"),
-        (PLAIN + b'b.png;"1\nc.png;0\n', "row 4: a quotation mark is not closed .*Remedy: close it"),
-        (PLAIN + b'b.png;2;\nc.png;"1\nd.png;0\n', "row 5: a quotation mark is not closed"),
-        (PLAIN + b'b.png;"x\nc.png;1\nd.png;"y\ne.png;0\n', "row 4: a quotation mark is not closed"),
-        (PLAIN + b'b.png;"' + b"x" * 200_000 + b"\nc.png;0\n", "row 4: a quotation mark is not closed"),
-        (b'path;"dr_grade\na.png;1\nb.png;"0\n', "row 1: a quotation mark is not closed"),
-        (b"sep=\xfc\n" + PLAIN.replace(b";", b","), "row 2 has 2 cells, and the header 1"),
-        (b'sep="\n' + PLAIN.replace(b";", b","), "row 2 has 2 cells, and the header 1"),
-        (b"sep=\r\n" + PLAIN.replace(b";", b","), "row 2 has 2 cells, and the header 1"),
-        (b";;\n\n", "is empty"),
+        (PLAIN.decode().encode("utf-16-le"), ("UTF-16", "mark")),
+        (PLAIN.decode().encode("utf-16-be"), ("UTF-16", "mark")),
+        (PLAIN.decode().encode("utf-32"), ("UTF-16", "Excel")),
+        (PLAIN + b"\0" * 20, ("row 4", "NUL")),
+        (PLAIN + b"\x81\x8d", ("UTF-8", "Windows")),
+        (PLAIN + b"b.png;1;2\n", ("row 4", "3 cells", "header 2")),
+        (PLAIN + b'b.png;"1\nc.png;0\n', ("row 4", "closed")),
+        (PLAIN + b'b.png;2;\nc.png;"1\nd.png;0\n', ("row 5", "closed")),
+        (PLAIN + b'b.png;"x\nc.png;1\nd.png;"y\ne.png;0\n', ("row 4", "closed")),
+        (PLAIN + b'b.png;"' + b"x" * 200_000 + b"\nc.png;0\n", ("row 4", "closed")),
+        (b'path;"dr_grade\na.png;1\nb.png;"0\n', ("row 1", "closed")),
+        (b"sep=\xfc\n" + PLAIN.replace(b";", b","), ("row 2", "2 cells", "header 1")),
+        (b'sep="\n' + PLAIN.replace(b";", b","), ("row 2", "2 cells", "header 1")),
+        (b"sep=\r\n" + PLAIN.replace(b";", b","), ("row 2", "2 cells", "header 1")),
+        (b";;\n\n", ("empty",)),
     ],
 )
-def test_what_is_no_table_says_the_file_and_the_remedy(tmp_path, content, said):
-    with pytest.raises(ManifestError, match=f"labels.csv.*{said}"):
+def test_what_is_no_table_says_the_file_and_the_remedy(tmp_path, content, facts):
+    with refuses(ManifestError, "labels.csv", *facts):
         read(tmp_path, content)
 
 
@@ -101,10 +102,12 @@ def test_columns_of_a_parquet_table_that_are_not_used_may_be_of_any_type(table_r
     assert index.table.column("is_amd").to_pylist() == [1, 0] and "'boxes' is of type list" in caplog.text
 
 
-@pytest.mark.parametrize(("name", "cells"), [("Patient", [["p"], ["q"]]), ("path", [b"\xff", b"\xfe"])])
-def test_a_column_that_is_used_must_be_of_text(table_root, name, cells):
+@pytest.mark.parametrize(
+    ("name", "cells", "fact"), [("Patient", [["p"], ["q"]], "'Patient'"), ("path", [b"\xff", b"\xfe"], "cells")]
+)
+def test_a_column_that_is_used_must_be_of_text(table_root, name, cells, fact):
     pq.write_table(pa.table({"path": ["a.png", "d.png"]} | {name: cells}), table_root / "labels.parquet")
-    with pytest.raises(ManifestError, match=r"labels.parquet.*Remedy"):
+    with refuses(ManifestError, "labels.parquet", fact):
         CsvSource(table_root, "labels.parquet").index()
 
 
@@ -115,32 +118,32 @@ def test_a_damaged_parquet_table_is_named(tmp_path, damage):
     content = bytearray(path.read_bytes())
     content[4:24] = bytes(20) if damage == "flipped" else content[4:24]
     path.write_bytes(content[: {"empty": 0, "cut": 300, "flipped": None}[damage]])
-    with pytest.raises(ManifestError, match=r"labels.parquet.* is no whole Parquet file .*Remedy: copy or write"):
+    with refuses(ManifestError, path, "Parquet"):
         read_table(path)
 
 
 @pytest.mark.parametrize(
-    ("column", "cell", "said"),
+    ("column", "cell", "fact"),
     [
-        ("patient", "=A2", "'=A2' is a formula that no program has calculated"),
-        ("dr_grade", "=1+1", r"'=1\+1' is a formula that no program has calculated"),
-        ("patient", "#N/A", "'#N/A' is a formula that failed"),
-        ("is_amd", "#REF!", "'#REF!' is a formula that failed"),
+        ("patient", "=A2", "calculated"),
+        ("dr_grade", "=1+1", "calculated"),
+        ("patient", "#N/A", "failed"),
+        ("is_amd", "#REF!", "failed"),
     ],
 )
-def test_a_formula_without_a_value_is_refused_by_cell(table_root, column, cell, said):
+def test_a_formula_without_a_value_is_refused_by_cell(table_root, column, cell, fact):
     book = openpyxl.Workbook()
     for row in ("path", column, "age"), ("a.png", None, "=1+1"), ("d.png", cell, None):
         book.active.append(row)
     book.save(table_root / "labels.xlsx")
-    with pytest.raises(ManifestError, match=f"labels.xlsx, row 3, column '{column}': {said}.*Remedy"):
+    with refuses(ManifestError, "labels.xlsx", "row 3", f"'{column}'", repr(cell), fact):
         CsvSource(table_root, "labels.xlsx").index()
 
 
 @pytest.mark.parametrize("cell", ["missing", "2024-02-01", "0,5", "TRUE", "1 000"])
 def test_a_grade_that_is_none_is_never_taken_for_unknown(table_root, cell):
     (table_root / "labels.csv").write_text(f'path,dr_grade\na.png,"{cell}"\n')
-    with pytest.raises(ManifestError, match=f"row 2, column 'dr_grade': '{cell}' is not a level"):
+    with refuses(ManifestError, "row 2", "'dr_grade'", repr(cell)):
         CsvSource(table_root, "labels.csv").index()
 
 

@@ -4,6 +4,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from refusals import refuses
 from torchvision.transforms import v2
 
 from datamodules.augment import draw_numbers
@@ -145,18 +146,18 @@ def test_a_resumed_run_sees_the_same_transforms(make, tmp_path):
 
 
 def test_latents_that_were_cached_and_transforms_exclude_each_other(make):
-    with pytest.raises(ValueError, match="data.augment changes images.*job.cache_latents=false, or augment=none"):
+    with refuses(ValueError, "data.augment", "job.cache_latents=false", "augment=none"):
         make(augment=[v2.RandomRotation(5)]).attach_latents(object())
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="RandomHorizontalFlip.*data.flip=true"):
+    with refuses(ValueError, "RandomHorizontalFlip", "data.flip=true"):
         Augmentation([v2.RandomHorizontalFlip()])
-    with pytest.raises(ValueError, match="RandomHorizontalFlip.*data.flip=true"):
+    with refuses(ValueError, "RandomHorizontalFlip", "data.flip=true"):
         Augmentation([v2.Compose([v2.RandomApply([v2.RandomHorizontalFlip()])])])
-    with pytest.raises(ValueError, match="holds 7, which is no transform"):
+    with refuses(ValueError, "data.augment", 7, "torchvision.transforms.v2"):
         Augmentation([7])
-    with pytest.raises(ValueError, match=r"RandomCrop.*makes \[3, 8, 8\] of \[3, 32, 32\].*Remedy"):
+    with refuses(ValueError, "RandomCrop", [3, 8, 8], [3, 32, 32]):
         Augmentation([v2.RandomCrop(8)])(batch_of())
 
 

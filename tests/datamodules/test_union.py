@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 
 from datamodules.manifest import Manifest, ManifestError
 from datamodules.sources.base import Source
@@ -102,7 +103,7 @@ def test_a_patient_whom_one_source_tests_on_is_a_test_patient_of_the_union(caplo
 def test_a_set_that_holds_anothers_images_under_other_patients_is_refused_beside_it(names):
     drawn = {name: Drawn(name, [("P", "")]) for name in ("part", "other")}
     drawn["pack"] = Drawn("pack", [("P", "")], contains=("part", "third"))
-    with pytest.raises(ValueError, match="'pack' holds the images of 'part' too, under other pat.*Remedy: leave one"):
+    with refuses(ValueError, "data.sources", "'pack'", "'part'"):
         UnionSource({name: drawn[name] for name in names})
     assert len(UnionSource({name: drawn[name] for name in ("pack", "other")}).index()) == 2
 
@@ -117,7 +118,7 @@ def test_it_is_a_source_that_reads_as_its_members_do():
     assert [int(copy.read(path, 4)[0, 0, 0]) for path in manifest.paths] == [1, 2]
     changed = UnionSource({"x": Drawn("x", [("P", "")], grey=9), "y": Drawn("y", [("P", "")], grey=2)})
     assert changed.identity() != union.identity() == copy.identity()
-    with pytest.raises(ValueError, match="data.sources is empty"):
+    with refuses(ValueError, "data.sources=[aptos2019,idrid]"):
         UnionSource({})
 
 
@@ -138,18 +139,18 @@ def test_masks_come_along_where_their_levels_are_the_same(caplog):
 
 def test_all_members_that_cannot_be_read_are_named_at_once(tmp_path):
     members = {"here": Drawn("here", [("P", "")]), "a": FolderSource(tmp_path / "a"), "b": FolderSource(tmp_path / "b")}
-    with pytest.raises(FileNotFoundError, match=r"2 of 3 cannot be read(.|\n)*- a: .*/a'(.|\n)*- b: .*/b'"):
+    with refuses(FileNotFoundError, "2 of 3", "- a: ", tmp_path / "a", "- b: ", tmp_path / "b"):
         UnionSource(members).index()
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "t.csv").write_text("path,dr_grade\nx.png,9\n")
-    with pytest.raises(ManifestError, match=r"- a: .*does not exist(.|\n)*- b: .*'9' is not a level"):
+    with refuses(ManifestError, "2 of 2", "- a: ", tmp_path / "a", "- b: ", "'9'"):
         UnionSource({"a": members["a"], "b": CsvSource(tmp_path / "b", "t.csv")}).index()
 
 
 def test_one_file_of_two_sources_is_one_patients_or_refused(table_root):
     (table_root / "labels.csv").write_text("path,patient\na.png,P1\nd.png,P2\n")
     members = {"folder": FolderSource(table_root), "table": CsvSource(table_root, "labels.csv")}
-    with pytest.raises(ValueError, match="'folder/a.png' and 'table/a.png' are one file, of two patients.*Remedy"):
+    with refuses(ValueError, "'folder/a.png'", "'table/a.png'", "P1"):
         UnionSource(members).index()
     (table_root / "labels.csv").write_text("path,patient\na.png,a\nd.png,d\n")
     members["table"] = CsvSource(table_root, "labels.csv")
