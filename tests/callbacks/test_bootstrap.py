@@ -179,5 +179,5 @@ def test_errors_say_what_to_give():
         paired_difference(np.ones(3), np.ones(2))
     with refuses(ValueError, "(2, 3)", "[R, N]", "N = 4"):
         in_blocks(lambda block: block, np.ones((2, 3)), 4)
-    with refuses(ValueError, "weights", "finite"):
+    with refuses(ValueError, "weights", "negative", "finite"):
         in_blocks(lambda block: block, np.array([[1, np.nan]]), 2)

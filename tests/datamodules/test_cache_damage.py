@@ -120,7 +120,7 @@ def test_a_damaged_cache_names_the_folder_to_delete(tmp_path, numbered, name):
     else:
         (folder / {"images": cache_module.IMAGES, "rows": cache_module.ROWS}[name]).write_bytes(b"")
     for make in (ImageCache.build, ImageCache.open):
-        with refuses(CacheError, repr(str(folder)), "delete"):
+        with refuses(CacheError, repr(str(folder)), "delete", "anew"):
             make(numbered(), paths(5), 8, tmp_path)
 
 

@@ -50,5 +50,5 @@ def test_an_epoch_goes_on_where_it_was_left():
 
 
 def test_an_epoch_smaller_than_a_batch_is_refused():
-    with refuses(ValueError, "data.epoch_size", 3, 4):
+    with refuses(ValueError, "data.epoch_size", 3, "batch of 4"):
         EpochBatches(20, 4, drop_last=True, epoch_size=3)

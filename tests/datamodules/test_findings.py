@@ -24,13 +24,13 @@ def test_what_is_not_given_is_unknown():
 
 
 def test_a_misspelt_name_is_answered_with_the_known_ones():
-    with refuses(ValueError, "'dr_grad'", "mean 'dr_grade'", "is_amd, is_aon"):
+    with refuses(ValueError, "'dr_grad'", "finding", "mean 'dr_grade'", "is_amd, is_aon"):
         encode({"dr_grad": 1})
 
 
 @pytest.mark.parametrize("level", [5, -2, 1.0, True, "2"])
 def test_a_level_that_does_not_exist_is_refused(level):
-    with refuses(ValueError, "dr_grade", repr(level)):
+    with refuses(ValueError, "dr_grade", repr(level), "(unknown)"):
         encode({"dr_grade": level})
 
 

@@ -146,7 +146,7 @@ def test_a_damaged_cache_names_the_folder_to_delete(tmp_path, images, name):
         path = folder / {"latents": latents_module.LATENTS, "done": latents_module.DONE}[name]
         path.write_bytes(path.read_bytes()[:-1])
     for make in (lambda: LatentCache(folder, "f"), lambda: LatentCache.build(Encoder(), images, "f", tmp_path)):
-        with refuses(CacheError, repr(str(folder)), "delete"):
+        with refuses(CacheError, repr(str(folder)), "delete", "anew"):
             make()
 
 

@@ -177,7 +177,8 @@ def epoch_rows(num_rows, batch_size, world_size, drop_last, **options):
 def test_ranks_share_every_row_out(num_rows, batch_size, world_size, drop_last, seed):
     least = batch_size * world_size if drop_last else world_size
     if num_rows < least:
-        with refuses(ValueError, num_rows, f"{world_size} process"):
+        images = "training images" if drop_last else "images"
+        with refuses(ValueError, f"{num_rows} {images}", f"{world_size} process"):
             epoch_rows(num_rows, batch_size, world_size, drop_last)
         return
     ranks, length = epoch_rows(num_rows, batch_size, world_size, drop_last, shuffle=True, seed=seed)

@@ -72,7 +72,7 @@ def test_rows_are_chosen_by_findings():
     assert len(manifest.where(is_gc=-1)) == 10
     with refuses(ValueError, "dr_grade", 5, "4 (proliferative)"):
         manifest.where(dr_grade=5)
-    with refuses(ValueError, "'dr_grad'", "mean 'dr_grade'"):
+    with refuses(ValueError, "'dr_grad'", "finding", "mean 'dr_grade'"):
         manifest.where(dr_grad=1)
 
 

@@ -102,7 +102,7 @@ def test_epochs_of_a_size_cut_one_sequence_of_passes():
     fixed = StreamBatches(order, vary=False)
     fixed.set_epoch(2)
     assert list(fixed) == list(range(9))
-    with refuses(ValueError, "data.epoch_size", 3, 4):
+    with refuses(ValueError, "data.epoch_size", 3, "batch of 4"):
         StreamBatches(order, epoch_size=3)
 
 

@@ -74,7 +74,7 @@ def test_a_parquet_table_does_as_well(table_root, labels_of):
         ("path,split\na.png,training\n", ("row 2", "'split'", "'training'", "train, val, test")),
         ("path,path\na.png,d.png\n", ("'path'", ": path, path")),
         ("path,dr_grade\na.png,1,2\n", ("row 2", "3 cells", "header 2")),
-        ("path\n", ("row", "header")),
+        ("path\n", ("no row", "header")),
         ("", ("empty",)),
     ],
 )

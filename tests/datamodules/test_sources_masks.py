@@ -120,13 +120,13 @@ def test_drive_without_tracings_of_its_test_images_has_no_mask_there(drive):
     (drive / "test" / "1st_manual").rename(drive / "elsewhere")
     assert masks_of(DRIVE(drive).index())[1:] == ["training/1st_manual/22_manual1.gif", "", ""]
     (drive / "training" / "1st_manual").rename(drive / "elsewhere too")
-    with refuses(LayoutError, "vessels", "training/1st_manual"):
+    with refuses(LayoutError, "vessels", "training/1st_manual", "'elsewhere too'"):
         DRIVE(drive).index()
 
 
 def test_drive_without_its_test_images_is_a_partial_download(drive):
     (drive / "test").rename(drive / "elsewhere")
-    with refuses(LayoutError, "images", "test/images"):
+    with refuses(LayoutError, "DRIVE", "test/images", "'elsewhere'"):
         DRIVE(drive).index()
     assert DRIVE(drive, partial=True).index().splits == ["train", "train"]
 

@@ -103,7 +103,7 @@ def test_clinicdb_takes_sequences_from_the_table_of_the_mirror(cvc_clinicdb, cap
     assert dict(zip(manifest.ids, manifest.patients, strict=True)) == dict(rows)
     assert "one side" not in caplog.text
     (cvc_clinicdb / "metadata.csv").write_text("\n".join(lines[:-1]) + "\n")
-    with refuses(LayoutError, "metadata.csv", "'612'"):
+    with refuses(LayoutError, cvc_clinicdb / "metadata.csv", "'612'"):
         CVCClinicDB(cvc_clinicdb).index()
     (cvc_clinicdb / "sequences.csv").write_text("frame,sequence\n" + "".join(f"{frame},7\n" for frame, _ in rows))
     assert set(CVCClinicDB(cvc_clinicdb).index().patients) == {"7"}
@@ -119,7 +119,7 @@ def test_clinicdb_takes_sequences_from_the_table_of_the_mirror(cvc_clinicdb, cap
 )
 def test_clinicdb_refuses_a_table_that_leaves_a_frame_out(cvc_clinicdb, table, fact):
     (cvc_clinicdb / "sequences.csv").write_text(table)
-    with refuses(LayoutError, "sequences.csv", fact):
+    with refuses(LayoutError, cvc_clinicdb / "sequences.csv", fact):
         CVCClinicDB(cvc_clinicdb).index()
 
 

@@ -60,7 +60,7 @@ def test_synfundus1m_says_what_is_missing(synfundus):
     assert len(SynFundus1M(synfundus, table="SynFundus-1M_annotation_15w.csv").index()) == 1
     for path in synfundus.glob("*.csv"):
         path.unlink()
-    with refuses(FileNotFoundError, "SynFundus-1M_annotation*.csv", "data.root", "'Part0'"):
+    with refuses(FileNotFoundError, "no SynFundus-1M_annotation*.csv", "data.root", "'Part0'"):
         SynFundus1M(synfundus).index()
 
 

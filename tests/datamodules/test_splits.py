@@ -71,7 +71,7 @@ def test_the_official_split_is_kept_and_takes_its_patients_along(found, seed):
 
 def test_an_official_split_that_parts_a_patient_is_refused():
     patients, splits = ["A", "B", "C", "B", "C"], ["train", "train", "val", "test", "train"]
-    with refuses(ValueError, "'B'", "'train'", "'1'", "'test'", "'3'", "2 patients"):
+    with refuses(ValueError, "'B'", "'train' (image '1')", "'test' (image '3')", "2 patients"):
         assign_splits(patients, FRACTIONS, 0, splits)
 
 
@@ -124,7 +124,7 @@ def test_a_patient_who_is_also_in_an_official_val_or_train_elsewhere_follows_it(
     rows += [{"id": "v", "path": "v", "source": "b", "split": "val"}]
     assert set(split_by_patient(Manifest.from_rows(rows), FRACTIONS, 0).splits[:-1]) == {"train"}
     rows[0]["split"] = "test"
-    with refuses(ValueError, "'p0'", "'train'", "'b0'", "'test'", "'a0'"):
+    with refuses(ValueError, "'p0'", "'train' (image 'b0')", "'test' (image 'a0')"):
         split_by_patient(Manifest.from_rows(rows), FRACTIONS, 0)
 
 
