@@ -14,7 +14,6 @@ from datamodules.fundus import FundusDataModule
 from datamodules.loader import EpochBatches
 from datamodules.sources.chase_db1 import ChaseDB1
 from datamodules.sources.phantom import PhantomSource
-from tests.refusals import refuses
 
 
 @pytest.fixture
