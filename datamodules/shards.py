@@ -203,7 +203,7 @@ class ShardSource:
         Raises ShardError for one that is empty, cannot be decoded, is not square or has a level without a name.
         """
         with self._naming(group, table, row, "mask"):
-            mask = decode_mask(_bytes(table, "mask", row))
+            mask = decode_mask(_bytes(table, "mask", row).to_pybytes())
             if mask.shape[0] != mask.shape[1]:
                 raise ImageError(f"it is {mask.shape[1]} x {mask.shape[0]} pixels, and must be square")
             wrong = mask[(mask >= len(self.mask_levels)) & (mask != NO_MASK)]
