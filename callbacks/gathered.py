@@ -2,10 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def of_all_processes(mine: Any) -> list[Any]:
+    """What each process has, in the order of their ranks; every process gets the same."""
+    if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+        return [mine]
+    parts = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, mine)
+    return parts
 
 
 @dataclass
@@ -29,10 +39,7 @@ class Predictions:
             {name: np.concatenate(parts) for name, parts in self.probabilities.items()},
             np.concatenate(self.labels), np.array(self.ids, dtype=object),
         )  # fmt: skip
-        parts = [mine]
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            parts = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, mine)
+        parts = of_all_processes(mine)
         ids = np.concatenate([part.ids for part in parts])
         _, first = np.unique(ids.astype(str), return_index=True)
         return Gathered(

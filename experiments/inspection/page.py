@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from callbacks.mask_outlines import OUTLINES
 from datamodules.duplicate_report import DuplicateReport, Pair
 from datamodules.findings import FINDINGS
 from datamodules.manifest import SPLITS, Manifest
-from experiments.inspection.pictures import OUTLINES, SheetRow, data_uri, strip
+from experiments.inspection.pictures import SheetRow, data_uri, strip
 from experiments.inspection.tables import Count, SourceFacts, by_finding, source_counts, split_counts
 from experiments.reports.render import render
 

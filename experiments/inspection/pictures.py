@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from callbacks.image_sheet import compose
+from callbacks.mask_outlines import OUTLINES, outlined
 from datamodules.findings import FINDINGS, NAMES
 from experiments.inspection.tables import Cooccurrence
 
 LEAST, MOST = 128, 256  # pixels of a picture of a sheet: smaller ones are enlarged, larger ones shrunk
 GAP = 4  # pixels between the pictures of a strip
 WHITE = 255
-OUTLINES = ((0, 255, 0), (0, 225, 255), (255, 255, 0), (255, 0, 255), (255, 255, 255), (255, 150, 0), (90, 120, 255))
 ANY = "Any image"
 PRESENT = {
     "dr_grade": "Diabetic retinopathy, any grade",
@@ -82,16 +82,6 @@ def shown(image: np.ndarray, most: int = LEAST, nearest: bool = False) -> np.nda
         return image
     how = cv2.INTER_NEAREST if nearest else cv2.INTER_AREA
     return cv2.resize(image, (most, most), interpolation=how).reshape(most, most, -1)
-
-
-def outlined(image: np.ndarray, mask: np.ndarray, num_levels: int) -> np.ndarray:
-    """The image uint8 [S, S, 3] with a line of a pixel around each level of the mask uint8 [S, S] but the first."""
-    image = image.copy()
-    for level in range(1, num_levels):
-        inside = (mask == level).astype(np.uint8)
-        edge = (inside == 1) & (cv2.erode(inside, np.ones((3, 3), np.uint8)) == 0)
-        image[edge] = OUTLINES[(level - 1) % len(OUTLINES)]
-    return image
 
 
 def row_pictures(rows: np.ndarray, images: np.ndarray) -> np.ndarray:

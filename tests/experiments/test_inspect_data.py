@@ -11,12 +11,12 @@ from html_page import Page, check_self_contained
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from callbacks.mask_outlines import OUTLINES
 from datamodules import phantom
 from datamodules.findings import FINDINGS, NAMES
 from datamodules.manifest import Manifest
 from experiments.composition import compose_config
 from experiments.inspect_data import inspect_data
-from experiments.inspection.pictures import OUTLINES
 from experiments.session import Run
 
 PHANTOMS = ["data.num_images=60", "data.image_size=32", "data.cache_workers=1"]

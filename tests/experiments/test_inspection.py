@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from callbacks.mask_outlines import OUTLINES, outlined
 from datamodules.dataset import FundusDataset
 from datamodules.findings import NAMES
 from datamodules.manifest import Manifest
 from experiments.decoded import decoded_rows
 from experiments.inspection.page import Inspection, page
-from experiments.inspection.pictures import OUTLINES, cooccurrence_plot, outlined, sheet_rows, strip, with_legend
+from experiments.inspection.pictures import cooccurrence_plot, sheet_rows, strip, with_legend
 from experiments.inspection.tables import Cooccurrence, SourceFacts, cooccurrence, level_counts
 
 ADDRESSES = {"bad": "javascript:alert(1)", "good": "https://a.b/?x=1&y"}
