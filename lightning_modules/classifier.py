@@ -20,7 +20,7 @@ from lightning_modules.networks.backbone import layers_of
 from lightning_modules.networks.heads import FindingHeads
 from lightning_modules.randomness import seed_global_stream, stable_seed
 from lightning_modules.ranks import mean_over_ranks, share_running_statistics
-from lightning_modules.training import Blocks, Optimisation, TrainedModule, accepts_fields
+from lightning_modules.training import Blocks, Optimisation, TrainedModule, accepts_fields, check_images
 
 ALL = "all"
 OPTIMISATION = Optimisation(1e-3, (0.9, 0.999), weight_decay=0.05, decay_vectors=False, lr_schedule="cosine")
@@ -200,13 +200,7 @@ class Classifier(TrainedModule):
         Raises:
             ValueError: images of another shape, type or range.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise UserError(f"images are {images.dtype} {list(images.shape)}: float [B, 3, H, W] in [0, 1] is needed.")
-        if images.numel() and not (float(images.min()) >= 0 and float(images.max()) <= 1):
-            raise UserError(
-                f"images are in [{float(images.min()):.3g}, {float(images.max()):.3g}], and must be in [0, 1]: neither "
-                "0 to 255 nor normalised."
-            )
+        check_images(images)
         network = self.measured.eval()
         return network.heads.probabilities(network(images))
 

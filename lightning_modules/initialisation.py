@@ -4,11 +4,14 @@ A file may be of timm, of MAE or RETFound (under `model`), of a Trainer (under `
 tensors and plain containers are read from it (weights_file.py). Position embeddings of another size are resampled.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import timm
+from segmentation_models_pytorch.encoders.timm_universal import TimmUniversalEncoder
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
+from timm.models._features import FeatureGetterNet, FeatureListNet
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
@@ -116,8 +119,9 @@ def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], source: st
     Raises:
         ValueError: shapes that differ, weights that are NaN, or less than half of the backbone's weights in the file.
     """
-    network = backbone.network if isinstance(backbone, TimmBackbone) else backbone
-    ours = network.state_dict()
+    network = _network_of(backbone)
+    own = {_whole_name(network, name): name for name in network.state_dict()}
+    ours = {name: network.state_dict()[place] for name, place in own.items()}
     theirs = without_prefix(weights, ours, AVERAGED)
     taken, resampled, wrong = {}, [], []
     for name, tensor in theirs.items():
@@ -149,11 +153,25 @@ def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], source: st
             "that they were trained with."
         )
     check_finite(taken, source)
-    network.load_state_dict(taken, strict=False)
+    network.load_state_dict({own[name]: tensor for name, tensor in taken.items()}, strict=False)
     return LoadReport(
         source, tuple(taken), tuple(resampled),
         tuple(name for name in ours if name not in taken), tuple(name for name in theirs if name not in ours),
     )  # fmt: skip
+
+
+def _network_of(backbone: nn.Module) -> nn.Module:
+    """The network that files of weights are of: without what this package or a segmentation network puts around it."""
+    if isinstance(backbone, TimmUniversalEncoder):
+        return backbone.model
+    return backbone.network if isinstance(backbone, TimmBackbone) else backbone
+
+
+def _whole_name(network: nn.Module, name: str) -> str:
+    """The name of a weight in the whole network of timm, where this one gives the features of each stage alone."""
+    if isinstance(network, FeatureListNet):
+        return re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", name)
+    return name.removeprefix("model.") if isinstance(network, FeatureGetterNet) else name
 
 
 def _num_embedded_prefixes(network: nn.Module) -> int:

@@ -165,3 +165,14 @@ class TrainedModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture with an error that says what differs."""
         check_architecture(self, checkpoint)
+
+
+def check_images(images: Tensor) -> None:
+    """Raise UserError for what is no batch of images float [B, 3, H, W] in [0, 1]."""
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise UserError(f"images are {images.dtype} {list(images.shape)}: float [B, 3, H, W] in [0, 1] is needed.")
+    if images.numel() and not (float(images.min()) >= 0 and float(images.max()) <= 1):
+        raise UserError(
+            f"images are in [{float(images.min()):.3g}, {float(images.max()):.3g}], and must be in [0, 1]: neither "
+            "0 to 255 nor normalised."
+        )

@@ -91,21 +91,21 @@ class TimmBackbone(nn.Module):
         return {f"network.{name}": layer for name, layer in groups.items()}
 
 
-def check_timm_name(name: str) -> None:
-    """Raise ValueError for a network that timm does not have; names the nearest."""
+def check_timm_name(name: str, key: str = "model.backbone") -> None:
+    """Raise ValueError for a network that timm does not have; names the nearest, and the setting `key`."""
     architecture = name.partition(".")[0]
     known = timm.list_models()
     if architecture not in known:
         near = difflib.get_close_matches(architecture, known, n=3)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise UserError(
-            f"model.backbone {name!r} is no network of timm {timm.__version__}, which has {len(known)}.{hint} "
+            f"{key} {name!r} is no network of timm {timm.__version__}, which has {len(known)}.{hint} "
             "timm.list_models() lists them."
         )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     tag = name.partition(".")[2]
     if tag and tag not in tags:
-        raise UserError(f"model.backbone {name!r}: timm knows no {tag!r} of {architecture}, but {', '.join(tags)}.")
+        raise UserError(f"{key} {name!r}: timm knows no {tag!r} of {architecture}, but {', '.join(tags)}.")
 
 
 def layers_of(backbone: nn.Module) -> dict[str, int]:
