@@ -20,6 +20,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.masks import MaskCode
 from lightning_modules.networks.kl import pretrained
+from lightning_modules.segmenter import Segmenter
 from lightning_modules.weights_file import check_finite
 
 Make = Callable[..., Any]  # a node of the configuration, and arguments besides its own -> what it describes
@@ -202,5 +203,14 @@ def build_classifier(cfg: DictConfig, make: Make = MAKE) -> Classifier:
     seed_all(cfg)
     backbone: nn.Module = make(cfg.model.backbone)
     module = make(cfg.model.classifier, backbone=backbone, columns=columns_of(cfg))
+    module.config = plain(cfg)
+    return module
+
+
+def build_segmenter(cfg: DictConfig, make: Make = MAKE) -> Segmenter:
+    """The segmenter of `cfg.model`, weights at random by `cfg.seed`; `make` as `build_autoencoder` has it."""
+    seed_all(cfg)
+    network: nn.Module = make(cfg.model.network, num_levels=len(cfg.model.mask_levels))
+    module = make(cfg.model.segmenter, network=network)
     module.config = plain(cfg)
     return module

@@ -22,6 +22,7 @@ OPEN_KEYS = (
     "job.thresholds",
     "job.classifier_findings",
     "model.diffusion.classifier_findings",
+    "model.network.options",
 )  # mappings whose keys a user chooses
 OPEN_NODES = ("callbacks",)  # nodes to which a user may add members that have a _target_
 OF_ANY_KIND = (

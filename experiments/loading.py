@@ -1,4 +1,4 @@
-"""Generators and classifiers from their checkpoints alone."""
+"""Generators, classifiers and segmenters from their checkpoints alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +14,14 @@ from experiments.assembly import (
     build_autoencoder,
     build_classifier,
     build_diffusion,
+    build_segmenter,
     check_scale,
 )
 from experiments.construction import Rebuilder, rebuilding
 from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY, best_of_run, load_state, load_weights
 from lightning_modules.classifier import Classifier
 from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.segmenter import Segmenter
 
 
 def load_generator(checkpoint: str | Path, trusted: Sequence[str] = ()) -> LatentDiffusion:
@@ -63,9 +65,28 @@ def load_classifier(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Clas
     return module.eval()
 
 
-def with_weights(cfg: DictConfig, checkpoint: Path) -> Classifier:
-    """The classifier of `cfg.model` with the weights of a checkpoint, all of them on this process."""
-    module = build_classifier(cfg)
+def load_segmenter(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Segmenter:
+    """Rebuild a segmenter, with its threshold, from its checkpoint alone, or from the best one in the folder of a run.
+
+    Args:
+        trusted: modules besides ours whose classes the checkpoint's configuration may name and so call.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
+    """
+    of_a_segmenter = "segmenter_train; give one of a segmenter"
+    state, origin = _state_of(best_of_run(checkpoint), "segmenter", of_a_segmenter)
+    with rebuilding(origin):
+        make = Rebuilder(state[CONFIG_KEY], ("model.network", "model.segmenter"), trusted, origin)
+        module = build_segmenter(make.cfg, make)
+    load_weights(module, state, origin)
+    return module.eval()
+
+
+def with_weights(cfg: DictConfig, checkpoint: Path) -> Classifier | Segmenter:
+    """The classifier or segmenter of `cfg.model` with the weights of a checkpoint, all of them on this process."""
+    module = build_segmenter(cfg) if "segmenter" in cfg.model else build_classifier(cfg)
     load_weights(module, load_state(checkpoint), str(checkpoint))
     return module
 

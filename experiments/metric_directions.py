@@ -1,14 +1,19 @@
 """Which direction of a logged metric is better: declared where a metric is defined, and listed here."""
 
 from callbacks import reconstructions
-from callbacks.metrics import coverage, evaluation, frechet, kernel, probe
+from callbacks.metrics import coverage, evaluation, frechet, kernel, probe, segmentation
 from callbacks.metrics.estimate import Better
 from datamodules.errors import UserError
 from datamodules.findings import NAMES
 from lightning_modules import adversarial, autoencoder, latent_diffusion
 
 OF_FINDINGS = {**evaluation.BETTER, **probe.BETTER}  # auroc, auroc_<finding>, auroc_<finding>_referable
-OF_FEATURES = {**frechet.BETTER, **kernel.BETTER, **coverage.BETTER}  # fid, fd_<extractor>
+WITH_NAMES = {  # fid, fd_<extractor>, dice, dice_<level of a mask>
+    **frechet.BETTER,
+    **kernel.BETTER,
+    **coverage.BETTER,
+    **segmentation.BETTER,
+}
 LOSSES = (*autoencoder.LOSSES, *adversarial.LOSSES, *latent_diffusion.LOSSES)
 ENDINGS = ("", *(f"_{name}{part}" for name in NAMES for part in ("", "_referable")))
 KNOWN: dict[str, Better] = {
@@ -32,7 +37,7 @@ def direction_of(metric: str, key: str, remedy: str) -> Better:
     quantity = metric.rpartition("/")[2]
     if quantity == "loss" or quantity.endswith("_loss"):
         return "min"
-    better = KNOWN.get(quantity) or OF_FEATURES.get(quantity.partition("_")[0])
+    better = KNOWN.get(quantity) or WITH_NAMES.get(quantity.partition("_")[0])
     if better is None:
         raise UserError(f"{key}={metric}: it is not known whether more or less of it is better. Remedy: {remedy}.")
     return better

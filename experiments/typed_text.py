@@ -23,6 +23,8 @@ NAME_LISTS = (
     "findings",
     "balance",
     "masks",
+    "mask_levels",
+    "thin",
     "sources",
     "backbones",
     "inits",
