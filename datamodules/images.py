@@ -232,23 +232,24 @@ def square_crop(rgb: np.ndarray, fov: FieldOfView, size: int) -> np.ndarray:
     return square
 
 
-def crop_levels(levels: np.ndarray, fov: FieldOfView, size: int) -> np.ndarray:
+def crop_levels(levels: np.ndarray, fov: FieldOfView, size: int, outside: int = 0) -> np.ndarray:
     """Crop a mask uint8 [H, W] as `square_crop` crops its image, to uint8 [size, size].
 
-    A pixel has the level that covers most of it, the lower one where two cover the same.
+    A pixel has the level that covers most of it, the lower one where two cover the same. What lies outside the disc, or
+    was cut off by the sensor, has the level `outside`.
     """
-    square = resize_levels(_square(levels, fov, size), size)
-    square[_outside(size)] = 0
+    square = resize_levels(_square(levels, fov, size, outside), size)
+    square[_outside(size)] = outside
     return square
 
 
-def _square(pixels: np.ndarray, fov: FieldOfView, size: int) -> np.ndarray:
-    """The square around the disc, [2 r, 2 r, …], 0 where it leaves the frame."""
+def _square(pixels: np.ndarray, fov: FieldOfView, size: int, outside: int = 0) -> np.ndarray:
+    """The square around the disc, [2 r, 2 r, …], `outside` where it leaves the frame."""
     if size < 1 or fov.radius < 1:
         raise UserError(f"size is {size} and fov.radius {fov.radius}: both must be at least 1 pixel.")
     side = max(1, round(2 * fov.radius))
     left, top = round(fov.x + 0.5 - side / 2), round(fov.y + 0.5 - side / 2)
-    square = np.zeros((side, side, *pixels.shape[2:]), dtype=np.uint8)
+    square = np.full((side, side, *pixels.shape[2:]), outside, dtype=np.uint8)
     x0, x1 = max(0, left), min(pixels.shape[1], left + side)
     y0, y1 = max(0, top), min(pixels.shape[0], top + side)
     if x0 < x1 and y0 < y1:

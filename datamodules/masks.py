@@ -20,7 +20,7 @@ class MasksOf:
     """The masks of a source, as a source of pictures with one channel, for the image cache.
 
     Args:
-        source: has `read_mask(path, mask, image_size) -> uint8 [S, S]` and `mask_levels`.
+        source: has `read_mask(path, mask, image_size) -> uint8 [S, S]`, 255 for unknown, and `mask_levels`.
         masks: the manifest's `mask` cell of each path, "" where there is none.
     """
 
@@ -41,10 +41,10 @@ class MasksOf:
             return np.full((image_size, image_size, 1), NO_MASK, dtype=np.uint8)
         levels = self.source.read_mask(path, mask, image_size)
         top = len(self.source.mask_levels)
-        known = levels[levels != NO_MASK]
-        if known.size and known.max() >= top:
+        highest = levels.max(initial=0, where=levels != NO_MASK)
+        if highest >= top:
             raise UserError(
-                f"{self.name}: {mask!r} has level {known.max()}, and there are only {top} levels. Remedy: name each "
+                f"{self.name}: {mask!r} has level {highest}, and there are only {top} levels. Remedy: name each "
                 "in the source's mask_levels, background first, or map the values of the files to them in read_mask."
             )
         return levels[:, :, None]

@@ -9,6 +9,7 @@ from datamodules import phantom
 from datamodules.errors import UserError
 from datamodules.findings import NAMES, nearest
 from datamodules.manifest import Manifest
+from datamodules.masks import NO_MASK
 
 
 class PhantomSource:
@@ -16,16 +17,19 @@ class PhantomSource:
 
     `masks` names structures of `phantom.MASK_NAMES`: their masks are levels 1, 2, … in that order, and where two cover
     a pixel the later one has it. Every phantom has a mask; of a picture that shows no fundus it is background alone.
+    With `field_of_view` it is unknown (255) outside of the camera's disc.
     """
 
     name = "phantom"
 
-    def __init__(self, num_images: int = 512, seed: int = 0, masks: Sequence[str] = ()) -> None:
+    def __init__(
+        self, num_images: int = 512, seed: int = 0, masks: Sequence[str] = (), field_of_view: bool = False
+    ) -> None:
         if num_images < 1:
             raise UserError(f"num_images is {num_images}, and must be at least 1.")
         self.num_images = num_images
         self.seed = seed
-        self.masks = _structures(masks)
+        self.masks, self.field_of_view = _structures(masks), field_of_view
         self.mask_levels = ("background", *self.masks) if self.masks else ()
 
     def index(self) -> Manifest:
@@ -51,14 +55,14 @@ class PhantomSource:
     def read_mask(self, path: str, mask: str, image_size: int) -> np.ndarray:
         """The exact mask of the phantom of that number, as levels uint8 [S, S]; `mask` names them, joined by `|`."""
         drawn = phantom.render(self.seed, int(path), image_size).masks
-        levels = np.zeros((image_size, image_size), dtype=np.uint8)
+        levels = np.where(drawn["field"] > 0, 0, NO_MASK if self.field_of_view else 0).astype(np.uint8)
         for name in mask.split("|"):
             levels[drawn[name] > 0] = self.mask_levels.index(name)
         return levels
 
     def identity(self) -> str:
         """Version of the phantom's code, the seed, and the structures of the masks."""
-        masks = f"-{'|'.join(self.masks)}" if self.masks else ""
+        masks = f"-{'|'.join(self.masks)}{'-fov' * self.field_of_view}" if self.masks else ""
         return f"phantom-v{phantom.VERSION}-seed{self.seed}{masks}"
 
 

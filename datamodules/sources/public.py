@@ -20,17 +20,16 @@ from datamodules.findings import NAMES, nearest
 from datamodules.images import (
     FieldOfView,
     NotAFundusError,
-    crop_levels,
     detect_field_of_view,
     read_image,
     square_crop,
     whole_frame,
-    whole_levels,
 )
 from datamodules.manifest import SPLITS, Manifest, ManifestError
 from datamodules.sources.base import FileSource
 from datamodules.sources.harmonise import WHERE, Rule, harmonise, row_name
 from datamodules.sources.listing import EXTENSIONS, is_foreign, list_images
+from datamodules.sources.mask_files import framed, painted, two_levels
 from datamodules.sources.people import warn_of_patients
 from datamodules.sources.rows import read_rows
 from datamodules.sources.tables import refuse_no_value
@@ -51,6 +50,8 @@ class PublicSource(FileSource):
         root: the folder that holds what `layout` describes.
         partial: put up with rows whose image is not there; they are left out and counted in the log. Otherwise the
             first of them is an error.
+        field_of_view: of an image that is cropped to its disc, what lies outside is unknown in the mask, and so neither
+            learnt nor measured; else it is background.
 
     Attributes:
         title: the dataset's own name.
@@ -81,9 +82,9 @@ class PublicSource(FileSource):
     contains: tuple[str, ...] = ()
     version = 1
 
-    def __init__(self, root: str | Path, partial: bool = False) -> None:
+    def __init__(self, root: str | Path, partial: bool = False, field_of_view: bool = False) -> None:
         super().__init__(undoubled(Path(root)))
-        self.partial = partial
+        self.partial, self.field_of_view = partial, field_of_view
         self.differences: dict[str, tuple[int, int]] = {}  # of `published`: found, published
 
     @property
@@ -222,7 +223,8 @@ class PublicSource(FileSource):
 
     def identity(self) -> str:
         """As that of any source of files, and how this one frames its images and codes its masks."""
-        return f"{super().identity()}-{self.frame}-{'|'.join(self.mask_levels)}-v{self.version}"
+        outside = "-fov" if self.field_of_view else ""
+        return f"{super().identity()}-{self.frame}-{'|'.join(self.mask_levels)}-v{self.version}{outside}"
 
     def _where(self, row: int, path: str) -> str:
         return f"{self.title}: {path!r}"
@@ -231,7 +233,7 @@ class PublicSource(FileSource):
 
     def mask_level(self, part: str, values: np.ndarray) -> np.ndarray:
         """Levels uint8 [H, W] from the grey values [H, W] of one mask file; by default: brighter than half is 1."""
-        return (values > 127).astype(np.uint8)
+        return two_levels(part, values, self.title)
 
     def read_mask(self, path: str, mask: str, image_size: int) -> np.ndarray:
         """The mask of an image as uint8 [S, S], cropped as `read` crops the image.
@@ -239,9 +241,8 @@ class PublicSource(FileSource):
         `mask` is the manifest's cell: one file, or several joined by `|`, of which later ones cover earlier ones.
         """
         rgb = read_image(self.root / path)
-        levels = self._painted(mask, rgb.shape[:2])
-        fov = self._field_of_view(rgb)
-        return whole_levels(levels, image_size) if fov is None else crop_levels(levels, fov, image_size)
+        levels = painted(self, mask, rgb.shape[:2])
+        return framed(self, mask, levels, self._field_of_view(rgb), image_size)
 
     def read(self, path: str, image_size: int) -> np.ndarray:
         """Read and crop as `frame` says, uint8 [S, S, 3]."""
@@ -258,19 +259,6 @@ class PublicSource(FileSource):
             if self.frame == "disc":
                 raise
             return None
-
-    def _painted(self, mask: str, shape: tuple[int, int]) -> np.ndarray:
-        levels = np.zeros(shape, dtype=np.uint8)
-        for part in mask.split("|"):
-            values = read_image(self.root / part).max(axis=2)
-            if values.shape != shape:
-                raise ManifestError(
-                    f"{self.title}: mask {part!r} has {values.shape[1]} x {values.shape[0]} pixels, its image "
-                    f"{shape[1]} x {shape[0]}. Remedy: take image and mask from the same copy of the dataset."
-                )
-            found = self.mask_level(part, values)
-            levels[found > 0] = found[found > 0]
-        return levels
 
 
 def _entries(folder: Path, pattern: str) -> list[Path]:

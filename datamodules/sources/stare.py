@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from datamodules.errors import UserError
 from datamodules.image_files import read_bytes
-from datamodules.images import crop_levels, read_image
+from datamodules.images import read_image
 from datamodules.manifest import ManifestError
 from datamodules.sources.harmonise import FUNDUS
+from datamodules.sources.mask_files import framed
 from datamodules.sources.pairs import pairs
 from datamodules.sources.public import PublicSource
 
@@ -43,8 +44,10 @@ class STARE(PublicSource):
     published = {"images": 20}
     mask_levels = ("background", "vessel")
 
-    def __init__(self, root: str | Path, partial: bool = False, labels: str = "ah") -> None:
-        super().__init__(root, partial)
+    def __init__(
+        self, root: str | Path, partial: bool = False, labels: str = "ah", field_of_view: bool = False
+    ) -> None:
+        super().__init__(root, partial, field_of_view)
         if labels not in OBSERVERS:
             raise UserError(f"labels is {labels!r}, and must be one of: {', '.join(OBSERVERS)}.")
         self.labels = labels
@@ -78,4 +81,4 @@ class STARE(PublicSource):
         rgb, values = self._unpacked(path), self._unpacked(mask).max(axis=2)
         if values.shape != rgb.shape[:2]:
             raise ManifestError(f"{self.title}: {mask!r} is {values.shape} (height, width), {path!r} {rgb.shape[:2]}.")
-        return crop_levels(self.mask_level(mask, values), self._field_of_view(rgb), image_size)
+        return framed(self, mask, self.mask_level(mask, values), self._field_of_view(rgb), image_size)
