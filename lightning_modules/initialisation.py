@@ -131,7 +131,7 @@ def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], source: st
             tensor = _resampled(tensor, ours[name], _num_embedded_prefixes(network))
             resampled.append(name)
         if tensor.shape != ours[name].shape and name.endswith("relative_position_bias_table"):
-            module = network.get_submodule(name.rpartition(".")[0])
+            module = network.get_submodule(own[name].rpartition(".")[0])
             tensor = resize_rel_pos_bias_table(tensor, module.window_size, tuple(ours[name].shape))
             resampled.append(name)
         if tensor.shape != ours[name].shape:
