@@ -132,7 +132,7 @@ def test_phantoms_are_unknown_outside_of_the_field_too_and_turned_with_their_ima
         batch = {
             "image": torch.from_numpy(image).permute(2, 0, 1)[None] / 255,
             "mask": to_levels(torch.from_numpy(levels)[None]),
-            "draw": torch.tensor([int(path)]),
+            "draw": torch.tensor([int(path) + 1]),
         }
         before, after = batch["mask"].clone(), turn(batch)["mask"]
         assert set(after.unique().tolist()) <= set(before.unique().tolist()), "no level between two"

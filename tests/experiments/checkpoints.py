@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from tiny_runs import AUTOENCODER, DIFFUSION, UNET
 
-from experiments.assembly import build_autoencoder, build_classifier, build_diffusion
+from experiments.assembly import build_autoencoder, build_classifier, build_diffusion, build_segmenter
 from experiments.backbone_names import spelt_out
 from experiments.composition import compose_config
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.classifier import Classifier
 from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.segmenter import Segmenter
 
 SIZE = 16
 DIT = ["model/denoiser=dit_s", "model.denoiser.hidden=16", "model.denoiser.depth=2", "model.denoiser.heads=2"]
@@ -58,6 +60,15 @@ def classifier(*words: str, backbone: str = "resnet10t", findings: str = "dr_gra
     module = build_classifier(cfg)
     torch.nn.init.normal_(module.network.heads.directions.weight, std=0.3)
     torch.nn.init.normal_(module.network.heads.offsets, std=0.5)
+    return module.eval()
+
+
+def segmenter(*words: str) -> Segmenter:
+    """A segmenter of disc and cup whose threshold is not the one that it starts with."""
+    own = ["model.network.encoder=tu-resnet10t", "+model.network.options.decoder_channels=[8,8,8,8,8]", *words]
+    cfg = compose_config(["+exp=segmenter_train", f"data.image_size={2 * SIZE}", *own])
+    module = build_segmenter(OmegaConf.merge(cfg, {"model": {"mask_levels": ["background", "disc", "cup"]}}))
+    module.threshold.fill_(0.35)
     return module.eval()
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import autoencoder, classifier, generator, saved
+from checkpoints import autoencoder, classifier, generator, saved, segmenter
 from omegaconf import OmegaConf
 from refusals import refuses
 
 from experiments.annotation.annotators import load_annotators
 from experiments.construction import DECLARED, Rebuilder, rebuilding
-from experiments.loading import load_classifier, load_generator
+from experiments.loading import load_classifier, load_generator, load_segmenter
 from experiments.memory import refused_memory
 from experiments.model_export.kinds import AVERAGED, export_of
 from lightning_modules.checkpoint import CONFIG_KEY, load_progress, load_state
@@ -62,6 +62,7 @@ ENTRIES = {
     "export a generator": (exported, "generator"),
     "export an autoencoder": (exported, "autoencoder"),
     "load_classifier": (load_classifier, "classifier"),
+    "load_segmenter": (load_segmenter, "segmenter"),
     "annotate": (lambda path: load_annotators([str(path)]), "classifier"),
     "export a classifier": (exported, "classifier"),
 }
@@ -70,6 +71,7 @@ PARTS = {
     "generator": ("model.denoiser", "model.autoencoder", "model.objective.schedule", "model.diffusion"),
     "autoencoder": ("autoencoder.module", "model.autoencoder"),
     "classifier": ("model.backbone", "model.classifier"),
+    "segmenter": ("model.network", "model.segmenter"),
 }
 
 
@@ -77,7 +79,12 @@ PARTS = {
 def whole(tmp_path_factory) -> dict[str, Path]:
     """A checkpoint of each kind that is as it should be."""
     folder = tmp_path_factory.mktemp("whole")
-    made = {"generator": generator(), "autoencoder": autoencoder(), "classifier": classifier()}
+    made = {
+        "generator": generator(),
+        "autoencoder": autoencoder(),
+        "classifier": classifier(),
+        "segmenter": segmenter(),
+    }
     return {kind: saved(module, folder / f"{kind}.ckpt") for kind, module in made.items()}
 
 

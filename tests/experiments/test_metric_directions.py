@@ -6,18 +6,22 @@ from refusals import refuses
 
 from callbacks.agreement import LabelAgreement
 from callbacks.metrics.evaluation import BETTER, evaluate
+from datamodules.errors import UserError
 from datamodules.findings import NAMES
+from experiments import segmenter_train
 from experiments.classifier_train import check_monitor
 from experiments.metric_directions import direction_of
+from tests.refusals import refuses
 
 MORE = ("auroc", "aupr", "partial_auroc", "sensitivity_at_95_specificity", "accuracy", "precision", "recall",
         "specificity", "f1", "kappa", "qwk", "psnr", "ssim", "agreement", "agreement_real", "agreement_is_gc",
         "agreement_real_dr_grade", "coverage_efficientnet_lite0", "auroc_is_gc", "auroc_dr_grade_referable",
-        "qwk_dr_grade")  # fmt: skip
+        "qwk_dr_grade", "dice", "iou", "cldice", "dice_optic_disc")  # fmt: skip
 LESS = ("ece", "brier", "fd_efficientnet_lite0", "fd_x", "kd_x", "fid", "kid", "loss", "guide", "reconstruction", "kl",
-        "perceptual", "adversarial", "discriminator", "dice_loss", "accuracy_loss", "ece_is_amd")  # fmt: skip
-UNKNOWN = ("hd95", "assd", "hausdorff", "mmd", "distance", "hd95_is_gc", "lossless", "feceal", "auroc_error",
-           "accuracy_distance", "precision_95", "dice", "epoch", "lr-AdamW", "logits_real", "")  # fmt: skip
+        "perceptual", "adversarial", "discriminator", "dice_loss", "hd95", "hd95_percent",
+        "accuracy_loss", "ece_is_amd")  # fmt: skip
+UNKNOWN = ("assd", "hausdorff", "mmd", "distance", "lossless", "feceal", "auroc_error",
+           "accuracy_distance", "precision_95", "epoch", "lr-AdamW", "logits_real", "")  # fmt: skip
 
 
 def direction(metric):
@@ -49,6 +53,15 @@ def test_everything_that_a_classifier_can_be_chosen_by_has_one():
         check_monitor("none", NAMES)
     known = str(error.value).partition("Known: ")[2].rstrip(".").split(", ")
     assert len(known) > 20 and {direction(key) for key in known} == {"max", "min"}
+
+
+def test_everything_that_a_segmenter_can_be_chosen_by_has_one():
+    levels = ["background", "optic disc", "cup"]
+    for key in ("val/dice", "val/iou", "val/loss", "val/dice_optic_disc", "val/dice_cup"):
+        segmenter_train.check_monitor(key, levels)
+        assert direction(key) == ("min" if key == "val/loss" else "max")
+    with refuses(UserError, "job.monitor=val/dice_vessel", "val/dice_optic_disc"):
+        segmenter_train.check_monitor("val/dice_vessel", levels)
 
 
 def test_a_callback_declares_that_of_what_it_measures():

@@ -34,6 +34,13 @@ SMALL_NETWORK = [  # instead of the presets' large ones, in the precision that t
     "trainer.precision=32-true",
     "trainer.devices=1",
 ]
+SEGMENTER = [
+    "model.network.encoder=tu-resnet10t",
+    "+model.network.options.decoder_channels=[8,8,8,8,8]",
+    "model/init=random",
+    "model.segmenter.warmup_steps=1",
+    "job.num_replicates=20",
+]
 LATENT_DIFFUSION = [*DATA, *AUTOENCODER, *UNET, *DIFFUSION]
 SMALL = {
     "annotate": ["trainer.accelerator=cpu", "job.num_replicates=20"],
@@ -63,12 +70,25 @@ SMALL = {
     "evaluate": [*DATA, "trainer.accelerator=cpu", "job.num_halvings=3", "job.extractor.image_size=32"],
     "export_model": ["job.license=cc0-1.0"],
     "inspect_data": DATA,
+    "segmenter_train": [*DATA, *SEGMENTER, *TRAINER],
+    "segmenter_train_gpu": [
+        "data=phantom_masks",
+        *DATA,
+        *SEGMENTER,
+        *TRAINER,
+        "data.num_workers=0",
+        "trainer.precision=32-true",
+        "trainer.devices=1",
+        "model.segmenter.warmup_epochs=0",
+    ],
     "scaling": [*DATA, *AUTOENCODER, *UNET],
     "synthesize": ["num_images=12", "job.images_per_shard=5", "trainer.accelerator=cpu"],
     "vae_train": [*DATA, *AUTOENCODER, *TRAINER],
 }
 CLASSIFIER_FILES = ["checkpoints/best.ckpt", "predictions.parquet", "evaluation.json", "samples/val_confusion.png",
                     "tensorboard", "metrics.csv"]  # fmt: skip
+SEGMENTER_FILES = ["checkpoints/best.ckpt", "masks.parquet", "evaluation.json", "samples/masks_0001.png",
+                   "samples/val_masks.png", "samples/test_masks.png", "tensorboard", "metrics.csv"]  # fmt: skip
 FILES = {
     "annotate": [],  # those in the set are looked at by test_annotate.py
     "benchmark": ["benchmark.json"],
@@ -85,6 +105,8 @@ FILES = {
     "export_model": ["export.json", "model/model_index.json", "model/README.md"],
     "inspect_data": ["report.html", "counts.csv", "contact_sheet.png", "cooccurrence.png", "tensorboard"],
     "scaling": ["scaling.json"],
+    "segmenter_train": SEGMENTER_FILES,
+    "segmenter_train_gpu": SEGMENTER_FILES,
     "synthesize": [
         "plan.parquet",
         "data/shard-00002-of-00003.parquet",

@@ -139,6 +139,7 @@ NO_TEXT = {
     *("limit_train_batches", "limit_val_batches", "num_steps", "guidance", "guidance_interval", "image_quality"),
     *("image_size", "images_per_shard", "num_workers", "num_images", "mean", "std", "output_subdir", "discriminator"),
     *("attention_levels", "perceptual", "label_maps", "guide", "ordinal", "agreement"),
+    "options",  # of an architecture, of any kind
     *("source", "threshold", "precision"),  # job.precision is text, in the option file only its last part is seen
 }
 
