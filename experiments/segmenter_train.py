@@ -77,8 +77,9 @@ def mask_levels(cfg: DictConfig) -> tuple[str, ...]:
     """
     levels = tuple(getattr(getattr(build_datamodule(cfg), "source", None), "mask_levels", ()))
     if not levels:
+        source = OmegaConf.select(cfg, "data.source._target_") or "none that is photographs"
         raise UserError(
-            f"the data have no masks (data.source is {cfg.data.source._target_}): there is nothing to segment. Remedy: "
+            f"the data have no masks (data.source is {source}): there is nothing to segment. Remedy: "
             "data=kvasir_seg, drive or another set with masks (docs/datasets.md); or data=phantom_masks."
         )
     named = cfg.model.mask_levels
@@ -156,6 +157,8 @@ def masks_text(datamodule: FundusDataModule, levels: list[str]) -> str:
         if not len(datamodule.manifest.rows(split)):
             continue
         masks = datamodule.dataset(split).masks
+        if masks is None:
+            break
         seen = np.array([np.bincount(mask.ravel(), minlength=256) > 0 for mask in masks])
         has_mask, by_level = seen[:, :NO_MASK].any(axis=1), seen[:, 1 : len(levels)]
         shows[split] = int(by_level.any(axis=1).sum())
