@@ -11,7 +11,6 @@ from datamodules.findings import NAMES
 from experiments import segmenter_train
 from experiments.classifier_train import check_monitor
 from experiments.metric_directions import direction_of
-from tests.refusals import refuses
 
 MORE = ("auroc", "aupr", "partial_auroc", "sensitivity_at_95_specificity", "accuracy", "precision", "recall",
         "specificity", "f1", "kappa", "qwk", "psnr", "ssim", "agreement", "agreement_real", "agreement_is_gc",
