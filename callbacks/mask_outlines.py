@@ -9,6 +9,7 @@ from callbacks.image_sheet import compose
 
 OUTLINES = ((0, 255, 0), (0, 225, 255), (255, 255, 0), (255, 0, 255), (255, 255, 255), (255, 150, 0), (90, 120, 255))
 """Red, green and blue of each level's line, of the first but the background on."""
+UNKNOWN_PIXEL = 255  # of a mask in a file
 
 
 def outlined(image: np.ndarray, mask: np.ndarray, num_levels: int) -> np.ndarray:
@@ -19,6 +20,21 @@ def outlined(image: np.ndarray, mask: np.ndarray, num_levels: int) -> np.ndarray
         edge = (inside == 1) & (cv2.erode(inside, np.ones((3, 3), np.uint8)) == 0)
         image[edge] = OUTLINES[(level - 1) % len(OUTLINES)]
     return image
+
+
+def coloured(mask: np.ndarray) -> np.ndarray:
+    """A mask [S, S] as a picture uint8 [S, S, 3]: background black, unknown grey, levels in colour."""
+    picture = np.zeros((*mask.shape, 3), dtype=np.uint8)
+    for level in np.unique(mask):
+        if level != 0:
+            is_known = 0 < level < UNKNOWN_PIXEL
+            picture[mask == level] = OUTLINES[(int(level) - 1) % len(OUTLINES)] if is_known else (96, 96, 96)
+    return picture
+
+
+def enlarged(array: np.ndarray, factor: int) -> np.ndarray:
+    """An image [S, S, 3] or mask [S, S] with each pixel as a square of `factor` pixels."""
+    return array.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def mask_sheet(

@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks.due import is_due
 from callbacks.image_sheet import LEAST_SIZE, compose, publish
 from callbacks.isolation import demand, isolated, to_uint8
-from callbacks.overlay import coloured, outlined
+from callbacks.mask_outlines import coloured, enlarged, outlined
 from datamodules.errors import UserError
 
 
@@ -96,12 +96,19 @@ class PairGrid(Callback):
             return None
         real, given = photographs[rows], condition["mask"].cpu().numpy()
         made, masks = to_uint8(pairs.images).cpu().permute(0, 2, 3, 1).numpy(), pairs.masks.cpu().numpy()
-        factor = -(-LEAST_SIZE // real.shape[1])
+        factor, num_levels = -(-LEAST_SIZE // real.shape[1]), 1 + max(int(given.max()), int(masks.max()))
+
+        def with_masks(images: np.ndarray, theirs: np.ndarray) -> list[np.ndarray]:
+            large = (
+                (enlarged(image, factor), enlarged(mask, factor)) for image, mask in zip(images, theirs, strict=True)
+            )
+            return [outlined(image, mask, num_levels) for image, mask in large]
+
         cells = {
-            "photograph and its mask": [outlined(*pair, factor) for pair in zip(real, given, strict=True)],
-            "mask of the generated": [coloured(mask).repeat(factor, 0).repeat(factor, 1) for mask in masks],
-            "generated, with its mask": [outlined(*pair, factor) for pair in zip(made, masks, strict=True)],
-            "generated": [image.repeat(factor, 0).repeat(factor, 1) for image in made],
+            "photograph and its mask": with_masks(real, given),
+            "mask of the generated": [enlarged(coloured(mask), factor) for mask in masks],
+            "generated, with its mask": with_masks(made, masks),
+            "generated": [enlarged(image, factor) for image in made],
         }
         return compose(np.stack([np.stack(row) for row in cells.values()]), list(cells))
 

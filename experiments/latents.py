@@ -14,6 +14,7 @@ from experiments.report import say
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.checkpoint import weights_fingerprint
 from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.masks import mask_dice
 
 MOST_IMAGES, BATCH = 20_000, 64  # to which label maps are fitted, and how many at once
 
@@ -41,18 +42,12 @@ def fit_mask_code(module: LatentDiffusion, datamodule: FundusDataModule) -> None
         return (batch["mask"] for batch in label_batches(datamodule) if "mask" in batch)
 
     module.fit_mask_code(masks())
-    kept = [dice(code.harden(code.decode(code.encode(mask.to(module.device)))).cpu(), mask) for mask in masks()]
-    number, share = sum(len(one) for one in kept), float(torch.cat(kept).nanmean())
+    kept = [mask_dice(code.harden(code.decode(code.encode(mask.to(module.device)))).cpu(), mask) for mask in masks()]
+    number, share = sum(len(one) for one in kept), float(torch.cat(kept).mean())
     say(
         f"mask code: {code.channels} channels a cell, fitted to {number} training masks; it keeps a Dice of "
         f"{share:.3f} of them"
     )
-
-
-def dice(found: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Of what is not background in masks int64 [B, H, W], float32 [B]; nan where there is nothing else in either."""
-    found, mask = (found > 0).flatten(1), (mask > 0).flatten(1)
-    return 2 * (found & mask).sum(1) / (found.sum(1) + mask.sum(1))
 
 
 def fit_label_maps(module: LatentDiffusion, datamodule: FundusDataModule) -> None:

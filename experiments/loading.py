@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from callbacks.mask_agreement import MaskAgreement
 from datamodules.errors import UserError
 from experiments.assembly import (
     AUTOENCODER_PARTS,
@@ -82,6 +83,18 @@ def load_segmenter(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Segme
         module = build_segmenter(make.cfg, make)
     load_weights(module, state, origin)
     return module.eval()
+
+
+def mask_agreement(segmenter: str | None, **settings: Any) -> MaskAgreement:
+    """The callback MaskAgreement with a segmenter from its checkpoint or run; without one it measures nothing.
+
+    Args:
+        settings: of the callback, but `levels`, which are the segmenter's.
+    """
+    if segmenter is None:
+        return MaskAgreement(None, (), **settings)
+    module = load_segmenter(segmenter)
+    return MaskAgreement(module, module.config["model"]["mask_levels"], **settings)
 
 
 def with_weights(cfg: DictConfig, checkpoint: Path) -> Classifier | Segmenter:

@@ -19,6 +19,7 @@ ENDINGS = ("", *(f"_{name}{part}" for name in NAMES for part in ("", "_referable
 KNOWN: dict[str, Better] = {
     **reconstructions.BETTER,
     **dict.fromkeys(LOSSES, "min"),
+    "mask_dice": segmentation.BETTER["dice"],
     **{f"{metric}{ending}": better for metric, better in OF_FINDINGS.items() for ending in ENDINGS},
 }
 

@@ -29,7 +29,7 @@ from experiments.report import heading, parameters_text, say
 from experiments.reports.cards import check_licence
 from experiments.session import Run
 from experiments.synthesis.dry_run import dry_run
-from experiments.synthesis.filtering import agreement_facts, build_agreement
+from experiments.synthesis.filtering import agreement_facts, build_agreement, build_mask_filter
 from experiments.synthesis.levels import accepted_text, levels_text
 from experiments.synthesis.recipe import (
     generator_facts,
@@ -57,8 +57,9 @@ def synthesize(run: Run) -> dict[str, float]:
     generator, law = generator_of(cfg), instantiate(cfg.plan)
     encoder = ImageEncoder(cfg.job.image_format, cfg.job.image_quality)
     synthesizer = Synthesizer(
-        generator, build_agreement(cfg.job.filter, cfg.job.trusted), cfg.job.filter.max_attempts, cfg.job.image_size
-    )
+        generator, build_agreement(cfg.job.filter, cfg.job.trusted), cfg.job.filter.max_attempts, cfg.job.image_size,
+        build_mask_filter(cfg.job.filter, generator, cfg.job.trusted),
+    )  # fmt: skip
     announce(cfg, generator)
     if cfg.job.dry_run:
         return dry_run(run, synthesizer, law, seen(generator), encoder)

@@ -14,7 +14,7 @@ from datamodules.errors import UserError
 # Last parts of keys, wherever they stand in the configuration. A test sees that every key of conf/ whose value there
 # does not tell what it is (null, ???, [] or {}) is either here or takes something else than text.
 PATHS = ("root", "table", "output_dir", "cache_dir", "ckpt", "resume", "pretrained", "dataset", "path", "file",
-         "filename", "weights")  # fmt: skip
+         "filename", "weights", "segmenter")  # fmt: skip
 NAMES = ("name", "license", "title", "version", "metric", "mode", "monitor", "curve", "scheduler", "patient_pattern",
          "spacing", "split", "pretrain_init", "job.precision", "sampling_precision")  # fmt: skip
 PATH_LISTS = ("annotators", "runs", "hydra.searchpath")

@@ -17,6 +17,24 @@ UNKNOWN = -1
 LEAST_DEVIATION = 1e-3  # of a component, so that one that never varies can be divided by it
 
 
+def mask_dice(found: Tensor, asked: Tensor) -> Tensor:
+    """Dice of each image, the mean over the levels that either mask shows besides background, float32 [B].
+
+    Unknown pixels of `asked` (-1) do not count. 1 where neither shows anything.
+
+    Args:
+        found, asked: levels int64 [B, H, W].
+    """
+    known = asked >= 0
+    sums, levels = torch.zeros(len(asked), device=asked.device), torch.zeros(len(asked), device=asked.device)
+    for level in range(1, 1 + max(int(found.max()), int(asked.max()))):
+        theirs, ours = ((found == level) & known).flatten(1), (asked == level).flatten(1)
+        total = theirs.sum(1) + ours.sum(1)
+        sums += 2 * (theirs & ours).sum(1) / total.clamp(min=1)
+        levels += (total > 0).float()
+    return torch.where(levels > 0, sums / levels.clamp(min=1), 1.0)
+
+
 class MaskGeometry(nn.Module):
     """What both kinds of mask share: levels, cells, and checks.
 

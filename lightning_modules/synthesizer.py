@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 from datamodules.errors import UserError
 from lightning_modules.condition import Condition, Pairs
 from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.masks import mask_dice
 from lightning_modules.randomness import stable_seed
 
 UNKNOWN_PIXEL = 255  # of a mask in a file
@@ -56,6 +57,33 @@ class Agreement:
         return agrees
 
 
+class Segments(Protocol):
+    """What the filter of masks needs of a segmenter."""
+
+    def segment(self, images: Tensor) -> Tensor:
+        """Levels int64 [B, H, W] of images float32 [B, 3, H, W] in [0, 1]."""
+
+
+class MaskFilter:
+    """Whether a segmenter finds the mask that an image belongs to: the Dice of the two is at least `least_dice`.
+
+    Args:
+        segmenter: see Segments; trained on real pairs.
+
+    Raises:
+        UserError: a least Dice that is not between 0 and 1.
+    """
+
+    def __init__(self, segmenter: Segments, least_dice: float) -> None:
+        if not 0 < least_dice <= 1:
+            raise UserError(f"job.filter.least_dice={least_dice} must be above 0 and up to 1.")
+        self.segmenter, self.least_dice = segmenter, least_dice
+
+    def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Bool [B] of images float32 [B, 3, H, W] in [0, 1] and masks int64 [B, H, W]."""
+        return mask_dice(self.segmenter.segment(images), masks) >= self.least_dice
+
+
 class Synthesizer(L.LightningModule):
     """Makes the images of a plan; image i follows from its row alone, but for the rounding of sums in other batches.
 
@@ -75,6 +103,7 @@ class Synthesizer(L.LightningModule):
         agreement: Agreement | None = None,
         max_attempts: int = 1,
         image_size: int | None = None,
+        mask_filter: MaskFilter | None = None,
     ) -> None:
         super().__init__()
         if not 1 <= max_attempts <= MOST_ATTEMPTS:
@@ -83,8 +112,11 @@ class Synthesizer(L.LightningModule):
             raise UserError(f"image_size={image_size} must be at least 8 pixels.")
         self.generator, self.image_size = generator, image_size
         self.agreement, self.max_attempts = agreement, max_attempts
+        self.mask_filter = mask_filter
         if agreement is not None and isinstance(agreement.annotator, torch.nn.Module):
             self.annotator = agreement.annotator  # so that it goes to the device too
+        if mask_filter is not None and isinstance(mask_filter.segmenter, torch.nn.Module):
+            self.segmenter = mask_filter.segmenter
         self.eval()
 
     @torch.no_grad()
@@ -100,9 +132,9 @@ class Synthesizer(L.LightningModule):
         condition, planned = Condition.of(batch), batch["seed"].cpu()
         seeds = planned.clone()
         images, masks = self._draw(condition, seeds)
-        if self.agreement is None:
+        if self.agreement is None and self.mask_filter is None:
             return self._finished(images, masks) | {"seed": seeds, "attempts": torch.ones_like(seeds)}
-        attempts, accepted = torch.ones_like(seeds), self.agreement(images, condition.labels).cpu()
+        attempts, accepted = torch.ones_like(seeds), self._accepted(images, condition.labels, masks)
         for attempt in range(2, self.max_attempts + 1):
             again = torch.nonzero(~accepted).flatten()
             if not len(again):
@@ -114,8 +146,17 @@ class Synthesizer(L.LightningModule):
             images[on_device], attempts[again] = redrawn, attempt
             if masks is not None:
                 masks[on_device] = their_masks
-            accepted[again] = self.agreement(redrawn, wanted.labels).cpu()
+            accepted[again] = self._accepted(redrawn, wanted.labels, their_masks)
         return self._finished(images, masks) | {"seed": seeds, "attempts": attempts, "accepted": accepted}
+
+    def _accepted(self, images: Tensor, labels: Tensor, masks: Tensor | None) -> Tensor:
+        """Whether each image passes the filters that there are, bool [B] on the CPU."""
+        accepted = torch.ones(len(images), dtype=torch.bool)
+        if self.agreement is not None:
+            accepted &= self.agreement(images, labels).cpu()
+        if self.mask_filter is not None:
+            accepted &= self.mask_filter(images, masks).cpu()
+        return accepted
 
     def _draw(self, condition: Condition, seeds: Tensor) -> Pairs:
         images, masks = self.generator.sample_pairs(condition, seeds)

@@ -32,7 +32,7 @@ RECIPE_SHAPE = {
     "sampling": dict,
     "image": {"format": str, "quality?": int, "size": int},
     "shards": {"num_shards": int, "images_per_shard": int, "images_per_row_group": int},
-    "filter?": {"findings": [str], "annotators?": [str]},
+    "filter?": {"findings": [str], "annotators?": [str], "segmenter?": str},
     "seed": int,
 }  # as misfit reads it; keys of one's own may stand beside these
 MANIFEST_SHAPE = {"files": [layout.CHECKSUM_SHAPE], "num_images": int, "num_bytes": int}

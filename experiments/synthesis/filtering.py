@@ -7,9 +7,12 @@ from omegaconf import DictConfig
 
 from datamodules.errors import UserError
 from datamodules.findings import NAMES, check_name
-from experiments.loading import load_classifier
+from experiments.loading import load_classifier, load_segmenter
+from experiments.synthesis.recipe import mask_levels_of
 from lightning_modules.annotator import Annotator
-from lightning_modules.synthesizer import Agreement, Synthesizer
+from lightning_modules.checkpoint import weights_fingerprint
+from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.synthesizer import Agreement, MaskFilter, Synthesizer
 
 
 def build_agreement(settings: DictConfig, trusted: Sequence[str]) -> Agreement | None:
@@ -39,15 +42,44 @@ def build_agreement(settings: DictConfig, trusted: Sequence[str]) -> Agreement |
     return Agreement(annotator, columns, settings.threshold, settings.tolerance)
 
 
-def agreement_facts(synthesizer: Synthesizer) -> dict[str, Any] | None:
-    """What is written down of a filter."""
-    agreement = synthesizer.agreement
-    if agreement is None:
+def build_mask_filter(settings: DictConfig, generator: LatentDiffusion, trusted: Sequence[str]) -> MaskFilter | None:
+    """The filter of masks of `job.filter`; None where no segmenter is named.
+
+    Raises:
+        UserError: a generator without masks; settings that mean nothing.
+    """
+    if settings.segmenter is None:
         return None
-    return {
-        "annotators": agreement.annotator.fingerprints(),
-        "findings": list(agreement.columns),
-        "threshold": agreement.threshold,
-        "tolerance": agreement.tolerance,
-        "max_attempts": synthesizer.max_attempts,
-    }
+    levels = mask_levels_of(generator)
+    if not levels:
+        raise UserError(
+            f"job.filter.segmenter={settings.segmenter}: the generator makes no masks, so there is nothing to compare. "
+            "Remedy: leave it out, or a generator of ddpm_train_pairs."
+        )
+    segmenter = load_segmenter(settings.segmenter, trusted)
+    found = list(segmenter.config["model"]["mask_levels"])
+    if found != levels:
+        raise UserError(
+            f"job.filter.segmenter={settings.segmenter} finds the levels {', '.join(found)}, and the generator has "
+            f"{', '.join(levels)}. Remedy: a segmenter that was trained on the same masks."
+        )
+    return MaskFilter(segmenter, settings.least_dice)
+
+
+def agreement_facts(synthesizer: Synthesizer) -> dict[str, Any] | None:
+    """What is written down of the filters."""
+    agreement, mask_filter = synthesizer.agreement, synthesizer.mask_filter
+    if agreement is None and mask_filter is None:
+        return None
+    facts: dict[str, Any] = {"findings": []}
+    if agreement is not None:
+        facts = {
+            "annotators": agreement.annotator.fingerprints(),
+            "findings": list(agreement.columns),
+            "threshold": agreement.threshold,
+            "tolerance": agreement.tolerance,
+        }
+    if mask_filter is not None:
+        segmenter = mask_filter.segmenter
+        facts |= {"segmenter": weights_fingerprint(segmenter.measured), "least_dice": mask_filter.least_dice}
+    return facts | {"max_attempts": synthesizer.max_attempts}
