@@ -4,7 +4,6 @@ Sources of weights: EfficientNet-Lite0 from the package efficientnet-lite0-pytor
 converts it from the network of the FID paper; DINOv2 (arXiv 2304.07193) and anything else from timm's hub or a file.
 """
 
-import difflib
 import hashlib
 import io
 import os
@@ -20,7 +19,7 @@ from torch.nn import functional
 
 from callbacks.files import sha256
 from callbacks.weights_file import KEYS, check_finite, read_plain, read_weights, without_prefix
-from datamodules.errors import UserError
+from datamodules.errors import UserError, nearest
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
@@ -154,7 +153,7 @@ def build_extractor(
         return _timm_network(SHORT_NAMES[name], weights, image_size or 224, short_name=name)
     if not timm.is_model(name):
         known = [*KNOWN, *timm.list_models()]
-        near = difflib.get_close_matches(name, known, n=3)
+        near = nearest(name, known, num=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise UserError(f"extractor {name!r} is unknown{hint} Known: {', '.join(KNOWN)}, any timm model, or a path")
     return _timm_network(name, weights, image_size)

@@ -1,6 +1,5 @@
 """A grid of samples: a row a condition, a column a seed, so that what a condition changes is seen down each column."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +12,7 @@ from torch import Tensor
 from callbacks.due import is_due
 from callbacks.image_sheet import compose, publish
 from callbacks.isolation import demand, isolated, to_uint8
-from datamodules.errors import UserError
+from datamodules.errors import UserError, nearest
 
 
 class Generator(Protocol):
@@ -107,7 +106,7 @@ class SampleGrid(Callback):
 def _levels(caption: str, levels: Mapping[str, int], findings: Sequence[str]) -> list[int]:
     for name, level in levels.items():
         if name not in findings:
-            near = difflib.get_close_matches(name, findings, n=1)
+            near = nearest(name, findings)
             hint = f"; did you mean {near[0]}?" if near else "."
             raise UserError(f"condition {caption!r} names finding {name!r}{hint} Known: {', '.join(findings)}")
         if not isinstance(level, int) or level < -1:

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.errors import UserError
-from datamodules.findings import NAMES, nearest
+from datamodules.errors import UserError, did_you_mean
+from datamodules.findings import NAMES
 from datamodules.parquet import open_parquet
 from datamodules.shard_files import ShardError
 from datamodules.shards import Footers, ShardSource
@@ -41,8 +41,7 @@ class SyntheticSource(ShardSource):
     def __init__(self, root: str | Path, partial: bool = False, labels: str = "condition") -> None:
         super().__init__(root, partial)
         if labels not in LABELS:
-            near = nearest(str(labels), LABELS)
-            hint = f" Did you mean {near!r}?" if near else ""
+            hint = did_you_mean(labels, LABELS)
             raise UserError(f"data.labels is {labels!r}, and must be one of: {', '.join(LABELS)}.{hint}")
         self.labels = labels
 

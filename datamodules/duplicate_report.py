@@ -11,9 +11,9 @@ import numpy as np
 
 from datamodules.cache import ImageCache
 from datamodules.duplicates import KINDS, SIDE, VERSION, Duplicate, find_duplicates, groups, rows_to_drop
-from datamodules.errors import UserError
+from datamodules.errors import UserError, did_you_mean
 from datamodules.files import read_json, write_csv, write_text
-from datamodules.findings import EYE_SIDE, NAMES, UNKNOWN, nearest
+from datamodules.findings import EYE_SIDE, NAMES, UNKNOWN
 from datamodules.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -74,8 +74,7 @@ def check_handling(handling: str, image_size: int) -> str:
     Raises ValueError for what is none of HANDLING, and for duplicates to be dropped among images that are too small.
     """
     if handling not in HANDLING:
-        near = nearest(str(handling), HANDLING)
-        hint = f" Did you mean {near!r}?" if near else ""
+        hint = did_you_mean(handling, HANDLING)
         raise UserError(f"data.duplicates is {handling!r}, and must be one of: {', '.join(HANDLING)}.{hint}")
     if handling == "ignore" or image_size >= SIDE:
         return handling

@@ -5,14 +5,13 @@ annotated it: real datasets annotate different findings, and unknown is never th
 those of SynFundus-1M (arXiv 2312.00377); diabetic retinopathy follows the ICDR scale of Wilkinson et al. 2003.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
 
-from datamodules.errors import UserError
+from datamodules.errors import UserError, did_you_mean
 
 UNKNOWN = -1
 
@@ -64,19 +63,11 @@ NUM_LEVELS: dict[str, int] = {finding.name: len(finding.levels) for finding in F
 EYE_SIDE: int = NAMES.index("eye_side")
 
 
-def nearest(name: str, known: tuple[str, ...] | list[str], cutoff: float = 0.6) -> str | None:
-    """The known name most like `name`, or None when nothing is near."""
-    found = difflib.get_close_matches(name.strip().lower(), list(known), n=1, cutoff=cutoff)
-    return found[0] if found else None
-
-
 def check_name(name: str) -> str:
     """Return `name` if it is a finding; raise ValueError listing the known ones, and suggesting the nearest, if not."""
     if name in NUM_LEVELS:
         return name
-    near = nearest(name, NAMES)
-    hint = f" Did you mean {near!r}?" if near else ""
-    raise UserError(f"{name!r} is not a finding.{hint} The findings are: {', '.join(NAMES)}.")
+    raise UserError(f"{name!r} is not a finding.{did_you_mean(name, NAMES)} The findings are: {', '.join(NAMES)}.")
 
 
 def encode(labels: Mapping[str, int | None]) -> np.ndarray:

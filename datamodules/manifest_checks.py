@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.columns import hashes, paths
-from datamodules.errors import UserError
-from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels, nearest
+from datamodules.errors import UserError, did_you_mean
+from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels
 
 TEXT_COLUMNS = ("id", "path", "patient", "split", "source")
 COLUMNS = TEXT_COLUMNS + NAMES
@@ -60,8 +60,7 @@ class Checker:
             raise ManifestError(f"{self.origin} has no column 'path'; its columns are: {', '.join(found)}.")
         for name in found:
             if name not in (*COLUMNS, "mask"):
-                near = nearest(name, list(COLUMNS))
-                hint = f" Did you mean {near!r}?" if near else ""
+                hint = did_you_mean(name, COLUMNS)
                 raise ManifestError(f"{self.origin} has an unknown column {name!r}.{hint} Known: {', '.join(COLUMNS)}.")
         if len(set(found)) < len(found):
             raise ManifestError(f"{self.origin} has a column twice; its columns are: {', '.join(found)}.")

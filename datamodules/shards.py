@@ -27,7 +27,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.columns import text
-from datamodules.findings import NAMES, UNKNOWN, nearest
+from datamodules.errors import nearest
+from datamodules.findings import NAMES, UNKNOWN
 from datamodules.images import VERSION, ImageError, read_image, resize, resize_levels
 from datamodules.manifest import Manifest
 from datamodules.masks import NO_MASK, decode_mask
@@ -332,7 +333,7 @@ def _check_columns(file: Path, schema: pa.Schema, first: Path, wanted: tuple[str
     if not wanted:
         for name in set(schema.names) - set(columns):
             if near := nearest(name, NAMES, cutoff=0.85):
-                log.warning("%s: column %r is not used; did you mean %r?", file, name, near)
+                log.warning("%s: column %r is not used; did you mean %r?", file, name, near[0])
     return columns
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.columns import CHUNK, whole
-from datamodules.errors import UserError
-from datamodules.findings import nearest
+from datamodules.errors import UserError, did_you_mean
 from datamodules.manifest import SPACE, SPLITS, Manifest
 
 
@@ -125,8 +124,7 @@ def _edges(fractions: Mapping[str, float]) -> list[tuple[str, float]]:
     """Upper ends of the splits' intervals in [0, 1], always in the order train, val, test; the last is infinite."""
     for name, fraction in fractions.items():
         if name not in SPLITS:
-            near = nearest(name, list(SPLITS))
-            hint = f" Did you mean {near!r}?" if near else ""
+            hint = did_you_mean(name, SPLITS)
             raise UserError(f"fractions names {name!r}, which is not a split.{hint} The splits: {', '.join(SPLITS)}.")
         if not isinstance(fraction, Real) or not 0 <= fraction <= 1:
             raise UserError(f"fractions[{name!r}] is {fraction}, and must be in [0, 1].")

@@ -1,10 +1,10 @@
 """`model/backbone=<any network of timm>`: names that are no option file, turned into the option that takes a name."""
 
-import difflib
 from collections.abc import Iterable
 from importlib import resources
 
 from experiments.composition import CONFIG_MODULE
+from experiments.known_keys import suggestion
 from experiments.option_folders import CommandError, option_names, own_folders
 
 GROUP = "model/backbone"
@@ -30,8 +30,7 @@ def spelt_out(words: Iterable[str]) -> list[str]:
 
         known = timm.list_models()
         if name.partition(".")[0] not in known:
-            near = difflib.get_close_matches(name, [*options, *known], n=3, cutoff=0.5)
-            hint = f": did you mean {' or '.join(near)}?" if near else "."
+            hint = suggestion(name, [*options, *known], num=3)
             raise CommandError(
                 f"{GROUP} has no option {name!r}{hint} Options: {', '.join(options)}, or any of the "
                 f"{len(known)} networks of timm {timm.__version__}."

@@ -13,8 +13,8 @@ from callbacks.image_sheet import compose, publish
 from callbacks.metrics.evaluation import MACRO_METRICS
 from callbacks.mistakes_gallery import gallery
 from callbacks.run_record import RunRecord
-from datamodules.errors import UserError
-from datamodules.findings import FINDINGS, NAMES, NUM_LEVELS, check_name, nearest
+from datamodules.errors import UserError, did_you_mean
+from datamodules.findings import FINDINGS, NAMES, NUM_LEVELS, check_name
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_callbacks, build_classifier, columns_of
 from experiments.lineage import trained_on
@@ -86,8 +86,7 @@ def check_monitor(monitor: str, findings: Sequence[str]) -> None:
     known = ["val/loss", *(f"val/{name}" for name in MACRO_METRICS), *(f"val/auroc_{name}" for name in findings)]
     known += [f"val/qwk_{name}" for name in graded] + [f"val/auroc_{name}_referable" for name in graded]
     if monitor not in known:
-        near = nearest(str(monitor), known)
-        hint = f" Did you mean {near!r}?" if near else ""
+        hint = did_you_mean(monitor, known)
         raise UserError(f"job.monitor={monitor} is not logged.{hint} Known: {', '.join(known)}.")
 
 

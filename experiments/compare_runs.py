@@ -1,6 +1,5 @@
 """`+exp=compare_runs`: any set of runs of any experiment as one table and one figure of a metric."""
 
-import difflib
 import math
 import os
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from experiments.comparison.page import FIGURE, OF_SEEDS, cautions, page, settin
 from experiments.comparison.reading import LoggedRun, read_runs
 from experiments.comparison.results import Comparison, compare
 from experiments.comparison.tables import group_table, pair_table, run_table
+from experiments.known_keys import suggestion
 from experiments.metric_directions import direction_of
 from experiments.report import heading, say
 from experiments.reports.figures import DPI, pixels
@@ -141,9 +141,7 @@ def check_metric(runs: Sequence[LoggedRun], metric: str | None) -> None:
         return
     if metric in known:
         raise UserError(f"job.metric={metric}: no run has a finite value of it. {listed}")
-    near = difflib.get_close_matches(str(metric), known, n=3, cutoff=0.5)
-    meant = f": did you mean {' or '.join(near)}?" if near else "."
-    raise UserError(f"job.metric={metric}: no run logs it{meant} {listed}")
+    raise UserError(f"job.metric={metric}: no run logs it{suggestion(metric, known, num=3)} {listed}")
 
 
 def write(found: Comparison, gathered: Gathered, output_dir: Path) -> None:

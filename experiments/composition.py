@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.findings import FINDINGS
-from experiments.known_keys import OPEN_KEYS, check_keys, missing_keys, nearest, unknown_key
+from experiments.known_keys import OPEN_KEYS, check_keys, missing_keys, suggestion, unknown_key
 from experiments.option_folders import (
     HOW_TO_QUOTE,
     SEARCH_WORD,
@@ -165,7 +165,7 @@ def check_experiment(overrides: list[str]) -> None:
         raise CommandError(f"no experiment is named.\n{list_experiments(known)}")
     key, name = named[0][0], named[0][1].strip("'\"")
     if name not in known:
-        raise CommandError(f"there is no experiment {name!r}{nearest(name, known)}\n{list_experiments(known)}")
+        raise CommandError(f"there is no experiment {name!r}{suggestion(name, known)}\n{list_experiments(known)}")
     if key != "+exp":
         raise CommandError(f"write +exp={name} instead of {key}={name}: an experiment is added to the configuration.")
 
@@ -191,7 +191,7 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
         group, name = option.groups()
         if name.startswith("submitit_"):
             return f"{group}={name} is not installed. Remedy: pip install hydra-submitit-launcher."
-        return f"{group} has no option {name!r}{nearest(name, known)} Options: {', '.join(known)}."
+        return f"{group} has no option {name!r}{suggestion(name, known)} Options: {', '.join(known)}."
     group = re.search(r"Could not override '([\w/@.]+)'", text)
     if group:
         key = group.group(1)

@@ -1,6 +1,5 @@
 """What keys and what kinds of values a configuration may hold, and what is said of others."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Iterable
@@ -8,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from datamodules.errors import nearest
 from experiments.option_folders import CommandError
 from experiments.typed_text import PATHS, takes_text
 
@@ -119,17 +119,17 @@ def locate(target: str) -> Any:
     except ImportError as error:
         raise CommandError(f"_target_ {target!r}: cannot import {module_name!r} ({error}).") from error
     if not hasattr(module, name):
-        raise CommandError(f"_target_ {target!r}: {module_name} has no {name!r}{nearest(name, dir(module))}")
+        raise CommandError(f"_target_ {target!r}: {module_name} has no {name!r}{suggestion(name, dir(module))}")
     return getattr(module, name)
 
 
 def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
     """What is said of the last part `key` of a dotted key that is not among the known ones."""
     names = sorted(str(name) for name in known if not str(name).startswith("_") and name != "self")
-    return f"unknown key {path!r}{nearest(key, names)} Known here: {', '.join(names)}."
+    return f"unknown key {path!r}{suggestion(key, names)} Known here: {', '.join(names)}."
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`: did you mean …?` of the known names that are like this one; a full stop where none is."""
-    near = difflib.get_close_matches(str(name), [str(other) for other in known], n=2, cutoff=0.5)
+def suggestion(name: str, known: Iterable[str], num: int = 2) -> str:
+    """`: did you mean …?` of the known names that are like this one, for the end of a sentence; else a full stop."""
+    near = nearest(name, known, num, cutoff=0.5)
     return f": did you mean {' or '.join(near)}?" if near else "."

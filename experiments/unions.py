@@ -1,12 +1,12 @@
 """What `data=union data.sources=[…]` is made of: the `source` of each option named, and the sets of one's own."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.errors import UserError
+from experiments.known_keys import suggestion
 
 OPTIONS = "experiments.conf"
 NO_MEMBERS = ("union", "phantom", "csv", "folder")  # drawn, or not to be told from others of their kind
@@ -40,8 +40,7 @@ def union_sources(
     names = [names] if isinstance(names, str) else list(names)
     for name in (*names, *roots):
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f": did you mean {near[0]!r}?" if near else "."
+            hint = suggestion(name, known)
             hint += f" Tables and folders of your own join by {OWN}." if name in NO_MEMBERS else ""
             raise UserError(f"data.sources names {name!r}, which is no dataset{hint} Known: {', '.join(known)}.")
     if len(set(names)) < len(names):
@@ -68,8 +67,7 @@ def _own(name: str, given: Mapping[str, str | None], known: Sequence[str]) -> di
     if not isinstance(given, Mapping) or not given.get("root"):
         raise UserError(f"data.own.{name} is {given!r}: it needs a folder: {OWN}.")
     if strange := [key for key in given if key not in OWN_KEYS]:
-        near = difflib.get_close_matches(str(strange[0]), OWN_KEYS, n=1)
-        hint = f": did you mean {near[0]!r}?" if near else "."
+        hint = suggestion(strange[0], OWN_KEYS)
         raise UserError(f"data.own.{name} has the key {strange[0]!r}{hint} Known: {', '.join(OWN_KEYS)}.")
     if given.get("table") and given.get("patient_pattern"):
         raise UserError(f"data.own.{name} has both table and patient_pattern: a table names patients in a column.")

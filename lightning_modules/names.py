@@ -1,9 +1,8 @@
 """Choose an entry of a table by name; an unknown name lists the known ones and the nearest."""
 
-import difflib
 from collections.abc import Iterable
 
-from datamodules.errors import UserError
+from datamodules.errors import UserError, did_you_mean
 
 
 def check_name(variable: str, value: str, known: Iterable[str]) -> str:
@@ -15,6 +14,4 @@ def check_name(variable: str, value: str, known: Iterable[str]) -> str:
     known = tuple(known)
     if value in known:
         return value
-    nearest = difflib.get_close_matches(str(value), known, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise UserError(f"{variable}={value!r} is unknown. Known: {', '.join(known)}.{hint}")
+    raise UserError(f"{variable}={value!r} is unknown. Known: {', '.join(known)}.{did_you_mean(value, known)}")

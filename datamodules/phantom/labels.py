@@ -27,13 +27,12 @@ is_fundus = 0                           2 %         wrong field, lid closed, tes
 """
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from statistics import NormalDist
 
 import numpy as np
 
 from datamodules.errors import UserError
-from datamodules.findings import NUM_LEVELS
+from datamodules.findings import NUM_LEVELS, check_name
 from datamodules.phantom.streams import stream
 
 DISEASES = ("is_amd", "is_aon", "is_crp", "is_dm", "is_dme", "is_em", "is_gc", "is_htr", "is_pm", "is_rvo")
@@ -154,10 +153,7 @@ def resolve(seed: int, index: int, overrides: Mapping[str, int] | None) -> dict[
 
 def _checked(overrides: Mapping[str, int]) -> dict[str, int]:
     for name, level in overrides.items():
-        if name not in NUM_LEVELS:
-            near = get_close_matches(str(name), NUM_LEVELS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"unknown finding {name!r}{hint} Known: {', '.join(NUM_LEVELS)}")
+        check_name(name)
         if int(level) != level or not 0 <= level < NUM_LEVELS[name]:
             raise UserError(f"{name}={level!r} is out of range: give 0 to {NUM_LEVELS[name] - 1}, or leave it out")
     return {name: int(level) for name, level in overrides.items()}

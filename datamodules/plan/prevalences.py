@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.errors import did_you_mean
 from datamodules.files import read_yaml
-from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, check_name, encode, nearest
+from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, check_name, encode
 from datamodules.plan.laws import Chunk, LabelRows, draw, known, number
 from datamodules.plan.raking import MarginalConstraint, rake
 from datamodules.synthetic.plan import PlanError
@@ -42,8 +43,7 @@ class PrevalencesLaw:
         self.wanted = {"base": "training", "prevalences": {}, "together": []} | dict(wanted)
         for key in self.wanted:
             if key not in ("base", "prevalences", "together"):
-                near = nearest(str(key), ["base", "prevalences", "together"])
-                hint = f" Did you mean {near!r}?" if near else ""
+                hint = did_you_mean(key, ["base", "prevalences", "together"])
                 raise PlanError(f"{self.file}: unknown key {key!r}.{hint} Known: base, prevalences, together.")
         if self.wanted["base"] not in ("training", "independent"):
             raise PlanError(f"{self.file}: base is {self.wanted['base']!r}, and must be training or independent.")

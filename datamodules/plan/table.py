@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from datamodules.findings import NAMES, UNKNOWN, nearest
+from datamodules.errors import did_you_mean
+from datamodules.findings import NAMES, UNKNOWN
 from datamodules.manifest import ManifestError
 from datamodules.sources.csv import BLANK, finding_levels
 from datamodules.sources.harmonise import FIRST_ROW
@@ -28,8 +29,7 @@ def check_table(path: Path) -> None:
     columns = next(_tables(path)).column_names
     for name in columns:
         if name not in KNOWN:
-            near = nearest(name, KNOWN)
-            hint = f" Did you mean {near!r}?" if near else ""
+            hint = did_you_mean(name, KNOWN)
             raise PlanError(f"{path}: column {name!r} is not a finding.{hint} Columns may be: {', '.join(KNOWN)}.")
     if not set(columns) & set(NAMES):
         raise PlanError(f"{path} has no column of a finding. The findings are: {', '.join(NAMES)}.")

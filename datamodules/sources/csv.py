@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels, nearest
+from datamodules.errors import nearest
+from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels
 from datamodules.images import detect_field_of_view, square_crop, whole_frame
 from datamodules.manifest import Manifest, ManifestError
 from datamodules.manifest_checks import COLUMNS
@@ -54,11 +55,10 @@ class CsvSource(FileSource):
         table = _in_small_letters(table)
         missing = [name for name in REQUIRED if name not in table.column_names]
         if missing:
-            near = nearest(missing[0], table.column_names)
+            hint = "".join(f" Is it {near!r}?" for near in nearest(missing[0], table.column_names))
             raise ManifestError(
                 f"{path} has no column {', '.join(missing)}. Its columns are: {', '.join(table.column_names)}."
-                f"{f' Is it {near!r}?' if near else ''} Required: {', '.join(REQUIRED)}; "
-                f"optional: {', '.join(OPTIONAL)}."
+                f"{hint} Required: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}."
             )
         self._report([name for name in table.column_names if name not in (*REQUIRED, *OPTIONAL)], path)
         if table.num_rows == 0:
@@ -95,7 +95,7 @@ class CsvSource(FileSource):
     def _report(self, unused: list[str], path: Path) -> None:
         for name in unused:
             near = nearest(name, [known for known in COLUMNS if known != "source"], cutoff=0.75)
-            hint = f"; did you mean {near!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else ""
             log.warning("%s: column %r is not used%s", path, name, hint)
 
     def _where(self, row: int, path: str) -> str:

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datamodules.findings import NAMES, nearest
+from datamodules.errors import nearest
+from datamodules.findings import NAMES
 from datamodules.images import (
     FieldOfView,
     NotAFundusError,
@@ -160,8 +161,7 @@ class PublicSource(FileSource):
         table = read_rows(path, self.below(path))
         for name in required:
             if name not in table.column_names:
-                near = nearest(name, table.column_names)
-                hint = f" Is it {near!r}?" if near else ""
+                hint = "".join(f" Is it {near!r}?" for near in nearest(name, table.column_names))
                 found = ", ".join(there for there in table.column_names if there != WHERE)
                 raise LayoutError(f"{path} has no column {name!r}.{hint} Its columns are: {found}. {self.about}")
         columns = {name: table.column(name) for name in required}

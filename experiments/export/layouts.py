@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from datamodules.errors import UserError
-from datamodules.findings import nearest
+from datamodules.errors import UserError, did_you_mean
 from datamodules.sources.synfundus1m import LAST_PART, PART_SIZE
 
 PER_FOLDER = 10_000  # images
@@ -77,6 +76,4 @@ def layout_named(name: str | None) -> Layout:
     """
     if name in LAYOUTS:
         return LAYOUTS[name]
-    near = nearest(str(name), list(LAYOUTS))
-    hint = f" Did you mean {near!r}?" if near else ""
-    raise UserError(f"job.format={name} is no format.{hint} Formats: {', '.join(LAYOUTS)}.")
+    raise UserError(f"job.format={name} is no format.{did_you_mean(name, LAYOUTS)} Formats: {', '.join(LAYOUTS)}.")

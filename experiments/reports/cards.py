@@ -5,8 +5,7 @@ from typing import Any
 
 from huggingface_hub import CardData
 
-from datamodules.errors import UserError
-from datamodules.findings import nearest
+from datamodules.errors import UserError, did_you_mean
 from experiments.reports.render import render
 
 LICENCES = (
@@ -27,9 +26,8 @@ def check_licence(licence: str | None) -> str | None:
     text = "" if licence is None else str(licence)
     if licence is None or text in LICENCES or (text.startswith(OWN) and text[len(OWN) :].strip()):
         return licence
-    near = nearest(text, LICENCES)
     raise UserError(
-        f"job.license={licence!r} is no licence of the Hugging Face Hub.{f' Did you mean {near!r}?' if near else ''} "
+        f"job.license={licence!r} is no licence of the Hugging Face Hub.{did_you_mean(text, LICENCES)} "
         f"Known: {', '.join(LICENCES)}. One of your own: 'job.license={OWN} its name'."
     )
 

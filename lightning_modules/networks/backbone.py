@@ -1,6 +1,5 @@
 """Backbones: images to features. Any network of timm by its name, without its head."""
 
-import difflib
 import inspect
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional
 
-from datamodules.errors import UserError
+from datamodules.errors import UserError, did_you_mean
 
 
 class TimmBackbone(nn.Module):
@@ -96,11 +95,9 @@ def check_timm_name(name: str, key: str = "model.backbone") -> None:
     architecture = name.partition(".")[0]
     known = timm.list_models()
     if architecture not in known:
-        near = difflib.get_close_matches(architecture, known, n=3)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise UserError(
-            f"{key} {name!r} is no network of timm {timm.__version__}, which has {len(known)}.{hint} "
-            "timm.list_models() lists them."
+            f"{key} {name!r} is no network of timm {timm.__version__}, which has {len(known)}."
+            f"{did_you_mean(architecture, known, num=3)} timm.list_models() lists them."
         )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     tag = name.partition(".")[2]
