@@ -1,6 +1,6 @@
 """Objects from a configuration: the only place, with the jobs, where the two meet."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,12 @@ def build_datamodule(cfg: DictConfig) -> FundusDataModule:
     return instantiate(cfg.data.module)
 
 
-def seed_all(cfg: DictConfig) -> None:
-    """Let random numbers begin by the configuration's seed; for null Lightning would take one of the environment.
+def seed_all(seed: int | None) -> None:
+    """Let random numbers begin by the configuration's `seed`; for null Lightning would take one of the environment.
 
     Raises:
         ValueError: it is no number that seeds.
     """
-    seed = cfg.get("seed")
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed!r}, and must be a whole number of 0 to {2**32 - 1}.")
     L.seed_everything(seed, workers=True, verbose=False)
@@ -72,7 +71,7 @@ def build_autoencoder(
         start: where trained weights are, with their own sizes, as `autoencoder.pretrained`; None draws them at random.
         make: what builds from a node; a Rebuilder where the configuration is a checkpoint's.
     """
-    seed_all(cfg)
+    seed_all(cfg.get("seed"))
     network = make(cfg.model.autoencoder)
     if start:
         network = pretrained(start, network=network)
@@ -142,7 +141,7 @@ def check_image_size(image_size: int, downsampling: int) -> int:
 def build_diffusion(cfg: DictConfig, autoencoder: Autoencoder, make: Make = MAKE) -> LatentDiffusion:
     """The latent diffusion model of `cfg.model` on this autoencoder, weights at random; `make` as above."""
     latent_size = check_image_size(cfg.data.image_size, autoencoder.downsampling)
-    seed_all(cfg)  # the same start whether or not an autoencoder was trained
+    seed_all(cfg.get("seed"))  # the same start whether or not an autoencoder was trained
     channels, seen, parts = autoencoder.latent_channels, 0, {}
     if cfg.model.get("masks") is not None:
         masks = parts["masks"] = make(cfg.model.masks, cell=autoencoder.downsampling)
@@ -193,23 +192,23 @@ def mask_levels(cfg: DictConfig) -> list[str]:
     return levels
 
 
-def columns_of(cfg: DictConfig) -> dict[str, int]:
-    """Column of each finding that is learnt."""
-    return {name: NAMES.index(name) for name in cfg.model.findings}
+def columns_of(findings: Iterable[str]) -> dict[str, int]:
+    """Column of each of these findings among the labels."""
+    return {name: NAMES.index(name) for name in findings}
 
 
 def build_classifier(cfg: DictConfig, make: Make = MAKE) -> Classifier:
     """The classifier of `cfg.model`, weights at random by `cfg.seed`; `make` as `build_autoencoder` has it."""
-    seed_all(cfg)
+    seed_all(cfg.get("seed"))
     backbone: nn.Module = make(cfg.model.backbone)
-    module = make(cfg.model.classifier, backbone=backbone, columns=columns_of(cfg))
+    module = make(cfg.model.classifier, backbone=backbone, columns=columns_of(cfg.model.findings))
     module.config = plain(cfg)
     return module
 
 
 def build_segmenter(cfg: DictConfig, make: Make = MAKE) -> Segmenter:
     """The segmenter of `cfg.model`, weights at random by `cfg.seed`; `make` as `build_autoencoder` has it."""
-    seed_all(cfg)
+    seed_all(cfg.get("seed"))
     network: nn.Module = make(cfg.model.network, num_levels=len(cfg.model.mask_levels))
     module = make(cfg.model.segmenter, network=network)
     module.config = plain(cfg)

@@ -13,20 +13,13 @@ import torch
 import torch.distributed
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
 
 from callbacks.atomic_checkpoint_io import to_file
 from callbacks.files import write_atomically
 from callbacks.reconstructions import Reconstructions
 from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
-from experiments.assembly import (
-    build_autoencoder,
-    build_datamodule,
-    check_image_size,
-    plain,
-    pretrained_autoencoder,
-)
+from experiments.assembly import build_autoencoder, build_datamodule, check_image_size, pretrained_autoencoder
 from experiments.devices import build_strategy, strategy_words
 from experiments.lineage import trained_on
 from experiments.report import batch_text, heading, parameters_text, say
@@ -45,16 +38,20 @@ LATER = {"equivariance": 0.0}  # keys of the module that came later, and the val
 RECIPE_VERSION = 2  # raise it when the same configuration no longer trains the same autoencoder
 
 
-def check_optimisers(cfg: DictConfig) -> None:
+def check_optimisers(discriminator: Mapping[str, Any] | None, strategy: Mapping[str, Any]) -> None:
     """See that the strategy takes as many optimisers as there will be, before anything is read.
 
+    Args:
+        discriminator: that of `autoencoder.module`, if there is one.
+        strategy: the group `strategy`.
+
     Raises:
-        ValueError: a discriminator, which has one of its own, under DeepSpeed.
+        ValueError: a discriminator, which has an optimiser of its own, under DeepSpeed.
     """
-    if cfg.autoencoder.module.get("discriminator") and isinstance(build_strategy(cfg), DeepSpeedStrategy):
+    if discriminator and isinstance(build_strategy(strategy), DeepSpeedStrategy):
         raise UserError(
-            f"an autoencoder with a discriminator has two optimisers, and strategy {strategy_words(cfg)} takes one. "
-            "Remedy: train it by +exp=vae_train with strategy=single, ddp or fsdp2, and give it to others as "
+            f"an autoencoder with a discriminator has two optimisers, and strategy {strategy_words(strategy)} takes "
+            "one. Remedy: train it by +exp=vae_train with strategy=single, ddp or fsdp2, and give it to others as "
             "autoencoder.pretrained=<its checkpoint>; or autoencoder.module.discriminator=null."
         )
 
@@ -76,7 +73,7 @@ def find_or_train_autoencoder(run: Run, datamodule: FundusDataModule) -> Autoenc
     depends on.
     """
     cfg = run.cfg
-    source = existing_autoencoder(cfg)
+    source = existing_autoencoder(cfg.autoencoder.pretrained, cfg.ckpt)
     if source:
         say(heading(f"autoencoder: {source}"))
         module = pretrained_autoencoder(cfg, source)
@@ -88,7 +85,7 @@ def find_or_train_autoencoder(run: Run, datamodule: FundusDataModule) -> Autoenc
     own = run.but({"data": {"batch_size": cfg.autoencoder.batch_size}})
     data = build_datamodule(own.cfg)
     data.setup("fit")
-    kept = Path(cfg.cache_dir) / "autoencoders" / f"{recipe_fingerprint(cfg, data, run.world_size)}.ckpt"
+    kept = Path(cfg.cache_dir) / "autoencoders" / f"{recipe_fingerprint(run, data)}.ckpt"
     if not kept.exists():
         say(heading(f"no trained autoencoder for these data and settings ({kept}): training one first"))
         module = build_autoencoder(cfg)
@@ -107,26 +104,26 @@ def find_or_train_autoencoder(run: Run, datamodule: FundusDataModule) -> Autoenc
     return pretrained_autoencoder(cfg, str(kept))
 
 
-def existing_autoencoder(cfg: DictConfig) -> str | None:
-    """Where the configuration says that a trained autoencoder is: `autoencoder.pretrained`, or inside `ckpt`.
+def existing_autoencoder(pretrained: str | None, ckpt: str | None) -> str | None:
+    """Where a trained autoencoder is: `autoencoder.pretrained`, or inside `ckpt`; None where neither is given.
 
     Raises:
         ValueError: both are given.
         FileNotFoundError: no such ckpt.
     """
-    if cfg.ckpt:
-        named_checkpoint("ckpt", cfg.ckpt)
-    if cfg.autoencoder.pretrained and cfg.ckpt:
+    if ckpt:
+        named_checkpoint("ckpt", ckpt)
+    if pretrained and ckpt:
         raise UserError(
-            f"autoencoder.pretrained={cfg.autoencoder.pretrained} and ckpt={cfg.ckpt}: a denoiser only knows the "
+            f"autoencoder.pretrained={pretrained} and ckpt={ckpt}: a denoiser only knows the "
             "latents of its own autoencoder, which ckpt brings. Give one of the two."
         )
-    return cfg.autoencoder.pretrained or cfg.ckpt
+    return pretrained or ckpt
 
 
-def recipe_fingerprint(cfg: DictConfig, datamodule: FundusDataModule, world_size: int) -> str:
+def recipe_fingerprint(run: Run, datamodule: FundusDataModule) -> str:
     """16 hexadecimal digits over all that the trained autoencoder depends on."""
-    config = plain(cfg)
+    config = run.config
     training = {key: value for key, value in config["autoencoder"].items() if key != "pretrained"}
     training["module"] = {
         key: value
@@ -139,8 +136,8 @@ def recipe_fingerprint(cfg: DictConfig, datamodule: FundusDataModule, world_size
         "training": training,
         "data": [datamodule.training_images, *(config["data"].get(key) for key in ORDER_KEYS)],
         "trainer": {key: value for key, value in config["trainer"].items() if key not in NOT_OF_THE_RECIPE},
-        "world_size": world_size,
-        "seed": cfg.seed,
+        "world_size": run.world_size,
+        "seed": config["seed"],
     }
     return hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
 

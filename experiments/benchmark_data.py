@@ -17,7 +17,6 @@ from typing import Any
 
 import cv2
 import torch
-from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -46,7 +45,7 @@ def benchmark_data(run: Run) -> dict[str, float]:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         try:
-            figures = measured(cfg, output_dir)
+            figures = measured(run)
         finally:
             torch.set_num_threads(threads[0])
             cv2.setNumThreads(threads[1])
@@ -61,9 +60,9 @@ def benchmark_data(run: Run) -> dict[str, float]:
     return metrics
 
 
-def measured(cfg: DictConfig, output_dir: Path) -> dict[str, Any]:
+def measured(run: Run) -> dict[str, Any]:
     """Milliseconds an image of each kind, their ratios, and how the memory of this process grew over the epochs."""
-    theirs, first, cached = [], [], []
+    cfg, theirs, first, cached = run.cfg, [], [], []
     with tempfile.TemporaryDirectory() as folder:
         links = linked(build_datamodule(cfg), Path(folder) / "photographs")
         say(heading(f"{cfg.job.num_turns} turns on {len(list(links.rglob('*.*')))} photographs, after one to warm up"))
@@ -75,7 +74,7 @@ def measured(cfg: DictConfig, output_dir: Path) -> dict[str, Any]:
             datamodule.setup()
             cached.append(epochs_ms(datamodule, cfg.job.num_epochs)[0])
         memory = epochs_ms(datamodule, cfg.job.num_epochs)[1]
-        describe_data(datamodule, output_dir)
+        describe_data(datamodule, run.output_dir)
     columns = {
         "image_folder_ms": theirs[1:],
         "first_pass_ms": first[1:],

@@ -1,12 +1,15 @@
 """`+exp=classifier_train`: learn findings from photographs, and say how well they are told, with intervals."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from torch import nn
 
 from callbacks.diagnosis import Diagnosis
 from callbacks.image_sheet import compose, publish
@@ -31,13 +34,13 @@ def classifier_train(run: Run) -> dict[str, float]:
     """Train, take the best epoch, and measure it on the validation and the test split; returns the final metrics."""
     cfg, output_dir, checkpoint = run.cfg, run.output_dir, run.checkpoint
     callbacks = build_callbacks(cfg)
-    check_job(cfg)
+    check_job(cfg.model.findings, cfg.job.num_replicates)
     announce(run)
-    weights = beginning(cfg, checkpoint)
+    weights = beginning(checkpoint or cfg.ckpt, cfg.model.init)
     datamodule = prepare_data(run, weights)
     datamodule.setup("fit")
     describe_data(datamodule, output_dir)
-    cfg = OmegaConf.merge(cfg, {"model": {"findings": chosen_findings(cfg, datamodule)}})
+    cfg = OmegaConf.merge(cfg, {"model": {"findings": chosen_findings(cfg.model.findings, datamodule)}})
     say(heading("classifier"))
     say(f"findings: {', '.join(cfg.model.findings)}")
     check_monitor(cfg.job.monitor, cfg.model.findings)
@@ -46,34 +49,37 @@ def classifier_train(run: Run) -> dict[str, float]:
         learnt = sum(p.numel() for p in module.network.parameters() if p.requires_grad)
         say(f"frozen: {module.num_frozen} layers; {learnt:,} parameters are learnt")
     if not checkpoint:
-        say(begin(cfg, module))
+        say(take_over(module, cfg.ckpt) if cfg.ckpt else initialise(module, instantiate(cfg.model.init)))
     module.trained_on = trained_on(datamodule, weights)
     module.weigh(datamodule.training_labels())
-    diagnosis = Diagnosis(str(output_dir), columns_of(cfg), num_replicates=cfg.job.num_replicates, seed=cfg.seed)
+    columns = columns_of(cfg.model.findings)
+    diagnosis = Diagnosis(str(output_dir), columns, num_replicates=cfg.job.num_replicates, seed=cfg.seed)
     monitor = cfg.job.monitor
     trainer = build_trainer(
-        run, monitor, hparams(cfg), [monitor, "val/loss"], [diagnosis, *callbacks],
+        run, monitor, hparams(run), [monitor, "val/loss"], [diagnosis, *callbacks],
         ends_with_training=False,
     )  # fmt: skip
     fit(trainer, module, datamodule, run)
     metrics = final_metrics(trainer)
-    metrics |= measure(cfg, trainer, datamodule, diagnosis, chosen_checkpoint(trainer, output_dir))
+    metrics |= measure(
+        partial(build_classifier, cfg), trainer, datamodule, diagnosis, chosen_checkpoint(trainer, output_dir)
+    )
     [record] = [callback for callback in trainer.callbacks if isinstance(callback, RunRecord)]
     record.finish_after(trainer, metrics)
     run.end(metrics)
     return metrics
 
 
-def check_job(cfg: DictConfig) -> None:
+def check_job(findings: Sequence[str] | None, num_replicates: int) -> None:
     """See that the settings of the job mean something, before anything is read.
 
     Raises:
         ValueError: an empty list of findings, a negative number of replicates.
     """
-    if cfg.model.findings is not None and not len(cfg.model.findings):
+    if findings is not None and not len(findings):
         raise UserError("model.findings is empty: name one finding at least, or give null for all that vary.")
-    if cfg.job.num_replicates < 0:
-        raise UserError(f"job.num_replicates={cfg.job.num_replicates} must be at least 0; 0 gives no intervals.")
+    if num_replicates < 0:
+        raise UserError(f"job.num_replicates={num_replicates} must be at least 0; 0 gives no intervals.")
 
 
 def check_monitor(monitor: str, findings: Sequence[str]) -> None:
@@ -104,8 +110,8 @@ def announce(run: Run) -> None:
                                       cfg.model.classifier.learning_rate))  # fmt: skip
 
 
-def chosen_findings(cfg: DictConfig, datamodule: FundusDataModule) -> list[str]:
-    """The findings that are learnt: those of `model.findings`, or all that vary among the training images.
+def chosen_findings(named: Sequence[str] | None, datamodule: FundusDataModule) -> list[str]:
+    """The findings that are learnt: those that are named, or all that vary among the training images.
 
     Those are the images before `data.train_fraction`, so that runs on fewer labels learn and are measured on the same.
 
@@ -114,7 +120,7 @@ def chosen_findings(cfg: DictConfig, datamodule: FundusDataModule) -> list[str]:
     """
     labels = datamodule.labels_of_all_training_patients().numpy()
     levels = {finding.name: sorted(set(labels[:, place].tolist()) - {-1}) for place, finding in enumerate(FINDINGS)}
-    named = list(cfg.model.findings or ())
+    named = list(named or ())
     for name in named:
         if len(levels[name]) < 2:
             said = f"always {levels[name][0]}" if levels[name] else "unknown"
@@ -128,28 +134,40 @@ def chosen_findings(cfg: DictConfig, datamodule: FundusDataModule) -> list[str]:
     return named or varying
 
 
-def beginning(cfg: DictConfig, checkpoint: str) -> str | None:
-    """Where the weights lie that training begins with; None for those at random or of ImageNet: they know no fundus."""
-    if checkpoint or cfg.ckpt:
-        return checkpoint or cfg.ckpt
-    return None if cfg.model.init._target_.endswith((".ImageNetInit", ".ImageNetStart")) else cfg.model.init.get("path")
+def beginning(checkpoint: str | None, init: Mapping[str, Any]) -> str | None:
+    """Where the weights lie that training begins with; None for those at random or of ImageNet: they know no fundus.
+
+    Args:
+        checkpoint: of the whole network, if there is one.
+        init: the group `model/init`, which gives the backbone its weights where there is none.
+    """
+    if checkpoint:
+        return checkpoint
+    return None if init["_target_"].endswith((".ImageNetInit", ".ImageNetStart")) else init.get("path")
 
 
-def begin(cfg: DictConfig, module: Classifier) -> str:
-    """Give the backbone the weights of `model/init`, or the whole network those of `ckpt`; returns the report."""
-    if cfg.ckpt:
-        state = load_state(cfg.ckpt)
-        theirs = list(model_of(state).get("findings") or module.findings)
-        if theirs != list(module.findings):
-            raise UserError(
-                f"ckpt={cfg.ckpt} tells {', '.join(theirs)}, and this run is to tell {', '.join(module.findings)}: its "
-                f"heads would mean something else. Remedy: model.findings=[{','.join(theirs)}]; or its backbone alone, "
-                f"by model/init=synthetic model.init.path={cfg.ckpt}."
-            )
-        load_weights(module, state, f"ckpt={cfg.ckpt}")
-        module.network.load_state_dict(module.measured.state_dict())
-        return f"weights of backbone and heads: {cfg.ckpt}"
-    report = instantiate(cfg.model.init)(module.network.backbone)
+def take_over(module: Classifier, ckpt: str) -> str:
+    """Give the whole network the measured weights of a checkpoint; returns the report.
+
+    Raises:
+        ValueError: a checkpoint of other findings.
+    """
+    state = load_state(ckpt)
+    theirs = list(model_of(state).get("findings") or module.findings)
+    if theirs != list(module.findings):
+        raise UserError(
+            f"ckpt={ckpt} tells {', '.join(theirs)}, and this run is to tell {', '.join(module.findings)}: its "
+            f"heads would mean something else. Remedy: model.findings=[{','.join(theirs)}]; or its backbone alone, "
+            f"by model/init=synthetic model.init.path={ckpt}."
+        )
+    load_weights(module, state, f"ckpt={ckpt}")
+    module.network.load_state_dict(module.measured.state_dict())
+    return f"weights of backbone and heads: {ckpt}"
+
+
+def initialise(module: Classifier, init: Callable[[nn.Module], Any]) -> str:
+    """Give the backbone the weights of an initialisation; returns its report."""
+    report = init(module.network.backbone)
     if module.ema is not None:
         module.ema.network.load_state_dict(module.network.state_dict())
     return str(report)
@@ -168,14 +186,18 @@ def chosen_checkpoint(trainer: L.Trainer, output_dir: Path) -> Path:
 
 
 def measure(
-    cfg: DictConfig, trainer: L.Trainer, datamodule: FundusDataModule, diagnosis: Diagnosis, chosen: Path
+    build: Callable[[], Classifier],
+    trainer: L.Trainer,
+    datamodule: FundusDataModule,
+    diagnosis: Diagnosis,
+    chosen: Path,
 ) -> dict[str, float]:
     """Predict the validation and the test split with the weights of a checkpoint; write predictions and evaluation.
 
     What is found on the validation split is not logged again: its curve has been drawn.
     """
     say(heading(f"evaluation of {chosen}"))
-    module = with_weights(cfg, chosen)
+    module = with_weights(build(), chosen)
     diagnosis.examine(dict(zip(datamodule.manifest.ids, datamodule.manifest.patients, strict=True)))
     loggers, trainer.loggers = trainer.loggers, []
     trainer.validate(module, datamodule=datamodule, verbose=False)
@@ -184,7 +206,7 @@ def measure(
         trainer.test(module, datamodule=datamodule, verbose=False)
     if trainer.is_global_zero:
         diagnosis.write(trainer)
-        show_mistakes(trainer, with_weights(cfg, chosen), datamodule, diagnosis)  # alone: none of it lies elsewhere
+        show_mistakes(trainer, with_weights(build(), chosen), datamodule, diagnosis)  # alone: none of it lies elsewhere
         for logger in trainer.loggers:
             logger.finalize("success")
         say(diagnosis.table())
@@ -206,8 +228,9 @@ def show_mistakes(trainer: L.Trainer, module: Classifier, datamodule: FundusData
             publish(trainer, compose(*sheet), path, f"{split}/mistakes_{name}")
 
 
-def hparams(cfg: DictConfig) -> Mapping[str, object]:
+def hparams(run: Run) -> Mapping[str, object]:
     """The settings that tell runs apart in TensorBoard."""
+    cfg = run.cfg
     settings = cfg.model.classifier
     return {
         "backbone": cfg.model.backbone.get("name", cfg.model.backbone._target_.rpartition(".")[2]),

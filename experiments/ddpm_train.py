@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig
 
 from callbacks.metrics.estimate import Better
 from datamodules.errors import UserError
@@ -42,15 +41,16 @@ def ddpm_train(run: Run) -> dict[str, float]:
     if cfg.ckpt and not checkpoint:
         start_from(module, cfg.ckpt)
     trainer = build_trainer(
-        run, monitor, hparams(cfg), list(dict.fromkeys([monitor, "val/loss"])), callbacks,
+        run, monitor, hparams(run), list(dict.fromkeys([monitor, "val/loss"])), callbacks,
         monitored_every_n_epochs=every, mode=mode,
     )  # fmt: skip
     datamodule.setup("fit")
     describe_data(datamodule, output_dir)
     repeat_rare(datamodule, cfg.job.repeat_threshold)
-    module.trained_on = trained_on(datamodule, checkpoint or existing_autoencoder(cfg))
+    module.trained_on = trained_on(datamodule, checkpoint or existing_autoencoder(cfg.autoencoder.pretrained, cfg.ckpt))
     if cfg.job.cache_latents:
-        datamodule.attach_latents(cache_latents(cfg, datamodule, module.autoencoder.to(trainer.strategy.root_device)))
+        own = module.autoencoder.to(trainer.strategy.root_device)
+        datamodule.attach_latents(cache_latents(cfg.cache_dir, datamodule, own))
     if not checkpoint:
         fit_mask_code(module.to(trainer.strategy.root_device), datamodule)
         fit_label_maps(module, datamodule)
@@ -108,8 +108,9 @@ def monitored(name: str | None, callbacks: Sequence[L.Callback]) -> tuple[str, B
     return name, mode, getattr(callback, "every_n_epochs", 1)
 
 
-def hparams(cfg: DictConfig) -> dict[str, object]:
+def hparams(run: Run) -> dict[str, object]:
     """The settings that tell runs apart in TensorBoard."""
+    cfg = run.cfg
     diffusion, objective = cfg.model.diffusion, cfg.model.objective
     return {
         "denoiser": cfg.model.denoiser._target_.rpartition(".")[2],

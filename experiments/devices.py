@@ -3,6 +3,8 @@
 import os
 import shutil
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
@@ -17,17 +19,17 @@ TRAINER_KEYS = {"strategy": "strategy=<option>", "callbacks": "+callbacks.NAME._
                 "default_root_dir": "output_dir=<folder>", "plugins": "strategy=<option>"}  # fmt: skip
 
 
-def build_strategy(cfg: DictConfig) -> Strategy | str:
-    """The strategy of `cfg.strategy`: a name of Lightning's, or one of our own."""
-    return instantiate(cfg.strategy) if "_target_" in cfg.strategy else cfg.strategy.name
+def build_strategy(settings: Mapping[str, Any]) -> Strategy | str:
+    """The strategy of the group `strategy`: a name of Lightning's, or one of our own."""
+    return instantiate(settings) if "_target_" in settings else settings["name"]
 
 
-def strategy_words(cfg: DictConfig) -> str:
+def strategy_words(settings: Mapping[str, Any]) -> str:
     """The strategy for people: its name, or class and arguments."""
-    if "_target_" not in cfg.strategy:
-        return cfg.strategy.name
-    arguments = ", ".join(f"{name}={value}" for name, value in cfg.strategy.items() if name != "_target_")
-    return f"{cfg.strategy._target_.rpartition('.')[2]}({arguments})"
+    if "_target_" not in settings:
+        return settings["name"]
+    arguments = ", ".join(f"{name}={value}" for name, value in settings.items() if name != "_target_")
+    return f"{settings['_target_'].rpartition('.')[2]}({arguments})"
 
 
 def trial_trainer(cfg: DictConfig) -> L.Trainer:
@@ -38,37 +40,46 @@ def trial_trainer(cfg: DictConfig) -> L.Trainer:
             state of a sampler cannot be kept, an argument of the Trainer that has a key of its own here,
             ways of saving and compiling that this strategy or machine lacks.
     """
-    _check_settings(cfg)
+    _check_trainer(cfg.trainer)
+    _check_kept(checkpoint_keep_last=cfg.checkpoint_keep_last, checkpoint_keep_best=cfg.checkpoint_keep_best)
+    strategy = build_strategy(cfg.strategy)
+    if cfg.compile:
+        _check_compiling(strategy, strategy_words(cfg.strategy))
     names = ("accelerator", "devices", "num_nodes", "precision")
-    settings = {name: cfg.trainer[name] for name in names} | {"strategy": build_strategy(cfg)}
+    settings = {name: cfg.trainer[name] for name in names} | {"strategy": strategy}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     try:
         return L.Trainer(**settings, **quiet, enable_model_summary=False)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         asked = ", ".join(f"trainer.{name}={cfg.trainer[name]}" for name in names)
         raise UserError(
-            f"this machine cannot train with {asked} and strategy={strategy_words(cfg)}: {error} "
+            f"this machine cannot train with {asked} and strategy={strategy_words(cfg.strategy)}: {error} "
             "trainer=cpu trains on any machine."
         ) from error
 
 
-def _check_settings(cfg: DictConfig) -> None:
+def _check_trainer(settings: Mapping[str, Any]) -> None:
     for key, ours in TRAINER_KEYS.items():
-        if key in cfg.trainer:
+        if key in settings:
             raise UserError(f"trainer.{key} is not given there: use {ours}.")
-    for key in ("checkpoint_keep_last", "checkpoint_keep_best"):
-        if cfg[key] < 1:
-            raise UserError(f"{key}={cfg[key]} must be at least 1, which keeps {key.rpartition('_')[2]}.ckpt alone.")
-    if str(cfg.trainer.precision) not in PRECISIONS:
-        raise UserError(f"trainer.precision={cfg.trainer.precision} must be one of: {', '.join(PRECISIONS)}.")
-    strategy = build_strategy(cfg)
-    if cfg.compile and getattr(strategy, "zero_stage_3", False):
+    if str(settings["precision"]) not in PRECISIONS:
+        raise UserError(f"trainer.precision={settings['precision']} must be one of: {', '.join(PRECISIONS)}.")
+
+
+def _check_kept(**numbers: int) -> None:
+    for key, number in numbers.items():
+        if number < 1:
+            raise UserError(f"{key}={number} must be at least 1, which keeps {key.rpartition('_')[2]}.ckpt alone.")
+
+
+def _check_compiling(strategy: Strategy | str, words: str) -> None:
+    if getattr(strategy, "zero_stage_3", False):
         raise UserError(
-            f"compile=true: {strategy_words(cfg)} fetches the weights of each layer as it comes, which cuts what is "
+            f"compile=true: {words} fetches the weights of each layer as it comes, which cuts what is "
             "compiled into pieces of no use. Remedy: strategy=fsdp2, or compile=false."
         )
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if cfg.compile and shutil.which(compiler) is None:
+    if shutil.which(compiler) is None:
         raise UserError(
             f"compile=true needs a C++ compiler, and {compiler} is not there. Remedy: install it, name another by the "
             "environment variable CXX, or compile=false."

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 from torch import Tensor
 
 from callbacks.feature_sets import progress
@@ -20,6 +19,7 @@ from callbacks.metrics.fidelity import fidelity, told_apart
 from callbacks.run_record import RunRecord, code_words
 from datamodules.dataset import RowsOf
 from datamodules.errors import UserError
+from datamodules.fundus import FundusDataModule
 from datamodules.manifest import SPLITS
 from experiments.assembly import build_datamodule
 from experiments.composition import compose_config
@@ -72,8 +72,9 @@ def evaluate(run: Run) -> dict[str, float]:
     other_cfg = compose_config(other_words(job, cfg.data.image_size))
     extractor = instantiate(cfg.job.extractor).to(run.device)
     with run.recorded() as record:
-        real = at_hand(cfg, run.output_dir, job["split"], job["max_images"])
-        other = at_hand(other_cfg, run.output_dir / "compared", None, job["max_images"])
+        most = job["max_images"]
+        real = at_hand(build_datamodule(cfg), run.output_dir, job["split"], most, cfg.seed)
+        other = at_hand(build_datamodule(other_cfg), run.output_dir / "compared", None, most, other_cfg.seed)
         record.record["fingerprints"] = {"data": real.fingerprint, "compared": other.fingerprint}
         features = [features_of(side, extractor, cfg.data.batch_size) for side in (real, other)]
         found = fidelity(features[0], real.patients, features[1], other.patients, job["num_halvings"], cfg.seed)
@@ -105,7 +106,7 @@ def other_words(job: Mapping[str, Any], image_size: int) -> list[str]:
     return ["+exp=inspect_data", *words, f"data.image_size={image_size}"]
 
 
-def at_hand(cfg: DictConfig, output_dir: Path, split: str | None, most: int) -> Side:
+def at_hand(datamodule: FundusDataModule, output_dir: Path, split: str | None, most: int, seed: int) -> Side:
     """The images of a dataset, at most so many, drawn at random; what is rejected is listed in `output_dir`.
 
     Raises:
@@ -113,12 +114,11 @@ def at_hand(cfg: DictConfig, output_dir: Path, split: str | None, most: int) -> 
     """
     if most < 2:
         raise UserError(f"job.max_images={most} must be at least 2.")
-    datamodule = build_datamodule(cfg)
     say(heading(f"data: {datamodule.source.name}"))
     say(data_text(datamodule.preview()))
     read_all(datamodule, output_dir)
     seen, images, _ = decoded_rows(datamodule, SPLITS if split is None else (check_name("job.split", split, SPLITS),))
-    chosen = np.sort(np.random.default_rng(cfg.seed).permutation(len(seen))[:most])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(seen))[:most])
     patients = seen.patients
     return Side(datamodule.source.name, RowsOf(images.array, images.rows[chosen]), [patients[row] for row in chosen],
                 datamodule.fingerprint)  # fmt: skip

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
@@ -58,7 +57,7 @@ def inspect_data(run: Run) -> dict[str, float]:
         indexed = datamodule.preview()
         say(data_text(indexed))
         datamodule.max_rejected = indexed["num_images"]  # they are put up with, and listed
-        datamodule.duplicates = "ignore" if why_not_compared(cfg, datamodule) else "report"
+        datamodule.duplicates = "ignore" if why_not_compared(run, datamodule) else "report"
         read_all(datamodule, output_dir)
         describe_data(datamodule, output_dir)
         record.record["fingerprints"] = {"data": datamodule.fingerprint, "split": datamodule.split_fingerprint}
@@ -90,7 +89,7 @@ def look(run: Run, datamodule: FundusDataModule, record: RunRecord, warnings: Se
     cfg = run.cfg
     manifest = datamodule.manifest
     seen, images, masks = decoded_rows(datamodule)
-    why_no_pairs = why_not_compared(cfg, datamodule)
+    why_no_pairs = why_not_compared(run, datamodule)
     copies = datamodule.copies
     if copies is None and not why_no_pairs:  # a stream looks at none of its images before it is trained on
         copies = found_among(images, seen)
@@ -114,9 +113,9 @@ def look(run: Run, datamodule: FundusDataModule, record: RunRecord, warnings: Se
     )
 
 
-def why_not_compared(cfg: DictConfig, datamodule: FundusDataModule) -> str:
+def why_not_compared(run: Run, datamodule: FundusDataModule) -> str:
     """Why nobody looks for duplicates; "" where somebody does."""
-    if not cfg.job.find_duplicates:
+    if not run.cfg.job.find_duplicates:
         return "job.find_duplicates=false"
     if datamodule.image_size < SIDE:
         return f"images are compared at {SIDE} px or more, and data.image_size={datamodule.image_size}"

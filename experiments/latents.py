@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
 from datamodules.augment import mirror_labels, to_unit_range
 from datamodules.fundus import FundusDataModule
@@ -19,7 +18,7 @@ from lightning_modules.masks import mask_dice
 MOST_IMAGES, BATCH = 20_000, 64  # to which label maps are fitted, and how many at once
 
 
-def cache_latents(cfg: DictConfig, datamodule: FundusDataModule, autoencoder: Autoencoder) -> LatentCache:
+def cache_latents(cache_dir: str, datamodule: FundusDataModule, autoencoder: Autoencoder) -> LatentCache:
     """Latents of the training images, both ways round; made once for these images and these weights."""
     device = autoencoder.device
 
@@ -29,7 +28,7 @@ def cache_latents(cfg: DictConfig, datamodule: FundusDataModule, autoencoder: Au
 
     fingerprint = {"images": datamodule.fingerprint, "split": datamodule.split_fingerprint,
                    "autoencoder": weights_fingerprint(autoencoder.network)}  # fmt: skip
-    return LatentCache.build(encode, datamodule.images("train"), fingerprint, cfg.cache_dir)
+    return LatentCache.build(encode, datamodule.images("train"), fingerprint, cache_dir)
 
 
 def fit_mask_code(module: LatentDiffusion, datamodule: FundusDataModule) -> None:

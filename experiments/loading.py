@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from callbacks.mask_agreement import MaskAgreement
 from datamodules.errors import UserError
 from experiments.assembly import (
@@ -97,9 +95,8 @@ def mask_agreement(segmenter: str | None, **settings: Any) -> MaskAgreement:
     return MaskAgreement(module, module.config["model"]["mask_levels"], **settings)
 
 
-def with_weights(cfg: DictConfig, checkpoint: Path) -> Classifier | Segmenter:
-    """The classifier or segmenter of `cfg.model` with the weights of a checkpoint, all of them on this process."""
-    module = build_segmenter(cfg) if "segmenter" in cfg.model else build_classifier(cfg)
+def with_weights(module: Classifier | Segmenter, checkpoint: Path) -> Classifier | Segmenter:
+    """A classifier or segmenter with the weights of a checkpoint, all of them on this process."""
     load_weights(module, load_state(checkpoint), str(checkpoint))
     return module
 

@@ -28,9 +28,9 @@ def preview(run: Run, callbacks: Sequence[L.Callback] = ()) -> LatentDiffusion:
         raise UserError(f"job.repeat_threshold={threshold} must be a share above 0 and up to 1; null: no repeats.")
     if cfg.job.cache_latents:
         build_datamodule(cfg).check_latents()
-    source = checkpoint or existing_autoencoder(cfg)
+    source = checkpoint or existing_autoencoder(cfg.autoencoder.pretrained, cfg.ckpt)
     if not source:
-        check_optimisers(cfg)
+        check_optimisers(cfg.autoencoder.module.get("discriminator"), cfg.strategy)
     autoencoder = pretrained_autoencoder(cfg, source) if source else build_autoencoder(cfg, with_judges=False)
     module = build_diffusion(cfg, autoencoder)
     module.objective.check_trainable()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from callbacks.agreement import LabelAgreement
 from callbacks.fid import FrechetDistance
@@ -50,11 +49,9 @@ def expectation(
     trainer = run.trial
     if hasattr(trainer.strategy, "shard") or "DeepSpeed" in type(trainer.strategy).__name__:
         return "expected:     not known, since weights are spread over the processes"
-    context, device = trainer.precision_plugin.forward_context, trainer.strategy.root_device
+    device = trainer.strategy.root_device
     try:
-        seconds = expected_seconds(
-            run.cfg, module.to(device), callbacks, datamodule, summary, trainer.world_size, context
-        )
+        seconds = expected_seconds(run, module.to(device), callbacks, datamodule, summary)
     except torch.OutOfMemoryError:
         return "expected:     not known, since a step did not fit into memory beside what is there before training"
     finally:
@@ -71,28 +68,30 @@ def expectation(
 
 
 def expected_seconds(
-    cfg: DictConfig,
+    run: Run,
     module: LatentDiffusion,
     callbacks: Sequence[Any],
     datamodule: FundusDataModule,
     summary: Mapping[str, Any],
-    world_size: int,
-    context: Context,
 ) -> dict[str, float]:
     """Seconds of each part of a run: reading, autoencoder, denoiser, evaluation; processes do not wait for another."""
+    cfg, world_size, context = run.cfg, run.world_size, run.trial.precision_plugin.forward_context
+    epoch_size, limit = cfg.data.epoch_size, cfg.trainer.get("limit_train_batches", 1.0)
     numbers = {name: split["num_images"] for name, split in summary["splits"].items() if name != SYNTHETIC}
     found = {"reading": reading_seconds(datamodule, sum(numbers.values()))}
-    if not existing_autoencoder(cfg):
+    if not existing_autoencoder(cfg.autoencoder.pretrained, cfg.ckpt):
         batch_size, name = cfg.autoencoder.batch_size, "autoencoder"
         if any((Path(cfg.cache_dir) / "autoencoders").glob("*.ckpt")):
             name += " (unless it is in the cache)"
         autoencoder = build_autoencoder(cfg).to(module.device)
         prepare_blocks(autoencoder.network, cfg.activation_checkpointing, False)
-        steps = steps_of_an_epoch(cfg, numbers["train"], batch_size * world_size) * cfg.autoencoder.max_epochs
+        steps = steps_of_an_epoch(epoch_size or numbers["train"], batch_size * world_size, limit)
+        steps *= cfg.autoencoder.max_epochs
         found[name] = steps * timed(autoencoder_step(autoencoder, batch_size, cfg.data.image_size, context))
     prepare_blocks(module.network.denoiser, cfg.activation_checkpointing, False)
-    an_epoch = steps_of_an_epoch(cfg, numbers["train"], cfg.data.batch_size * world_size)
-    epochs = num_epochs(cfg.trainer, an_epoch)
+    an_epoch = steps_of_an_epoch(epoch_size or numbers["train"], cfg.data.batch_size * world_size, limit)
+    accumulated = cfg.trainer.accumulate_grad_batches or 1
+    epochs = num_epochs(an_epoch / accumulated, cfg.trainer.max_epochs, cfg.trainer.max_steps)
     found["denoiser"] = epochs * an_epoch * timed(denoiser_step(module, cfg.data.batch_size, context))
     measuring = [callback for callback in callbacks if isinstance(callback, Measuring)]
     found["evaluation"] = sum(evaluation_seconds(module, callback, epochs) for callback in measuring) / world_size
@@ -102,17 +101,17 @@ def expected_seconds(
     return found
 
 
-def steps_of_an_epoch(cfg: DictConfig, num_images: int, batch_size: int) -> int:
-    """Batches of a training epoch; `batch_size` is of all processes."""
-    steps, limit = (cfg.data.epoch_size or num_images) // batch_size, cfg.trainer.get("limit_train_batches", 1.0)
+def steps_of_an_epoch(num_images: int, batch_size: int, limit: float | None) -> int:
+    """Batches of a training epoch; `batch_size` is of all processes, `limit` a share or a number of batches."""
+    steps = num_images // batch_size
     return steps if limit is None else int(steps * limit) if isinstance(limit, float) else min(steps, limit)
 
 
-def num_epochs(trainer: DictConfig, steps: int) -> float:
-    """Epochs, not always whole, of so many batches: `max_epochs`, or as many as `max_steps` of the optimiser take."""
-    limits = [] if trainer.max_epochs is None or trainer.max_epochs < 0 else [trainer.max_epochs]
-    if trainer.max_steps is not None and trainer.max_steps >= 0 and steps:
-        limits.append(trainer.max_steps * (trainer.accumulate_grad_batches or 1) / steps)
+def num_epochs(steps: float, max_epochs: int | None, max_steps: int | None) -> float:
+    """Epochs, not always whole, of so many steps of the optimiser, until one of the limits of the Trainer is met."""
+    limits = [] if max_epochs is None or max_epochs < 0 else [max_epochs]
+    if max_steps is not None and max_steps >= 0 and steps:
+        limits.append(max_steps / steps)
     return min(limits, default=0)
 
 

@@ -183,7 +183,7 @@ def measure(
     """
     chosen = chosen_checkpoint(trainer, evaluation.output_dir)
     say(heading(f"evaluation of {chosen}"))
-    module = with_weights(cfg, chosen)
+    module = with_weights(build_segmenter(cfg), chosen)
     evaluation.examine(dict(zip(datamodule.manifest.ids, datamodule.manifest.patients, strict=True)))
     loggers, trainer.loggers = trainer.loggers, []
     trainer.validate(module, datamodule=datamodule, verbose=False)
@@ -193,7 +193,7 @@ def measure(
     if trainer.is_global_zero:
         evaluation.write()
         for split in evaluation.rows:
-            show(trainer, with_weights(cfg, chosen), datamodule, evaluation, split)
+            show(trainer, with_weights(build_segmenter(cfg), chosen), datamodule, evaluation, split)
         for logger in trainer.loggers:
             logger.finalize("success")
         say(evaluation.table())

@@ -121,7 +121,7 @@ class Run:
     def environment(self) -> dict[str, Any]:
         """The machines and how the processes work together, for the record and for people."""
         batch = self.cfg.data.batch_size * (self.cfg.trainer.accumulate_grad_batches or 1)
-        return environment(self.trial, strategy_words(self.cfg), batch)
+        return environment(self.trial, strategy_words(self.cfg.strategy), batch)
 
     # --- beginning and end ----------------------------------------------------------------------------------------
 

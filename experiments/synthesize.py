@@ -5,7 +5,6 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, ListConfig, OmegaConf
 from tqdm import tqdm
 
 from callbacks.files import printable
@@ -51,16 +50,17 @@ INTERVALS = ("guidance_interval", "classifier_interval")
 def synthesize(run: Run) -> dict[str, float]:
     """Write the plan, make the shards that are missing, and the manifest; returns what was counted."""
     cfg, root, _ = run.cfg, run.output_dir, run.world_size  # a Trainer tells this process its rank
-    check_kinds(cfg)
+    check_kinds(run)
     if cfg.job.license is not None:
         check_licence(cfg.job.license)
-    generator, law = generator_of(cfg), instantiate(cfg.plan)
+    generator, law = generator_of(run), instantiate(cfg.plan)
     encoder = ImageEncoder(cfg.job.image_format, cfg.job.image_quality)
-    synthesizer = Synthesizer(
-        generator, build_agreement(cfg.job.filter, cfg.job.trusted), cfg.job.filter.max_attempts, cfg.job.image_size,
-        build_mask_filter(cfg.job.filter, generator, cfg.job.trusted),
-    )  # fmt: skip
-    announce(cfg, generator)
+    asked = dict(run.job["filter"])
+    max_attempts, of_masks = asked.pop("max_attempts"), {name: asked.pop(name) for name in ("segmenter", "least_dice")}
+    agreement = build_agreement(**asked, trusted=run.job["trusted"])
+    mask_filter = build_mask_filter(**of_masks, generator=generator, trusted=run.job["trusted"])
+    synthesizer = Synthesizer(generator, agreement, max_attempts, cfg.job.image_size, mask_filter)
+    announce(generator, cfg.ckpt)
     if cfg.job.dry_run:
         return dry_run(run, synthesizer, law, seen(generator), encoder)
     work = SharedWork(root, "synthesis")
@@ -77,7 +77,7 @@ def synthesize(run: Run) -> dict[str, float]:
     return metrics
 
 
-def check_kinds(cfg: DictConfig) -> None:
+def check_kinds(run: Run) -> None:
     """See that what is null by default is of the right kind where it is given.
 
     Raises:
@@ -85,37 +85,37 @@ def check_kinds(cfg: DictConfig) -> None:
     """
     wholes = ("num_images", "job.images_per_shard", "job.image_size", "job.image_quality", "job.num_steps")
     for key in (*wholes, "job.guidance", "job.guidance_rescale", "job.classifier_scale"):
-        value = OmegaConf.select(cfg, key)
+        value = run.job[key.removeprefix("job.")] if key.startswith("job.") else run.config[key]
         fits = isinstance(value, int) or (key not in wholes and isinstance(value, float))
         if value is not None and (isinstance(value, bool) or not fits):
             raise UserError(f"{key}={value} must be a {'whole ' if key in wholes else ''}number.")
     for name in INTERVALS:
-        interval = cfg.job[name]
-        if interval is not None and not (isinstance(interval, ListConfig) and len(interval) == 2):
+        interval = run.job[name]
+        if interval is not None and not (isinstance(interval, list) and len(interval) == 2):
             raise UserError(f"job.{name}={interval} must be two fractions, as [0.0, 0.8].")
 
 
-def generator_of(cfg: DictConfig) -> LatentDiffusion:
+def generator_of(run: Run) -> LatentDiffusion:
     """The generator of `ckpt`, to sample as `job` says.
 
     Raises:
         ValueError: no checkpoint, one of another kind, or a sampling that means nothing.
     """
+    cfg, job = run.cfg, run.job
     if not cfg.ckpt:
         raise UserError("ckpt is not given: name the checkpoint of a generator, ckpt=<run>/checkpoints/last.ckpt.")
     cfg.ckpt = str(best_of_run(cfg.ckpt))
-    generator = load_generator(cfg.ckpt, cfg.job.trusted)
-    asked = {name: cfg.job[name] for name in generator.sampling if cfg.job[name] is not None}
-    asked = {name: tuple(value) if isinstance(value, ListConfig) else value for name, value in asked.items()}
-    asked |= {name: dict(value) for name, value in asked.items() if isinstance(value, DictConfig)}
+    generator = load_generator(cfg.ckpt, job["trusted"])
+    asked = {name: job[name] for name in generator.sampling if job[name] is not None}
+    asked |= {name: tuple(value) for name, value in asked.items() if isinstance(value, list)}
     generator.sample_by(**asked)
     return generator
 
 
-def announce(cfg: DictConfig, generator: LatentDiffusion) -> None:
+def announce(generator: LatentDiffusion, ckpt: str) -> None:
     """Say what is going to be made, and by what."""
     say(heading("generator"))
-    say(f"{cfg.ckpt}, {image_size_of(generator)} px")
+    say(f"{ckpt}, {image_size_of(generator)} px")
     say(parameters_text({"autoencoder": generator.autoencoder, "denoiser": generator.network}))
     sampling = ", ".join(f"{name} {value}" for name, value in generator.sampling.items())
     say(f"sampling:     {sampling}")

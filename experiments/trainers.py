@@ -81,7 +81,7 @@ def build_trainer(
         GracefulShutdown(folder),
         Watch(),
     ]  # fmt: skip
-    strategy = build_strategy(cfg)
+    strategy = build_strategy(cfg.strategy)
     if find_unused and strategy in ("auto", "ddp") and run.world_size > 1:
         strategy = "ddp_find_unused_parameters_true"
     settings = {"inference_mode": isinstance(strategy, str), **plain(cfg.trainer), **overrides}  # shares take none

@@ -12,7 +12,7 @@ def vae_train(run: Run) -> dict[str, float]:
     cfg = run.cfg
     if cfg.autoencoder.pretrained:
         raise UserError("autoencoder.pretrained is for ddpm_train. vae_train starts from weights with ckpt=<path>.")
-    check_optimisers(cfg)
+    check_optimisers(cfg.autoencoder.module.get("discriminator"), cfg.strategy)
     run = run.but({"data": {"batch_size": cfg.autoencoder.batch_size}})
     module = build_autoencoder(run.cfg, start=None if run.checkpoint else cfg.ckpt)
     check_image_size(cfg.data.image_size, module.downsampling)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from callbacks.files import write_text
 from callbacks.run_record import code_revision, package_versions
@@ -44,12 +43,13 @@ def check_fresh(run: Run) -> None:
         raise UserError("the benchmark measures fresh weights: leave resume, ckpt and autoencoder.pretrained out.")
 
 
-def build_module(cfg: DictConfig, datamodule: FundusDataModule) -> LatentDiffusion:
+def build_module(run: Run, datamodule: FundusDataModule) -> LatentDiffusion:
     """The module of ddpm_train on an autoencoder that is not trained: its latents cost the same."""
+    cfg = run.cfg
     autoencoder = build_autoencoder(cfg, with_judges=False)
     measure(autoencoder, datamodule)
     if cfg.job.cache_latents:
-        datamodule.attach_latents(cache_latents(cfg, datamodule, autoencoder))
+        datamodule.attach_latents(cache_latents(cfg.cache_dir, datamodule, autoencoder))
     module = build_diffusion(cfg, autoencoder)
     fit_label_maps(module, datamodule)
     return module
@@ -60,8 +60,9 @@ def spread(turns: Sequence[float]) -> dict[str, Any]:
     return {"min": min(turns), "median": statistics.median(turns), "max": max(turns), "turns": list(turns)}
 
 
-def circumstances(cfg: DictConfig, module: LatentDiffusion) -> dict[str, Any]:
+def circumstances(run: Run, module: LatentDiffusion) -> dict[str, Any]:
     """What the figures of one model on one device depend on."""
+    cfg = run.cfg
     return {
         "batch_size": cfg.data.batch_size,
         "image_size": cfg.data.image_size,

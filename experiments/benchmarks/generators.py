@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 
 from callbacks.agreement import LabelAgreement
 from callbacks.fid import FrechetDistance
@@ -51,18 +50,28 @@ def trainer_with_data(run: Run, generator: LatentDiffusion) -> L.Trainer:
     return trainer
 
 
+def measures_of(run: Run, trainer: L.Trainer) -> "Measures":
+    """What `job` measures of `job.num_images` images of each kind."""
+    cfg, job = run.cfg, run.cfg.job
+    return Measures(
+        trainer, extractor=instantiate(job.extractor), num_images=job.num_images, num_real=job.num_real,
+        batch_size=cfg.data.batch_size, output_dir=cfg.output_dir, cache_dir=cfg.cache_dir, seed=cfg.seed,
+    )  # fmt: skip
+
+
 class Measures:
     """Distance, coverage and agreement of a generator's images, however they are sampled.
 
     The images of the distance and the coverage have labels as they come in training, those of the agreement labels of
-    which each level comes as often; `job.num_images` of each, with the same seeds every time.
+    which each level comes as often; as many of each, with the same seeds every time.
+
+    Args:
+        trainer: has the data, on whose device the generator is.
+        shared: arguments that FrechetDistance and LabelAgreement have in common.
     """
 
-    def __init__(self, cfg: DictConfig, trainer: L.Trainer) -> None:
-        job, self.trainer = cfg.job, trainer
-        shared = {"extractor": instantiate(job.extractor), "num_images": job.num_images,
-                  "batch_size": cfg.data.batch_size, "num_real": job.num_real, "output_dir": cfg.output_dir,
-                  "cache_dir": cfg.cache_dir, "seed": cfg.seed}  # fmt: skip
+    def __init__(self, trainer: L.Trainer, **shared: Any) -> None:
+        self.trainer = trainer
         self.frechet = FrechetDistance(**shared)
         self.agreement = LabelAgreement(findings=[finding.name for finding in FINDINGS], **shared)
 

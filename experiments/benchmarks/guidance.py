@@ -15,7 +15,7 @@ from PIL import Image
 from callbacks.files import write_atomically, write_text
 from datamodules.errors import UserError
 from experiments.benchmarks.common import FILE, circumstances, write_figures
-from experiments.benchmarks.generators import Measures, generator_of, said, trainer_with_data
+from experiments.benchmarks.generators import generator_of, measures_of, said, trainer_with_data
 from experiments.report import heading, say
 from experiments.reports.figures import COLOURS, empty_figure, pixels
 from experiments.reports.render import markdown_table
@@ -40,13 +40,13 @@ def compare_guidance(run: Run) -> dict[str, float]:
         generator.sample_by(**own | {varied: scale})  # what means nothing is said now
     trainer, points = trainer_with_data(run, generator), []
     with run.recorded() as record:
-        measures = Measures(cfg, trainer)
+        measures = measures_of(run, trainer)
         for scale in scales:
             say(f"{varied} {scale:g}: distance, coverage and agreement of {job['num_images']} images")
             points.append({"scale": scale, **measures.of(generator, own | {varied: scale})})
         facts = {name: job[name] for name in ("num_images", "num_real")}
         found = {"varied": varied, "own": own, "points": points, **measures.facts()}
-        everything = {"case": "guidance", "ckpt": str(cfg.ckpt), **found, **facts, **circumstances(cfg, generator)}
+        everything = {"case": "guidance", "ckpt": str(cfg.ckpt), **found, **facts, **circumstances(run, generator)}
         write_figures(output_dir, everything)
         write_text(output_dir / "benchmark.md", f"# {varied}: what its scale gives and costs\n\n{table(found)}\n")
         write_atomically(output_dir / "benchmark.png", Image.fromarray(figure(found)).save)

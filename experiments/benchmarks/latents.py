@@ -37,12 +37,12 @@ def compare_latents(run: Run) -> dict[str, float]:
     check_fresh(run)
     an_epoch_a_turn = {"epoch_size": (num_steps + 1) * batch_size}
     run = run.but({"data": an_epoch_a_turn, "job": {"cache_latents": True}})
-    cfg, output_dir, num_epochs = run.cfg, run.output_dir, 2 * (num_turns + 1)
+    output_dir, num_epochs = run.output_dir, 2 * (num_turns + 1)
     preview(run)
     datamodule = prepare_data(run)
     datamodule.setup("fit")
     start = now()
-    module = build_module(cfg, datamodule)
+    module = build_module(run, datamodule)
     seconds = now() - start
     say(heading(f"{num_turns} pairs of turns of {num_steps} steps, after one to warm up"))
     turns = LatentTurns(datamodule, num_steps)
@@ -53,7 +53,7 @@ def compare_latents(run: Run) -> dict[str, float]:
     figures = summary(turns.pairs[1:], num_steps * batch_size) | {"preparing_seconds": seconds}
     facts = {"num_steps": num_steps, "num_turns": num_turns, "num_training_images": len(datamodule.dataset("train"))}
     module.to(trainer.strategy.root_device)
-    write_figures(output_dir, {"case": "latents", **figures, **facts, **circumstances(cfg, module)})
+    write_figures(output_dir, {"case": "latents", **figures, **facts, **circumstances(run, module)})
     say("\n".join([heading("done"), spread_table(figures, NAMES), f"everything:   {output_dir / FILE}"]))
     return {"benchmark/latents_ratio": figures["ratio"]["median"]}
 

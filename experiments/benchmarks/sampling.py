@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig
 from torch import Tensor
 
 from experiments.benchmarks.common import FILE, circumstances, spread, write_figures
-from experiments.benchmarks.generators import Measures, generator_of, said, trainer_with_data
+from experiments.benchmarks.generators import generator_of, measures_of, said, trainer_with_data
 from experiments.report import heading, say
 from experiments.run_time import now
 from experiments.session import Run
@@ -38,9 +37,9 @@ def compare_sampling(run: Run) -> dict[str, float]:
         generator.sample_by(**settings)  # what means nothing is said now
     trainer = trainer_with_data(run, generator)
     with run.recorded() as record:
-        figures = compared(cfg, generator, trainer, ways)
+        figures = compared(run, generator, trainer, ways)
         facts = {name: cfg.job[name] for name in ("num_turns", "num_images", "num_real")}
-        everything = {"case": "sampling", "ckpt": str(cfg.ckpt), **figures, **facts, **circumstances(cfg, generator)}
+        everything = {"case": "sampling", "ckpt": str(cfg.ckpt), **figures, **facts, **circumstances(run, generator)}
         write_figures(output_dir, everything)
         metrics = {"benchmark/times_faster": figures["times_faster"]["median"]}
         record.finish("finished", metrics)
@@ -63,11 +62,11 @@ def reference(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, An
 
 
 def compared(
-    cfg: DictConfig, generator: LatentDiffusion, trainer: L.Trainer, ways: Mapping[str, Mapping[str, Any]]
+    run: Run, generator: LatentDiffusion, trainer: L.Trainer, ways: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Of each way its settings, seconds an image, distance and agreement; and how many times faster ours is."""
-    job, batch_size = cfg.job, cfg.data.batch_size
-    measures = Measures(cfg, trainer)
+    job, batch_size = run.cfg.job, run.cfg.data.batch_size
+    measures = measures_of(run, trainer)
     labels = trainer.datamodule.labels("train")[:batch_size]
     say(heading(f"{job.num_turns} pairs of turns of {len(labels)} images, after one to warm up"))
     seconds = timed(generator, ways, labels, job.num_turns)

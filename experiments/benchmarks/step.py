@@ -48,7 +48,7 @@ def compare_step(run: Run) -> dict[str, float]:
     preview(run)
     datamodule = prepare_data(run)
     datamodule.setup("fit")
-    module = build_module(cfg, datamodule)
+    module = build_module(run, datamodule)
     say(heading(f"{num_turns} pairs of turns of {num_steps} steps, after one to warm up"))
     turns = Turns(lambda trainer: BareLoop(module, trainer), num_steps)
     overrides = {"max_epochs": 1, "max_steps": -1, "accumulate_grad_batches": 1}
@@ -58,7 +58,7 @@ def compare_step(run: Run) -> dict[str, float]:
     facts = {"num_steps": num_steps, "num_turns": num_turns, "cached_latents": cfg.job.cache_latents}
     facts |= {"log_every_n_steps": cfg.trainer.log_every_n_steps}
     module.to(trainer.strategy.root_device)
-    write_figures(output_dir, {"case": "step", **figures, **facts, **circumstances(cfg, module)})
+    write_figures(output_dir, {"case": "step", **figures, **facts, **circumstances(run, module)})
     say("\n".join([heading("done"), spread_table(figures, NAMES),
                    f"  same weights at the end: {'yes' if figures['same_weights'] else 'no'}",
                    f"everything:   {output_dir / FILE}"]))  # fmt: skip

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from omegaconf import DictConfig
-
 from datamodules.errors import UserError
 from datamodules.findings import NAMES, check_name
 from experiments.loading import load_classifier, load_segmenter
@@ -15,55 +13,66 @@ from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import Agreement, MaskFilter, Synthesizer
 
 
-def build_agreement(settings: DictConfig, trusted: Sequence[str]) -> Agreement | None:
+def build_agreement(
+    annotators: Sequence[str], findings: Sequence[str], threshold: float, tolerance: int, trusted: Sequence[str]
+) -> Agreement | None:
     """The filter of `job.filter`; None where no annotator is named.
+
+    Args:
+        annotators: checkpoints of classifiers, or folders of their runs.
+        findings: those that have to agree.
+        threshold: above 0 and below 1; from which probability on a finding is there.
+        tolerance: by how many grades an ordered finding may differ.
+        trusted: as `load_classifier` has it.
 
     Raises:
         ValueError: settings that mean nothing, or a finding that no annotator tells.
     """
-    if not settings.annotators:
-        if settings.findings:
+    if not annotators:
+        if findings:
             raise UserError("job.filter.findings is given without job.filter.annotators: name a run to ask.")
         return None
-    if not settings.findings:
+    if not findings:
         raise UserError("job.filter.findings is empty: name the findings that have to agree, as [dr_grade,is_gc].")
-    if not 0 < settings.threshold < 1:
-        raise UserError(f"job.filter.threshold={settings.threshold} must lie between 0 and 1.")
-    if settings.tolerance < 0:
-        raise UserError(f"job.filter.tolerance={settings.tolerance} must not be negative.")
-    annotator = Annotator([load_classifier(path, trusted) for path in settings.annotators], NAMES)
-    columns = {check_name(name): NAMES.index(name) for name in settings.findings}
+    if not 0 < threshold < 1:
+        raise UserError(f"job.filter.threshold={threshold} must lie between 0 and 1.")
+    if tolerance < 0:
+        raise UserError(f"job.filter.tolerance={tolerance} must not be negative.")
+    annotator = Annotator([load_classifier(path, trusted) for path in annotators], NAMES)
+    columns = {check_name(name): NAMES.index(name) for name in findings}
     for name in columns:
         if name not in annotator.findings:
             raise UserError(
                 f"job.filter.findings names {name}, which no annotator tells; they tell: "
                 f"{', '.join(annotator.findings)}."
             )
-    return Agreement(annotator, columns, settings.threshold, settings.tolerance)
+    return Agreement(annotator, columns, threshold, tolerance)
 
 
-def build_mask_filter(settings: DictConfig, generator: LatentDiffusion, trusted: Sequence[str]) -> MaskFilter | None:
+def build_mask_filter(
+    segmenter: str | None, least_dice: float, generator: LatentDiffusion, trusted: Sequence[str]
+) -> MaskFilter | None:
     """The filter of masks of `job.filter`; None where no segmenter is named.
 
     Raises:
         UserError: a generator without masks; settings that mean nothing.
     """
-    if settings.segmenter is None:
+    if segmenter is None:
         return None
     levels = mask_levels_of(generator)
     if not levels:
         raise UserError(
-            f"job.filter.segmenter={settings.segmenter}: the generator makes no masks, so there is nothing to compare. "
+            f"job.filter.segmenter={segmenter}: the generator makes no masks, so there is nothing to compare. "
             "Remedy: leave it out, or a generator of ddpm_train_pairs."
         )
-    segmenter = load_segmenter(settings.segmenter, trusted)
-    found = list(segmenter.config["model"]["mask_levels"])
+    module = load_segmenter(segmenter, trusted)
+    found = list(module.config["model"]["mask_levels"])
     if found != levels:
         raise UserError(
-            f"job.filter.segmenter={settings.segmenter} finds the levels {', '.join(found)}, and the generator has "
+            f"job.filter.segmenter={segmenter} finds the levels {', '.join(found)}, and the generator has "
             f"{', '.join(levels)}. Remedy: a segmenter that was trained on the same masks."
         )
-    return MaskFilter(segmenter, settings.least_dice)
+    return MaskFilter(module, least_dice)
 
 
 def agreement_facts(synthesizer: Synthesizer) -> dict[str, Any] | None:

@@ -171,11 +171,10 @@ def test_what_does_not_tell_is_said_and_handed_on(photographs, generated, tmp_pa
 
 def test_where_training_begins(composed):
     words = ["+exp=classifier_train", "model/backbone=timm", "model.backbone.name=resnet10t"]
-    assert beginning(composed(*words, "model/init=random"), "") is None
-    assert beginning(composed(*words, "model/init=imagenet", "model.init.path=a.pth"), "") is None
-    started = composed(*words, "model/init=synthetic", "model.init.path=runs/a")
-    assert beginning(started, "") == "runs/a" and beginning(started, "last.ckpt") == "last.ckpt"
-    assert beginning(composed(*words, "model/init=random", "ckpt=b.ckpt"), "") == "b.ckpt"
+    assert beginning(None, composed(*words, "model/init=random").model.init) is None
+    assert beginning("", composed(*words, "model/init=imagenet", "model.init.path=a.pth").model.init) is None
+    started = composed(*words, "model/init=synthetic", "model.init.path=runs/a").model.init
+    assert beginning("", started) == "runs/a" and beginning("last.ckpt", started) == "last.ckpt"
 
 
 def test_the_command_refuses_a_leak_before_anything_is_read(command, here, clinic, generated):

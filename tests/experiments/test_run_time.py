@@ -52,8 +52,12 @@ def test_the_parts_are_told_what_is_there_costs_nothing_and_training_is_as_witho
 )
 def test_steps_are_those_of_whole_batches(words, world_size, steps, epochs):
     cfg = compose_config(["+exp=ddpm_train_plain", "output_dir=x", *words])
-    assert run_time.steps_of_an_epoch(cfg, 1000, cfg.data.batch_size * world_size) == steps
-    assert run_time.num_epochs(cfg.trainer, steps) == pytest.approx(epochs)
+    num_images, limit = cfg.data.epoch_size or 1000, cfg.trainer.get("limit_train_batches", 1.0)
+    assert run_time.steps_of_an_epoch(num_images, cfg.data.batch_size * world_size, limit) == steps
+    accumulated = cfg.trainer.accumulate_grad_batches or 1
+    assert run_time.num_epochs(steps / accumulated, cfg.trainer.max_epochs, cfg.trainer.max_steps) == pytest.approx(
+        epochs
+    )
 
 
 def test_a_step_is_timed_without_its_first():
