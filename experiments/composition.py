@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.findings import FINDINGS
-from experiments.known_keys import OPEN_KEYS, check_keys, missing_keys, suggestion, unknown_key
+from experiments.known_keys import Admitted, admitted, check_keys, missing_keys, suggestion, unknown_key
 from experiments.option_folders import (
     HOW_TO_QUOTE,
     SEARCH_WORD,
@@ -89,7 +89,7 @@ def compose_config(overrides: Iterable[str]) -> DictConfig:
     OmegaConf.set_struct(cfg, True)
     if "exp" in cfg:
         raise CommandError("the file of this experiment must begin with the line: # @package _global_")
-    check_keys(cfg, reference, "")
+    check_keys(cfg, reference, "", _admitted(overrides))
     missing = missing_keys(cfg, "")
     if missing:
         raise CommandError(f"{', '.join(missing)} must be given: {' '.join(f'{key}=VALUE' for key in missing)}")
@@ -181,6 +181,11 @@ def _search_path(overrides: Iterable[str]) -> list[str]:
     return [word for word in overrides if SEARCH_WORD.match(word)]
 
 
+def _admitted(overrides: Iterable[str]) -> Admitted:
+    """What our option files and those of the folders of one's own admit."""
+    return admitted([resources.files(CONFIG_MODULE), *own_folders(overrides)])
+
+
 def _explain(error: BaseException, overrides: list[str]) -> str:
     """What Hydra says, with the nearest name where one is misspelt."""
     text = str(error).strip()
@@ -195,10 +200,11 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
     group = re.search(r"Could not override '([\w/@.]+)'", text)
     if group:
         key = group.group(1)
-        if key in OPEN_KEYS:
+        open_keys = _admitted(overrides).keys
+        if key in open_keys:
             return f"{key} is added to name by name: +{key}.NAME=… for a new one, {key}.NAME=… for one that is there."
         parent, _, last = key.replace("/", ".").rpartition(".")
-        if parent in OPEN_KEYS:
+        if parent in open_keys:
             return f"{parent} has no {last!r} yet: +{key}=… adds it."
         choices = [word for word in overrides if "." not in word.split("=")[0] and not word.startswith(f"{key}=")]
         choices += _search_path(overrides)

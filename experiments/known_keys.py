@@ -1,9 +1,16 @@
-"""What keys and what kinds of values a configuration may hold, and what is said of others."""
+"""What keys and what kinds of values a configuration may hold, and what is said of others.
+
+What an option admits stands in its own file: `# any keys: a, b.c` for mappings whose keys a user chooses, and
+`# any kind: d` for values that may be of another kind than the one in the file.
+"""
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterable
-from typing import Any
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,30 +18,31 @@ from datamodules.errors import nearest
 from experiments.option_folders import CommandError
 from experiments.typed_text import PATHS, takes_text
 
-OPEN_KEYS = (
-    "data.grid.conditions",
-    "data.grid.defaults",
-    "data.fractions",
-    "data.roots",
-    "data.own",
-    "job.groups",
-    "job.init_paths",
-    "job.thresholds",
-    "job.classifier_findings",
-    "model.diffusion.classifier_findings",
-    "model.network.options",
-)  # mappings whose keys a user chooses
 OPEN_NODES = ("callbacks",)  # nodes to which a user may add members that have a _target_
-OF_ANY_KIND = (
-    "trainer.devices",
-    "model.classifier.num_frozen",
-    "job.thresholds",
-)  # a number, a list of devices, or auto; a number or all; a number or a mapping
 INSTANTIATE_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
+ADMITS = re.compile(r"^# any (keys|kind): (.+)$", re.M)
 
 
-def check_keys(cfg: DictConfig, reference: Any, path: str) -> None:
-    """Refuse keys that neither the option files nor the constructor of a `_target_` know."""
+class Admitted(NamedTuple):
+    """Dotted keys of mappings whose keys a user chooses, and of values that may be of any kind."""
+
+    keys: set[str]
+    kind: set[str]
+
+
+def admitted(folders: Iterable[Traversable]) -> Admitted:
+    """What the option files of these folders declare to admit; keys are below the group of their file."""
+    found = Admitted(set(), set())
+    for folder in map(str, folders):
+        for file in Path(folder).rglob("*.yaml"):
+            group = file.relative_to(folder).parent.parts
+            for what, names in ADMITS.findall(file.read_text("utf-8", errors="replace")):
+                getattr(found, what).update(".".join([*group, name.strip()]) for name in names.split(","))
+    return found
+
+
+def check_keys(cfg: DictConfig, reference: Any, path: str, admits: Admitted) -> None:
+    """Refuse keys that neither the option files nor the constructor of a `_target_` know, and other kinds of values."""
     known = set(reference) if isinstance(reference, DictConfig) else set()
     constructor = _parameters(cfg)
     for key in cfg:
@@ -46,13 +54,13 @@ def check_keys(cfg: DictConfig, reference: Any, path: str) -> None:
                 raise CommandError(unknown_key(name, key, constructor | known))
         elif key not in known and not is_new_part:
             raise CommandError(unknown_key(name, key, known))
-        if _is_tree(node) and name not in OPEN_KEYS:
-            check_keys(node, None if key not in known else reference._get_node(key), f"{name}.")
+        if _is_tree(node) and name not in admits.keys:
+            check_keys(node, None if key not in known else reference._get_node(key), f"{name}.", admits)
         elif key in known:
-            _check_kind(name, node, reference._get_node(key))
+            _check_kind(name, node, reference._get_node(key), is_free=name in admits.kind)
 
 
-def _check_kind(name: str, node: Any, reference: Any) -> None:
+def _check_kind(name: str, node: Any, reference: Any, is_free: bool) -> None:
     """Refuse text where the option file has a number, 16.5 where it has 16, `no` where it has true, and the like."""
     if node._is_none() and reference._is_missing():
         raise CommandError(f"{name}=null: it must be given.")
@@ -69,7 +77,7 @@ def _check_kind(name: str, node: Any, reference: Any) -> None:
         return
     wanted = _kind(reference)
     fits = given == wanted or (given, wanted) == ("a whole number", "a number")
-    if not fits and wanted != "text" and name not in OF_ANY_KIND:
+    if not fits and wanted != "text" and not is_free:
         raise CommandError(f"{name}={node}: {wanted} is needed here, as in {name}={reference}, and this is {given}.")
 
 

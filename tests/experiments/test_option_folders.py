@@ -1,8 +1,14 @@
 """A folder of one's own mirrors experiments/conf/: its experiments and options are found, and its mistakes named."""
 
+from importlib import resources
+from pathlib import Path
+
 import pytest
+from omegaconf import OmegaConf
 
 from experiments.composition import CommandError, check_command, compose_config
+from experiments.known_keys import ADMITS
+from experiments.typed_text import OPTIONS
 
 OWN = "# @package _global_\n# My own.\ndefaults:\n  - inspect_data\n  - _self_\nname: own\n"
 HOW = [["hydra.searchpath=[file://mine]"], ["--config-dir", "mine"], ["--config-dir=mine"]]
@@ -47,6 +53,29 @@ def test_a_misspelt_key_is_one_there_too(mine, how):
     mine("data/mine.yaml", "defaults: [folder]\nroot: photos\n")
     assert "'data.imag_size': did you mean image_size" in refused(*how, "+exp=own", "data=mine", "data.imag_size=3")
     assert "'trainr.x': did you mean trainer" in refused(*how, "+exp=own", "trainr.x=3")
+
+
+def test_an_option_declares_what_it_admits(mine):
+    mine("exp/own.yaml", OWN)
+    option = "defaults: [folder]\nroot: photos\nshares: {a: 1}\nlimit: 3\n"
+    words = ["--config-dir=mine", "+exp=own", "data=mine"]
+    mine("data/mine.yaml", option)
+    assert "unknown key 'data.shares.b'" in refused(*words, "+data.shares.b=2")
+    assert "data.limit=none: a whole number is needed" in refused(*words, "data.limit=none")
+    mine("data/mine.yaml", f"# any keys: shares\n# any kind: limit\n{option}")
+    check_command([*words, "+data.shares.b=2", "data.limit=none"])
+
+
+def test_every_key_that_is_declared_is_there():
+    folder = Path(str(resources.files(OPTIONS)))
+    declared = [(file, keys) for file in folder.rglob("*.yaml") for _, keys in ADMITS.findall(file.read_text("utf-8"))]
+    assert len(declared) == len({file for file, _ in declared}) + 1 > 5, "annotate.yaml has both"
+    for file, keys in declared:
+        option = OmegaConf.load(file)
+        for key in map(str.strip, keys.split(",")):
+            *above, last = key.split(".")
+            node = OmegaConf.select(option, ".".join(above)) if above else option
+            assert last in node, f"{file.name} has no {key}"
 
 
 def test_both_ways_at_once(mine, here):
