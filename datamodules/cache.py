@@ -11,15 +11,11 @@ renames.
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import shutil
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -48,15 +44,13 @@ from datamodules.cache_files import (
     to_make_again,
     unmade,
 )
-from datamodules.errors import UserError
+from datamodules.cache_workers import results, store_image
 from datamodules.files import open_own, refuse_link, write_text
-from datamodules.images import ImageError, NotAFundusError
 from datamodules.sources.base import Source
 
 log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 1.0  # between two flushes to the disk: a killed build loses no more
-LEAST_PER_WORKER = 500  # rows for which it pays to start a process (which imports the program anew)
 
 
 class ImageCache:
@@ -176,7 +170,7 @@ def _fill(
     if done:
         log.info("image cache: %d of %d images are there already", done, len(paths))
     tasks = ((row, paths[row]) for row in pending)
-    store = partial(_store, source, str(building / IMAGES), picture)
+    store = partial(store_image, source, str(building / IMAGES), picture)
     unsynced: list[tuple[int, int, bytes]] = []
     last = time.monotonic()
     with (
@@ -187,7 +181,7 @@ def _fill(
     ):
         reasons.write("\n")  # ends a line that was cut off when an earlier build was killed
         try:
-            for row, digest, reason in _results(store, tasks, len(pending), num_workers, bar):
+            for row, digest, reason in results(store, tasks, len(pending), num_workers, bar):
                 if reason is not None:
                     reasons.write(json.dumps({"row": row, "reason": reason}) + "\n")
                 unsynced.append((row, STORED if reason is None else REJECTED, digest))
@@ -214,91 +208,6 @@ def _sync(images, reasons, rows, unsynced: list[tuple[int, int, bytes]]) -> None
         rows.write(bytes([state]) + digest)
     rows.flush()
     os.fsync(rows.fileno())
-
-
-def _results(store, tasks: Iterator, num_tasks: int, num_workers: int, bar: tqdm) -> Iterator:
-    num_workers = min(num_workers, num_tasks // LEAST_PER_WORKER)
-    if num_workers <= 1:
-        for task in tasks:
-            result = store(task)
-            bar.update()
-            yield result
-        return
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
-    try:
-        with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_die_with_parent) as pool:
-            for chunk in _bounded(pool, store, tasks, 4 * num_workers):
-                for result in chunk:
-                    bar.update()
-                    yield result
-    except BrokenProcessPool as error:
-        raise CacheError(
-            "a process that reads images died: out of memory, or the main script lacks `if __name__ == '__main__':`. "
-            "What it made is kept. Remedy: run again with data.cache_workers=1."
-        ) from error
-
-
-def _bounded(pool: ProcessPoolExecutor, store, tasks: Iterator, ahead: int, size: int = 16) -> Iterator[list]:
-    """Results of chunks of tasks in order, with no more than `ahead` chunks waiting, however many tasks there are."""
-    waiting = []
-    while chunk := [task for _, task in zip(range(size), tasks, strict=False)]:
-        waiting.append(pool.submit(_store_all, store, chunk))
-        if len(waiting) >= ahead:
-            yield waiting.pop(0).result()
-    for future in waiting:
-        yield future.result()
-
-
-def _store_all(store, tasks: list) -> list:
-    return [store(task) for task in tasks]
-
-
-def _store(
-    source: Source, file_name: str, picture: tuple[int, int, int], task: tuple[int, str]
-) -> tuple[int, bytes, str | None]:
-    """Read one image and write its pixels to its place; (row, digest, None), or the reason why it was refused.
-
-    Written with `write`, not through the map: a full disk then raises OSError where a map would kill the process. For
-    the same reason no row is left out of the file, where there would be a hole: a disk in memory finds room for one
-    when it is read.
-    """
-    row, path = task
-    try:
-        image = source.read(path, picture[0])
-    except (ImageError, NotAFundusError) as error:
-        _write_row(file_name, row, bytes(prod(picture)))
-        return row, bytes(8), str(error)
-    except MemoryError as error:
-        raise CacheError(
-            f"there is no memory to read {path!r} of {source.name} ({error}). Remedy: free some, or read fewer at "
-            "once: data.cache_workers=1; then the same command. What was made so far is kept."
-        ) from error
-    if image.shape != picture or image.dtype != np.uint8:
-        found = f"{image.dtype} {list(image.shape)}"
-        raise UserError(f"{source.name} read {path!r} as {found}, not uint8 {list(picture)}.")
-    pixels = np.ascontiguousarray(image).tobytes()
-    _write_row(file_name, row, pixels)
-    return row, hashlib.blake2b(pixels, digest_size=8).digest(), None
-
-
-def _write_row(file_name: str, row: int, pixels: bytes) -> None:
-    with open_own(file_name, "r+b") as file:
-        file.seek(row * len(pixels))
-        file.write(pixels)
-
-
-def _die_with_parent() -> None:
-    """End this worker when its parent is killed: a killed parent closes no pool."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _finish(building: Path, folder: Path, num_images: int, picture: tuple[int, int, int]) -> None:

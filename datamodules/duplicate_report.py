@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.cache import ImageCache
-from datamodules.duplicates import KINDS, SIDE, VERSION, Duplicate, find_duplicates, groups, rows_to_drop
+from datamodules.duplicates import KINDS, VERSION, Duplicate, find_duplicates, groups, rows_to_drop
 from datamodules.errors import UserError, did_you_mean
 from datamodules.files import read_json, write_csv, write_text
 from datamodules.findings import EYE_SIDE, NAMES, UNKNOWN
+from datamodules.likeness import SIDE
 from datamodules.manifest import Manifest
 
 log = logging.getLogger(__name__)

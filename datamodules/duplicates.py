@@ -29,37 +29,18 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from datamodules.errors import UserError
+from datamodules.likeness import ODD, SIDE, as_words, hash_of, planes_of, similarity
 from datamodules.manifest import SPLITS, STRICTEST
 
 KINDS = ("exact", "near", "mirrored")
 VERSION = 1  # changes whenever the same images would give other pairs; what is kept of them depends on it
-SIDE = 64  # pixels of the square that is compared
-RIM = 0.94  # fraction of the radius that is compared: the edge of the disc is no feature
-MIN_INSIDE = 0.1  # fraction of the square that must be bright
-LOCAL = 5.0  # pixels, deviation of the window of the local mean: wider than a vessel, narrower than the shading
-SOFT = 0.6  # pixels, deviation of the blur of the detail: what a sampling half a pixel off changes, and JPEG's noise
-MIN_CONTRAST = 1.0  # grey levels, deviation of the green from its local mean
 MAX_BITS = 56  # of the hash, that may differ in a candidate
-SHIFTS = [(x / 2, y / 2) for x in (-1, 0) for y in (-1, 0)]  # pixels across and down, besides one pixel each way
-SCALES = (0.98, 1.0, 1.02)
-MIN_SIMILARITY, MIN_LIGHT = 0.93, 0.98  # correlations of the details and of the lights
+MIN_SIMILARITY = 0.93  # correlation of the details
 BATCH, BLOCK, COLUMNS = 512, 128, 4096  # squares read at once; rows and columns of hashes compared at once
-
-
-def _frequencies() -> tuple[np.ndarray, np.ndarray]:
-    """Which frequencies make the hash, bool [SIDE, SIDE]; its bits that mirroring turns over, bool [255]."""
-    down, across = np.mgrid[:SIDE, :SIDE]
-    hashed = (down + across >= 6) & (down + across <= 22)
-    return hashed, across[hashed] % 2 == 1
-
-
-HASHED, ODD = _frequencies()
-DISC = np.hypot(*(np.mgrid[:SIDE, :SIDE] + 0.5 - SIDE / 2)) < RIM * SIDE / 2
 
 
 @dataclass(frozen=True)
@@ -156,51 +137,11 @@ def _fingerprints(images: np.ndarray, progress: bool) -> tuple[np.ndarray, np.nd
                 if first[row] < row:
                     content[row] = content[first[row]]
                     continue
-                planes = _planes(square)
+                planes = planes_of(square)
                 if planes is not None:
-                    hashes[row], content[row] = _words(cv2.dct(planes[0])[HASHED] > 0), True
+                    hashes[row], content[row] = hash_of(planes), True
             bar.update(len(batch))
     return first, hashes, content
-
-
-def _words(bits: np.ndarray) -> np.ndarray:
-    """Bits, bool [255], as words, uint64 [4]. 255, so that the number that differs fits into a byte."""
-    return np.packbits(np.append(bits, False)).view(np.uint64)
-
-
-def _planes(square: np.ndarray) -> np.ndarray | None:
-    """Detail, light and inside of uint8 [S, S, 3], float32 [3, SIDE, SIDE]; None where it is dark or blank.
-
-    Inside is 1 in the disc and 0 outside. Light is the local mean of the green there, in grey levels. Detail is what is
-    left of the green, with a local deviation of 1, cut off at 3, 0 outside.
-    """
-    small = square if len(square) == SIDE else cv2.resize(square, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    inside = _inside(small)
-    if inside.mean() < MIN_INSIDE:
-        return None
-    weight = _blur(inside, LOCAL) + 1e-6
-    green = small[..., 1].astype(np.float32)
-    light = _blur(green * inside, LOCAL) / weight
-    detail = (green - light) * inside
-    if np.square(detail).sum() < MIN_CONTRAST**2 * inside.sum():
-        return None
-    deviation = np.sqrt(_blur(detail * detail, LOCAL) / weight)
-    detail = np.clip(detail / (deviation + 1.0), -3.0, 3.0) * inside
-    return np.stack([_blur(detail, SOFT), light, inside])
-
-
-def _inside(small: np.ndarray) -> np.ndarray:
-    """Which pixels show the retina, float32 [SIDE, SIDE] of 0 and 1: in the disc, not cut off by the sensor."""
-    bright = small.max(axis=2)
-    bright = (bright > max(8.0, 0.15 * float(np.percentile(bright, 95)))).astype(np.uint8)
-    kernel = np.ones((5, 5), np.uint8)
-    closed = cv2.morphologyEx(bright, cv2.MORPH_CLOSE, kernel)
-    eroded = cv2.erode(closed, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return (eroded & DISC).astype(np.float32)
-
-
-def _blur(pixels: np.ndarray, deviation: float) -> np.ndarray:
-    return cv2.GaussianBlur(pixels, (0, 0), deviation, borderType=cv2.BORDER_CONSTANT)
 
 
 def _candidates(hashes: np.ndarray, progress: bool) -> Iterator[np.ndarray]:
@@ -209,7 +150,7 @@ def _candidates(hashes: np.ndarray, progress: bool) -> Iterator[np.ndarray]:
     `first` < `second`; where `mirrored` is 1, it is the mirror image of the second that has such a hash.
     """
     words = np.ascontiguousarray(hashes.T)
-    turned = _words(ODD)[:, None]
+    turned = as_words(ODD)[:, None]
     with tqdm(total=len(hashes), desc="comparing hashes", unit="image", disable=not progress) as bar:
         for top in range(0, len(hashes), BLOCK):
             rows = words[:, top : top + BLOCK]
@@ -261,8 +202,8 @@ def _verified(images: np.ndarray, pairs: np.ndarray, group: _Groups) -> list[Dup
             continue
         for row in (first, second):
             if row not in planes:
-                planes[row] = _planes(images[row])
-        best = max((_compared(planes[first], planes[second], mirrored), mirrored) for mirrored in ways)
+                planes[row] = planes_of(images[row])
+        best = max((similarity(planes[first], planes[second], mirrored), mirrored) for mirrored in ways)
         if best[0] >= MIN_SIMILARITY:
             found.append(Duplicate(first, second, "mirrored" if best[1] else "near", best[0]))
             group.join(first, second)
@@ -274,32 +215,3 @@ def _by_pair(pairs: np.ndarray) -> Iterator[tuple[int, int, list[bool]]]:
     ordered = pairs[np.lexsort(pairs.T[::-1])].tolist()
     for (first, second), ways in itertools.groupby(ordered, key=lambda pair: (pair[0], pair[1])):
         yield first, second, [bool(mirrored) for _, _, mirrored in ways]
-
-
-def _compared(planes: np.ndarray, other: np.ndarray, mirrored: bool) -> float:
-    """The correlation of the details of two squares, 0 where their lights differ."""
-    other = other[..., ::-1] if mirrored else other
-    return _same_detail(planes, other) if _same_light(planes, other) >= MIN_LIGHT else 0.0
-
-
-def _same_light(planes: np.ndarray, other: np.ndarray) -> float:
-    """The correlation of the lights of two squares, float32 [3, SIDE, SIDE] each, where both are inside; -1 to 1."""
-    inside = (planes[2] > 0) & (other[2] > 0)
-    lights = np.stack([planes[1][inside], other[1][inside]]).astype(np.float64)
-    lights -= lights.mean(axis=1, keepdims=True)
-    norm = np.linalg.norm(lights[0]) * np.linalg.norm(lights[1])
-    return float(lights[0] @ lights[1] / norm) if norm > 0 else -1.0
-
-
-def _same_detail(planes: np.ndarray, other: np.ndarray) -> float:
-    """The greatest correlation of the details of two squares, over small shifts and scales; 0 to 1."""
-    first, second = planes[0], np.ascontiguousarray(other[0])
-    best, middle = 0.0, (SIDE / 2 - 0.5, SIDE / 2 - 0.5)
-    for scale in SCALES:
-        for shift in SHIFTS:
-            matrix = cv2.getRotationMatrix2D(middle, 0.0, scale)
-            matrix[:, 2] += shift
-            moved = cv2.warpAffine(second, matrix, (SIDE, SIDE), flags=cv2.INTER_CUBIC)
-            inner = np.ascontiguousarray(moved[1:-1, 1:-1])
-            best = max(best, float(cv2.matchTemplate(first, inner, cv2.TM_CCOEFF_NORMED).max()))
-    return min(best, 1.0)

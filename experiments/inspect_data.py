@@ -13,9 +13,9 @@ from callbacks.files import write_atomically, write_text
 from callbacks.run_record import RunRecord, code_words
 from datamodules.dataset import RowsOf
 from datamodules.duplicate_report import DuplicateReport, found_among
-from datamodules.duplicates import SIDE
 from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
+from datamodules.likeness import SIDE
 from datamodules.manifest import Manifest
 from experiments.assembly import build_datamodule
 from experiments.decoded import decoded_rows, read_all

@@ -12,11 +12,12 @@ import torch
 
 from callbacks.agreement import LabelAgreement
 from callbacks.fid import FrechetDistance
-from datamodules.cache import LEAST_PER_WORKER
 from datamodules.cache_files import CacheError
+from datamodules.cache_workers import LEAST_PER_WORKER
+from datamodules.field_of_view import NotAFundusError
 from datamodules.fundus import FundusDataModule
 from datamodules.image_mask_cache import ImageMaskCache
-from datamodules.images import ImageError, NotAFundusError
+from datamodules.images import ImageError
 from datamodules.mixed import SYNTHETIC
 from datamodules.streaming import ShardDataModule
 from experiments.assembly import build_autoencoder

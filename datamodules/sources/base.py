@@ -13,7 +13,8 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from datamodules.images import VERSION, detect_field_of_view, read_image, square_crop
+from datamodules.field_of_view import detect_field_of_view
+from datamodules.images import VERSION, read_image, square_crop
 from datamodules.manifest import Manifest, ManifestError
 
 MOST_NAMED = 5  # files that are not there

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.errors import nearest
+from datamodules.field_of_view import detect_field_of_view
 from datamodules.findings import NAMES, NUM_LEVELS, UNKNOWN, describe_levels
-from datamodules.images import detect_field_of_view, square_crop, whole_frame
+from datamodules.images import square_crop, whole_frame
 from datamodules.manifest import Manifest, ManifestError
 from datamodules.manifest_checks import COLUMNS
 from datamodules.sources.base import FileSource

@@ -5,7 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from datamodules.sources.harmonise import FUNDUS, ICDR, Levels
-from datamodules.sources.public import LayoutError, PublicSource, stem
+from datamodules.sources.listing import stem
+from datamodules.sources.public import LayoutError, PublicSource
 from datamodules.sources.rows import placed
 
 PARTS = {"train": "train", "val": "valid", "test": "test"}  # split: name of folder and table

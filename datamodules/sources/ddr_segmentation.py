@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.sources.harmonise import FUNDUS
-from datamodules.sources.public import LayoutError, PublicSource, stem
+from datamodules.sources.listing import stem
+from datamodules.sources.public import LayoutError, PublicSource
 
 log = logging.getLogger(__name__)
 

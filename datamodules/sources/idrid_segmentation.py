@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.sources.harmonise import FUNDUS
-from datamodules.sources.public import PublicSource, stem
+from datamodules.sources.listing import stem
+from datamodules.sources.public import PublicSource
 
 SUFFIXES = {"od": 1, "ex": 2, "se": 3, "ma": 4, "he": 5}  # drawn in this order: later ones cover earlier ones
 

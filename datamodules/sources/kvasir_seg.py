@@ -11,8 +11,9 @@ import logging
 
 import pyarrow as pa
 
+from datamodules.sources.listing import stem
 from datamodules.sources.pairs import PolypSource, pairs
-from datamodules.sources.public import LayoutError, stem
+from datamodules.sources.public import LayoutError
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,10 @@
 import logging
 import os
 import re
+import unicodedata
 from collections import Counter
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from datamodules.image_files import BEGINNINGS
@@ -112,3 +114,29 @@ def _checked(path: str) -> str:
 
 def _refuse(error: OSError) -> None:
     raise error
+
+
+def entries(folder: Path, pattern: str) -> list[Path]:
+    """What lies in a folder and matches a pattern of a shell, capitals or not, sorted; `.` is the folder itself."""
+    if pattern == ".":
+        return [folder]
+    if not folder.is_dir():
+        return []
+    within = (entry for entry in folder.iterdir() if not is_foreign(entry.name))
+    return [undoubled(entry) for entry in sorted(within) if fnmatchcase(entry.name.lower(), pattern.lower())]
+
+
+def undoubled(folder: Path) -> Path:
+    """The folder itself; or, where it holds nothing but one of its own name, as unzipping makes them, that one."""
+    if not folder.is_dir():
+        return folder
+    within = [entry for entry in folder.iterdir() if not is_foreign(entry.name)]
+    alone = [entry for entry in within if entry.is_dir() or entry.name.lower().endswith(EXTENSIONS)]
+    twin = len(alone) == 1 and alone[0].is_dir() and alone[0].name.lower() == folder.name.lower()
+    return undoubled(alone[0]) if twin else folder
+
+
+def stem(path: str) -> str:
+    """A path without its extension, lower case, accents composed: what tables and files are matched by."""
+    head, dot, tail = path.rpartition(".")
+    return unicodedata.normalize("NFC", (head if dot and f".{tail.lower()}" in EXTENSIONS else path).lower())

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datamodules.images import FieldOfView, crop_levels, read_image, whole_levels
+from datamodules.field_of_view import FieldOfView
+from datamodules.images import crop_levels, read_image, whole_levels
 from datamodules.manifest import ManifestError
 from datamodules.masks import NO_MASK
 

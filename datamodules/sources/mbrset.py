@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from datamodules.sources.cautious import Unless, columns_of
 from datamodules.sources.harmonise import FUNDUS, ICDR, WHERE, Levels
-from datamodules.sources.public import PublicSource, stem
+from datamodules.sources.listing import stem
+from datamodules.sources.public import PublicSource
 
 
 class MBRSET(PublicSource):

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.sources.harmonise import FUNDUS, ICDR, WHERE, YES_NO, Levels, tidy
-from datamodules.sources.public import PublicSource, stem
+from datamodules.sources.listing import stem
+from datamodules.sources.public import PublicSource
 
 log = logging.getLogger(__name__)
 

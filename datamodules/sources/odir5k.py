@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from datamodules.sources.harmonise import WHERE, YES_NO, Levels
-from datamodules.sources.public import LayoutError, PublicSource, stem
+from datamodules.sources.listing import stem
+from datamodules.sources.public import LayoutError, PublicSource
 
 HOMES = ("", "ODIR-5K/", "ODIR-5K/ODIR-5K/")
 LETTERS = "NDGCAHMO"

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from datamodules.sources.public import LayoutError, PublicSource, stem
+from datamodules.sources.listing import stem
+from datamodules.sources.public import LayoutError, PublicSource
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,7 @@ described is an error that says what was looked for, what was found, and where t
 
 import logging
 import os
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -17,19 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.errors import nearest
+from datamodules.field_of_view import FieldOfView, NotAFundusError, detect_field_of_view
 from datamodules.findings import NAMES
-from datamodules.images import (
-    FieldOfView,
-    NotAFundusError,
-    detect_field_of_view,
-    read_image,
-    square_crop,
-    whole_frame,
-)
+from datamodules.images import read_image, square_crop, whole_frame
 from datamodules.manifest import SPLITS, Manifest, ManifestError
 from datamodules.sources.base import FileSource
 from datamodules.sources.harmonise import WHERE, Rule, harmonise, row_name
-from datamodules.sources.listing import EXTENSIONS, is_foreign, list_images
+from datamodules.sources.listing import EXTENSIONS, entries, list_images, stem, undoubled
 from datamodules.sources.mask_files import framed, painted, two_levels
 from datamodules.sources.people import warn_of_patients
 from datamodules.sources.rows import read_rows
@@ -148,7 +140,7 @@ class PublicSource(FileSource):
         for pattern in patterns:
             matches = [self.root]
             for part in pattern.split("/"):
-                matches = [entry for folder in matches for entry in _entries(folder, part)]
+                matches = [entry for folder in matches for entry in entries(folder, part)]
             if matches:
                 return matches[0]
         return None
@@ -259,31 +251,6 @@ class PublicSource(FileSource):
             if self.frame == "disc":
                 raise
             return None
-
-
-def _entries(folder: Path, pattern: str) -> list[Path]:
-    if pattern == ".":
-        return [folder]
-    if not folder.is_dir():
-        return []
-    entries = (entry for entry in folder.iterdir() if not is_foreign(entry.name))
-    return [undoubled(entry) for entry in sorted(entries) if fnmatchcase(entry.name.lower(), pattern.lower())]
-
-
-def undoubled(folder: Path) -> Path:
-    """The folder itself; or, where it holds nothing but one of its own name, as unzipping makes them, that one."""
-    if not folder.is_dir():
-        return folder
-    within = [entry for entry in folder.iterdir() if not is_foreign(entry.name)]
-    alone = [entry for entry in within if entry.is_dir() or entry.name.lower().endswith(EXTENSIONS)]
-    twin = len(alone) == 1 and alone[0].is_dir() and alone[0].name.lower() == folder.name.lower()
-    return undoubled(alone[0]) if twin else folder
-
-
-def stem(path: str) -> str:
-    """A path without its extension, lower case, accents composed: what tables and files are matched by."""
-    head, dot, tail = path.rpartition(".")
-    return unicodedata.normalize("NFC", (head if dot and f".{tail.lower()}" in EXTENSIONS else path).lower())
 
 
 def count(manifest: Manifest, key: str) -> int:

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.sources.harmonise import FUNDUS, WHERE, YES_NO, Levels
+from datamodules.sources.listing import stem
 from datamodules.sources.optic_disc import LEVELS, decode, with_masks
-from datamodules.sources.public import LayoutError, PublicSource, stem
+from datamodules.sources.public import LayoutError, PublicSource
 
 LABELS = ("label(glaucoma=1)", "glaucoma label", "label")  # what the column of labels is called, capitals aside
 LETTERS = {"g": "1", "n": "0"}

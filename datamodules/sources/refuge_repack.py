@@ -7,8 +7,9 @@ import pyarrow as pa
 
 from datamodules.manifest import SPLITS
 from datamodules.sources.harmonise import FUNDUS, WHERE, YES_NO, Levels
+from datamodules.sources.listing import stem
 from datamodules.sources.optic_disc import LEVELS, PLAIN, decode, with_masks
-from datamodules.sources.public import LayoutError, PublicSource, stem
+from datamodules.sources.public import LayoutError, PublicSource
 
 
 class RefugeRepack(PublicSource):

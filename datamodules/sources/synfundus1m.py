@@ -21,8 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.errors import UserError
+from datamodules.field_of_view import NotAFundusError, detect_field_of_view
 from datamodules.findings import NAMES
-from datamodules.images import NotAFundusError, detect_field_of_view, square_crop, whole_frame
+from datamodules.images import square_crop, whole_frame
 from datamodules.manifest import Manifest, ManifestError
 from datamodules.sources.base import FileSource
 from datamodules.sources.csv import finding_levels

@@ -40,12 +40,12 @@ class Numbered:
 
 SCRIPT = """
 import sys
-from datamodules import cache
+from datamodules import cache, cache_workers
 from datamodules.cache import ImageCache
 from numbered_source import Numbered
 
 cache.SYNC_SECONDS = 0.05
-cache.LEAST_PER_WORKER = 4
+cache_workers.LEAST_PER_WORKER = 4
 if __name__ == "__main__":
     folder, workers = sys.argv[1], int(sys.argv[2])
     ImageCache.build(Numbered(folder + "/reads.txt", seconds=0.02), [str(i) for i in range(200)], 8, folder, workers)

@@ -16,8 +16,10 @@ from numbered import REPO, SCRIPT, check, paths, reads
 from refusals import refuses
 
 from datamodules import cache as cache_module
+from datamodules import cache_workers
 from datamodules.cache import CacheError, ImageCache, cache_folder
-from datamodules.images import ImageError, NotAFundusError
+from datamodules.field_of_view import NotAFundusError
+from datamodules.images import ImageError
 
 
 def test_a_refused_row_leaves_no_hole_in_the_file(numbered, tmp_path):
@@ -52,7 +54,7 @@ def test_the_folder_depends_on_all_that_the_pixels_depend_on(tmp_path, numbered)
 
 def test_workers_make_the_same_cache(tmp_path, numbered, monkeypatch):
     alone = ImageCache.build(numbered(), paths(40), 8, tmp_path / "a")
-    monkeypatch.setattr(cache_module, "LEAST_PER_WORKER", 4)
+    monkeypatch.setattr(cache_workers, "LEAST_PER_WORKER", 4)
     many = ImageCache.build(numbered(), paths(40), 8, tmp_path / "b", num_workers=2)
     check(many, 40)
     for name in (cache_module.IMAGES, cache_module.ROWS, cache_module.COMPLETE, cache_module.REASONS):
@@ -177,12 +179,12 @@ def test_too_little_space_is_said_before_anything_is_read(tmp_path, numbered, mo
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_disk_that_fills_up_on_the_way_is_said(tmp_path, numbered, monkeypatch):
-    real = cache_module.open_own
+    real = cache_workers.open_own
 
     def full(path, mode):
         return open("/dev/full", mode) if str(path).endswith(cache_module.IMAGES) else real(path, mode)
 
-    monkeypatch.setattr(cache_module, "open_own", full)
+    monkeypatch.setattr(cache_workers, "open_own", full)
     monkeypatch.setattr(cache_module.os, "fsync", lambda number: None)
     with refuses(CacheError, tmp_path / "images", "3,840", "cache_dir=") as caught:
         ImageCache.build(numbered(), paths(20), 8, tmp_path)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from refusals import refuses
 
-from datamodules import duplicates, phantom
+from datamodules import duplicates, likeness, phantom
 from datamodules.duplicates import Duplicate, find_duplicates, groups, rows_to_drop
-from datamodules.images import detect_field_of_view, read_image, square_crop
+from datamodules.field_of_view import detect_field_of_view
+from datamodules.images import read_image, square_crop
 from datamodules.sources.chase_db1 import ChaseDB1
 from datamodules.sources.drive import DRIVE
 from datamodules.sources.rahim_dr import RahimDR
@@ -80,8 +81,8 @@ def test_planted_phantoms_are_found_and_nothing_else(phantoms, size):
 def test_many_copies_of_one_image_are_not_all_compared(phantoms, monkeypatch):
     stream, compared = np.random.default_rng(0), []
     copies = [np.clip(phantoms[0] + stream.normal(0, 2, phantoms[0].shape), 0, 255).astype(np.uint8) for _ in range(30)]
-    same_detail = duplicates._same_detail
-    monkeypatch.setattr(duplicates, "_same_detail", lambda *pair: compared.append(1) or same_detail(*pair))
+    same_detail = likeness._same_detail
+    monkeypatch.setattr(likeness, "_same_detail", lambda *pair: compared.append(1) or same_detail(*pair))
     found = find_duplicates(np.stack([phantoms[1], *copies]))
     assert set(groups(found, 31)[1:]) == {1} and len(found) == 29
     assert len(compared) < 100, "not 30 * 29 / 2"
@@ -98,7 +99,7 @@ def test_an_image_is_no_duplicate_of_itself_and_no_images_hold_none(phantoms):
 def test_the_mirror_image_has_the_hash_with_the_odd_bits_turned_over(phantoms):
     _, hashes, _ = duplicates._fingerprints(phantoms, False)
     _, of_mirrored, _ = duplicates._fingerprints(phantoms[:, :, ::-1], False)
-    differ = np.bitwise_count(hashes ^ duplicates._words(duplicates.ODD) ^ of_mirrored).sum(axis=1)
+    differ = np.bitwise_count(hashes ^ likeness.as_words(likeness.ODD) ^ of_mirrored).sum(axis=1)
     assert differ.max() <= 2 and np.bitwise_count(hashes ^ of_mirrored).sum(axis=1).min() > 60
 
 
@@ -146,11 +147,11 @@ def test_candidates_are_those_of_comparing_every_pair(monkeypatch):
     bits = stream.integers(0, 2, size=(150, 255)).astype(bool)
     for first, second, num_bits in ((3, 140, 56), (15, 16, 10), (20, 100, 57), (47, 48, 30), (60, 149, 0)):
         bits[second] = bits[first] ^ (stream.permutation(255) < num_bits)
-    bits[77] = bits[70] ^ duplicates.ODD
-    hashes = np.stack([duplicates._words(row) for row in bits])
+    bits[77] = bits[70] ^ likeness.ODD
+    hashes = np.stack([likeness.as_words(row) for row in bits])
     found = {tuple(pair) for block in duplicates._candidates(hashes, False) for pair in block.tolist()}
     expected = set()
-    for flip, odd in enumerate((np.zeros(255, bool), duplicates.ODD)):
+    for flip, odd in enumerate((np.zeros(255, bool), likeness.ODD)):
         differ = ((bits ^ odd)[:, None] != bits[None]).sum(axis=2)
         expected |= {(i, j, flip) for i, j in np.argwhere(differ <= duplicates.MAX_BITS).tolist() if i < j}
     assert found == expected and {(3, 140, 0), (15, 16, 0), (70, 77, 1)} <= found and (20, 100, 0) not in found

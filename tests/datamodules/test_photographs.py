@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 from refusals import refuses
 
-from datamodules.images import (
-    FieldOfView,
-    ImageError,
-    NotAFundusError,
-    detect_field_of_view,
-    read_image,
-    square_crop,
-    whole_frame,
-)
+from datamodules.field_of_view import FieldOfView, NotAFundusError, detect_field_of_view
+from datamodules.images import ImageError, read_image, square_crop, whole_frame
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

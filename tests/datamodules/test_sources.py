@@ -13,8 +13,8 @@ from datamodules.manifest import ManifestError
 from datamodules.sources.base import Source
 from datamodules.sources.csv import CsvSource
 from datamodules.sources.folder import FolderSource, patient_of_name
-from datamodules.sources.listing import is_foreign
-from datamodules.sources.public import LayoutError, stem
+from datamodules.sources.listing import is_foreign, stem
+from datamodules.sources.public import LayoutError
 from datamodules.sources.rahim_dr import CLASSES, FOLDER, RahimDR
 from datamodules.sources.synfundus1m import SynFundus1M
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from refusals import refuses
 
-from datamodules.images import NotAFundusError
+from datamodules.field_of_view import NotAFundusError
 from datamodules.manifest import ManifestError
 from datamodules.sources.csv import CsvSource
 

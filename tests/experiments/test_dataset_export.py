@@ -15,8 +15,9 @@ from refusals import refuses
 from released_sets import annotate, as_format, conditions, filtered, pictures
 from synthetic_sets import write_set
 
+from datamodules.field_of_view import NotAFundusError, detect_field_of_view
 from datamodules.findings import NAMES
-from datamodules.images import NotAFundusError, detect_field_of_view, read_image, square_crop, whole_frame
+from datamodules.images import read_image, square_crop, whole_frame
 from datamodules.sources.csv import CsvSource
 from datamodules.sources.synfundus1m import SynFundus1M
 from experiments import dataset_export as job

@@ -11,7 +11,8 @@ import torch
 
 from callbacks.features import build_extractor
 from callbacks.metrics.frechet import frechet_distance
-from datamodules.images import detect_field_of_view, read_image, square_crop
+from datamodules.field_of_view import detect_field_of_view
+from datamodules.images import read_image, square_crop
 from datamodules.phantom import render
 
 NUM_IMAGES, IMAGE_SIZE, NUM_DRAWS = 68, 128, 3  # 68: as many as DRIVE and CHASE_DB1 hold together
