@@ -176,18 +176,19 @@ def build_diffusion(cfg: DictConfig, autoencoder: Autoencoder, make: Make = MAKE
     return module
 
 
-def mask_levels(cfg: DictConfig) -> list[str]:
+def mask_levels(data: DictConfig) -> list[str]:
     """Names of the levels of the data's masks, background first.
 
     Raises:
-        UserError: the data have no masks.
+        UserError: data without masks.
     """
-    source = build_datamodule(cfg).source
+    source = getattr(instantiate(data.module), "source", None)
     levels = list(getattr(source, "mask_levels", ()))
     if not levels:
         raise UserError(
-            f"the data ({source.name}) have no masks, and model.masks wants some. Remedy: data with masks "
-            "(docs/datasets.md says which have any), or model/masks=none."
+            f"the data have no masks ({getattr(source, 'name', 'no photographs')}), and this run learns masks. Remedy: "
+            "data=kvasir_seg, drive or another set with masks (docs/datasets.md), or data=phantom_masks; or, of a "
+            "generator, model/masks=none."
         )
     return levels
 

@@ -1,6 +1,5 @@
 """`+exp=classifier_train`: learn findings from photographs, and say how well they are told, with intervals."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from experiments.loading import model_of, with_weights
 from experiments.report import batch_text, heading, parameters_text, say
 from experiments.session import Run
 from experiments.trainers import build_trainer, final_metrics
-from experiments.training import describe_data, fit, prepare_data
+from experiments.training import beginning, chosen_checkpoint, describe_data, fit, prepare_data
 from lightning_modules.checkpoint import load_state, load_weights
 from lightning_modules.classifier import Classifier
 
@@ -134,18 +133,6 @@ def chosen_findings(named: Sequence[str] | None, datamodule: FundusDataModule) -
     return named or varying
 
 
-def beginning(checkpoint: str | None, init: Mapping[str, Any]) -> str | None:
-    """Where the weights lie that training begins with; None for those at random or of ImageNet: they know no fundus.
-
-    Args:
-        checkpoint: of the whole network, if there is one.
-        init: the group `model/init`, which gives the backbone its weights where there is none.
-    """
-    if checkpoint:
-        return checkpoint
-    return None if init["_target_"].endswith((".ImageNetInit", ".ImageNetStart")) else init.get("path")
-
-
 def take_over(module: Classifier, ckpt: str) -> str:
     """Give the whole network the measured weights of a checkpoint; returns the report.
 
@@ -171,18 +158,6 @@ def initialise(module: Classifier, init: Callable[[nn.Module], Any]) -> str:
     if module.ema is not None:
         module.ema.network.load_state_dict(module.network.state_dict())
     return str(report)
-
-
-def chosen_checkpoint(trainer: L.Trainer, output_dir: Path) -> Path:
-    """`best.ckpt`: the best epoch, or the last one where the monitored figure was undefined in every epoch."""
-    monitored, path = trainer.checkpoint_callback, output_dir / "checkpoints" / "best.ckpt"
-    if monitored.best_model_score is None or not math.isfinite(monitored.best_model_score):
-        say(
-            f"{monitored.monitor} was undefined after every epoch (does the validation split lack a class?): no epoch "
-            "is the best, and the last one is measured. Remedy: job.monitor=val/loss, or a larger validation split."
-        )
-        trainer.save_checkpoint(path, weights_only=False)
-    return path
 
 
 def measure(

@@ -65,7 +65,7 @@ def with_mask_levels(run: Run) -> Run:
     masks = run.cfg.model.get("masks")
     if masks is None or masks.levels is not None:
         return run
-    return run.but({"model": {"masks": {"levels": mask_levels(run.cfg)}}})
+    return run.but({"model": {"masks": {"levels": mask_levels(run.cfg.data)}}})
 
 
 def foretell(

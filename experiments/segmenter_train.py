@@ -12,19 +12,17 @@ from callbacks.image_sheet import publish
 from callbacks.mask_outlines import mask_sheet
 from callbacks.run_record import RunRecord
 from callbacks.segmentation import SegmentationEvaluation
-from datamodules.errors import UserError
-from datamodules.findings import nearest
+from datamodules.errors import UserError, did_you_mean
 from datamodules.fundus import FundusDataModule
 from datamodules.manifest import SPLITS
 from datamodules.masks import NO_MASK, to_levels
-from experiments.assembly import build_callbacks, build_datamodule, build_segmenter
-from experiments.classifier_train import beginning, chosen_checkpoint
+from experiments.assembly import build_callbacks, build_segmenter, mask_levels
 from experiments.lineage import trained_on
 from experiments.loading import model_of, with_weights
 from experiments.report import batch_text, heading, parameters_text, say
 from experiments.session import Run
 from experiments.trainers import build_trainer, final_metrics
-from experiments.training import describe_data, fit, prepare_data
+from experiments.training import beginning, chosen_checkpoint, describe_data, fit, prepare_data
 from lightning_modules.checkpoint import load_state, load_weights
 from lightning_modules.initialisation import BUNDLED
 from lightning_modules.segmenter import Segmenter
@@ -38,11 +36,11 @@ def segmenter_train(run: Run) -> dict[str, float]:
     callbacks = build_callbacks(cfg)
     if cfg.job.num_replicates < 0:
         raise UserError(f"job.num_replicates={cfg.job.num_replicates} must be at least 0; 0 gives no intervals.")
-    cfg = OmegaConf.merge(cfg, {"model": {"mask_levels": list(mask_levels(cfg))}})
+    cfg = OmegaConf.merge(cfg, {"model": {"mask_levels": levels_of(cfg)}})
     levels = list(cfg.model.mask_levels)
     check_monitor(cfg.job.monitor, levels)
     announce(run, cfg)
-    weights = beginning(cfg, checkpoint)
+    weights = beginning(checkpoint or cfg.ckpt, run.config["model"]["init"])
     datamodule = prepare_data(run, weights)
     datamodule.setup("fit")
     describe_data(datamodule, output_dir)
@@ -69,23 +67,16 @@ def segmenter_train(run: Run) -> dict[str, float]:
     return metrics
 
 
-def mask_levels(cfg: DictConfig) -> tuple[str, ...]:
+def levels_of(cfg: DictConfig) -> list[str]:
     """Names of the levels of the data's masks, background first.
 
     Raises:
         UserError: data without masks; or `model.mask_levels` names others.
     """
-    levels = tuple(getattr(getattr(build_datamodule(cfg), "source", None), "mask_levels", ()))
-    if not levels:
-        source = OmegaConf.select(cfg, "data.source._target_") or "none that is photographs"
+    levels, named = mask_levels(cfg.data), cfg.model.mask_levels
+    if named is not None and list(named) != levels:
         raise UserError(
-            f"the data have no masks (data.source is {source}): there is nothing to segment. Remedy: "
-            "data=kvasir_seg, drive or another set with masks (docs/datasets.md); or data=phantom_masks."
-        )
-    named = cfg.model.mask_levels
-    if named is not None and tuple(named) != levels:
-        raise UserError(
-            f"model.mask_levels is {list(named)}, and the masks of the data have the levels {list(levels)}. Remedy: "
+            f"model.mask_levels is {list(named)}, and the masks of the data have the levels {levels}. Remedy: "
             "model.mask_levels=null takes those of the data."
         )
     return levels
@@ -100,9 +91,9 @@ def check_monitor(monitor: str, levels: list[str]) -> None:
     known = ["val/dice", "val/iou", "val/loss"]
     known += [f"val/dice_{level.replace(' ', '_')}" for level in levels[1:]] if len(levels) > 2 else []
     if monitor not in known:
-        near = nearest(str(monitor), known)
-        hint = f" Did you mean {near!r}?" if near else ""
-        raise UserError(f"job.monitor={monitor} is not logged.{hint} Known: {', '.join(known)}.")
+        raise UserError(
+            f"job.monitor={monitor} is not logged.{did_you_mean(monitor, known)} Known: {', '.join(known)}."
+        )
 
 
 def announce(run: Run, cfg: DictConfig) -> None:

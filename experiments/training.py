@@ -1,5 +1,6 @@
 """The steps that the training jobs share."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,3 +131,27 @@ def _check_epochs(progress: Mapping[str, Any], checkpoint: str, max_epochs: int 
             f"{checkpoint} has {done} epochs behind it, and trainer.max_epochs={max_epochs}: nothing is left to train. "
             f"Give {done} or more, or another output_dir to begin anew."
         )
+
+
+def beginning(checkpoint: str | None, init: Mapping[str, Any]) -> str | None:
+    """Where the weights lie that training begins with; None for those at random or of ImageNet: they know no fundus.
+
+    Args:
+        checkpoint: of the whole network, if there is one.
+        init: the group `model/init`, which gives the backbone its weights where there is none.
+    """
+    if checkpoint:
+        return checkpoint
+    return None if init["_target_"].endswith((".ImageNetInit", ".ImageNetStart")) else init.get("path")
+
+
+def chosen_checkpoint(trainer: L.Trainer, output_dir: Path) -> Path:
+    """`best.ckpt`: the best epoch, or the last one where the monitored figure was undefined in every epoch."""
+    monitored, path = trainer.checkpoint_callback, output_dir / "checkpoints" / "best.ckpt"
+    if monitored.best_model_score is None or not math.isfinite(monitored.best_model_score):
+        say(
+            f"{monitored.monitor} was undefined after every epoch (does the validation split lack a class?): no epoch "
+            "is the best, and the last one is measured. Remedy: job.monitor=val/loss, or a larger validation split."
+        )
+        trainer.save_checkpoint(path, weights_only=False)
+    return path

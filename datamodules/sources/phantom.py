@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules import phantom
-from datamodules.errors import UserError
-from datamodules.findings import NAMES, nearest
+from datamodules.errors import UserError, did_you_mean
+from datamodules.findings import NAMES
 from datamodules.manifest import Manifest
 from datamodules.masks import NO_MASK
 
@@ -71,9 +71,10 @@ def _structures(masks: Sequence[str]) -> tuple[str, ...]:
     names = tuple(masks)
     for place, name in enumerate(names):
         if name not in phantom.MASK_NAMES:
-            near = nearest(str(name), phantom.MASK_NAMES)
-            hint = f" Did you mean {near!r}?" if near else ""
-            raise UserError(f"data.masks names {name!r}.{hint} Phantoms have masks of {', '.join(phantom.MASK_NAMES)}.")
+            raise UserError(
+                f"data.masks names {name!r}.{did_you_mean(name, phantom.MASK_NAMES)} Phantoms have masks of "
+                f"{', '.join(phantom.MASK_NAMES)}."
+            )
         if name in names[:place]:
             raise UserError(f"data.masks names {name!r} twice. Remedy: name each structure once.")
     return names
