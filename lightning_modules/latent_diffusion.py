@@ -21,7 +21,8 @@ from lightning_modules.diffusion.objective import Objective
 from lightning_modules.diffusion.sampling import draw_noise
 from lightning_modules.ema import AveragedNetwork
 from lightning_modules.label_maps import LabelMaps, LabelSums
-from lightning_modules.latent_sampling import LatentSampling, Sampling
+from lightning_modules.latent_inpainting import LatentInpainting
+from lightning_modules.latent_sampling import Sampling
 from lightning_modules.masks import MaskCode, MaskMaps
 from lightning_modules.networks.kl import NETWORK_KEY, network_config
 from lightning_modules.networks.latent_classifier import LatentClassifier
@@ -43,7 +44,7 @@ class NoiseSample(NamedTuple):
 
 
 @accepts_fields(optimisation=Optimisation, sampling=Sampling, blocks=Blocks)
-class LatentDiffusion(LatentSampling, TrainedModule):
+class LatentDiffusion(LatentInpainting, TrainedModule):
     """Trains a conditional denoiser on the latents of an autoencoder; samples images with its averaged weights.
 
     Source: Rombach et al. 2022 (arXiv 2112.10752), section 3.2. Differs from the paper: latents are standardised by

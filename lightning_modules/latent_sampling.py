@@ -200,46 +200,64 @@ class LatentSampling:
 
         A generator that was trained without masks gives None for them.
         """
-        network, condition = self.ema.network, Condition.of(condition)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.sampling["precision"] == "bf16"):
-            x_0 = self._sample_latents(condition, seeds, num_steps, guidance)
-            num = self.autoencoder.latent_channels
-            images = self.autoencoder.decode(self.autoencoder.unstandardise(x_0[:, :num]))
+        condition = Condition.of(condition)
+        with self._precision():
+            return self._pairs(self._sample_latents(condition, seeds, num_steps, guidance), condition)
+
+    def _precision(self) -> torch.autocast:
+        """In which the networks compute when they sample."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.sampling["precision"] == "bf16")
+
+    def _pairs(self, x_0: Tensor, condition: Condition) -> Pairs:
+        """Images of standardised latents, and masks: those asked for, those of the code, or none."""
+        network, num = self.ema.network, self.autoencoder.latent_channels
+        images = self.autoencoder.decode(self.autoencoder.unstandardise(x_0[:, :num]))
         if network.masks is None:
             return Pairs(images, None)
         if self.mask_code is None:
             return Pairs(images, None if condition.mask is None else condition.mask.to(self.device))
         return Pairs(images, network.masks.harden(network.masks.decode(x_0[:, num:])))
 
-    def _sample_latents(
-        self, condition: Condition, seeds: Sequence[int] | Tensor, num_steps: int | None, guidance: float | None
-    ) -> Tensor:
-        """Standardised latents [B, C, h, w] of the images."""
-        network, settings = self.ema.network, self.sampling
+    def _generators(self, condition: Condition, seeds: Sequence[int] | Tensor) -> list[torch.Generator]:
+        """One generator an image of a condition, which is checked."""
+        network = self.ema.network
         network.conditioning.check(condition.labels)
         if network.masks is not None and condition.mask is not None:
             network.masks.check(condition.mask, self.image_size)
         generators = image_generators(seeds)
         if len(generators) != len(condition):
             raise UserError(f"{len(generators)} seeds for {len(condition)} rows of labels: give one an image.")
-        noise, condition = draw_noise(self.latent_shape, generators, self.device), condition.to(self.device)
-        guide = None
+        return generators
+
+    def _asked(self, condition: Condition, guidance: float | None) -> dict[str, Any]:
+        """What a `Prediction` is told of a condition on this device, and of how it is guided."""
+        network, settings, guide = self.ema.network, self.sampling, None
         if settings["classifier_scale"] and guidance is None:
             wanted = settings["classifier_findings"]
             gradient = network.guidance_gradient(condition.labels, None if wanted is None else weights_of(wanted))
             guide = ClassifierGuidance(gradient, settings["classifier_scale"], settings["classifier_interval"])
+        return {
+            "cond": network.condition(condition),
+            "uncond": network.condition(network.conditioning.unknown(len(condition))),
+            "guidance": settings["guidance"] if guidance is None else guidance,
+            "interval": settings["guidance_interval"],
+            "classifier": guide,
+            "rescale": settings["guidance_rescale"],
+        }
+
+    def _sample_latents(
+        self, condition: Condition, seeds: Sequence[int] | Tensor, num_steps: int | None, guidance: float | None
+    ) -> Tensor:
+        """Standardised latents [B, C, h, w] of the images."""
+        settings, generators = self.sampling, self._generators(condition, seeds)
+        noise, condition = draw_noise(self.latent_shape, generators, self.device), condition.to(self.device)
         steps = settings["num_steps"] if num_steps is None else num_steps
         return sample(
-            network.denoise,
+            self.ema.network.denoise,
             noise,
-            network.condition(condition),
-            network.condition(network.conditioning.unknown(len(condition))),
-            build_scheduler(settings["scheduler"], self.objective, steps),
-            steps,
-            settings["guidance"] if guidance is None else guidance,
-            settings["guidance_interval"],
-            generators,
-            settings["spacing"],
-            guide,
-            settings["guidance_rescale"],
+            scheduler=build_scheduler(settings["scheduler"], self.objective, steps),
+            num_steps=steps,
+            generators=generators,
+            spacing=settings["spacing"],
+            **self._asked(condition, guidance),
         )

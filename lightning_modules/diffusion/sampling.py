@@ -143,6 +143,27 @@ def guided(
     return found * (1 - rescale + rescale * wanted / deviation)
 
 
+class Prediction(NamedTuple):
+    """What the network says of x_t at a timestep under all guidance of a sampling; arguments as of `sample`."""
+
+    denoiser: Denoiser
+    scheduler: SchedulerMixin
+    cond: Tensor
+    uncond: Tensor | None
+    guidance: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    classifier: ClassifierGuidance | None = None
+    rescale: float = 0.0
+
+    def __call__(self, x_t: Tensor, timestep: Tensor) -> Tensor:
+        """x_t [B, C, h, w] at one timestep -> prediction float32 [B, C, h, w]."""
+        low, high = (bound * (self.scheduler.config.num_train_timesteps - 1) for bound in self.interval)
+        t = torch.full((len(x_t),), float(timestep), device=x_t.device)
+        w = self.guidance if low <= timestep <= high else 1.0
+        prediction = guided(self.denoiser, x_t, t, self.cond, self.uncond, w, self.rescale)
+        return prediction if self.classifier is None else prediction + self.classifier.added(x_t, t, self.scheduler)
+
+
 @torch.no_grad()
 def sample(
     denoiser: Denoiser,
@@ -188,13 +209,8 @@ def sample(
         raise UserError("the 'ddpm' scheduler adds noise: give one generator an image.")
     stepping = {} if isinstance(scheduler, DDIMScheduler) else {"generator": list(generators) if generators else None}
     set_timesteps(scheduler, num_steps, spacing)  # kept on the CPU: a step costs no synchronisation
-    low, high = (bound * (num_timesteps - 1) for bound in interval)
+    predict = Prediction(denoiser, scheduler, cond, uncond, guidance, interval, classifier, rescale)
     x_t = noise * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
-        t = torch.full((len(x_t),), float(timestep), device=x_t.device)
-        w = guidance if low <= timestep <= high else 1.0
-        prediction = guided(denoiser, x_t, t, cond, uncond, w, rescale)
-        if classifier is not None:
-            prediction = prediction + classifier.added(x_t, t, scheduler)
-        x_t = scheduler.step(prediction, timestep, x_t, return_dict=False, **stepping)[0]
+        x_t = scheduler.step(predict(x_t, timestep), timestep, x_t, return_dict=False, **stepping)[0]
     return x_t
