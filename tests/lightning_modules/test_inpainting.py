@@ -38,7 +38,7 @@ def test_only_the_region_changes(generator, asked, scheduler, inpainting):
     assert torch.equal(pairs.images[outside], images[outside])
     for before, after, inside in zip(images, pairs.images, where, strict=True):
         assert not torch.equal(before[:, inside], after[:, inside])
-    assert pairs.images.dtype == torch.float32 and 0 <= pairs.images.min() and pairs.images.max() <= 1
+    assert pairs.images.dtype == torch.float32 and pairs.images.min() >= 0 and pairs.images.max() <= 1
     assert torch.equal(pairs.masks, condition.mask)
 
 
@@ -69,7 +69,7 @@ def test_masks_that_are_denoised_are_painted_where_they_are_unknown(build, asked
     images, where, condition = asked
     mask = condition.mask.masked_fill(where, UNKNOWN)
     masks = module.inpaint(images, where, Condition(condition.labels, mask), [1, 2, 3]).masks
-    assert torch.equal(masks[~where], condition.mask[~where]) and 0 <= masks.min() and masks.max() <= 2
+    assert torch.equal(masks[~where], condition.mask[~where]) and masks.min() >= 0 and masks.max() <= 2
     known, unknown = module._known(images, where, mask)
     num = module.autoencoder.latent_channels
     assert torch.equal(known[:, :num], module.autoencoder.standardise(module.autoencoder.encode(images)[0]))
