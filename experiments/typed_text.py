@@ -21,6 +21,7 @@ PATH_LISTS = ("annotators", "runs", "hydra.searchpath")
 NAME_LISTS = (
     "trusted",
     "findings",
+    "levels",
     "balance",
     "masks",
     "mask_levels",

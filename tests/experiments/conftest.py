@@ -39,6 +39,14 @@ def generator(made_once, autoencoder) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mask_generator(made_once) -> Path:
+    """The checkpoint of a generator of 16 pixels, hardly trained, that is told masks of disc and cup."""
+    words = [*DDPM_TRAIN, "data.masks=[disc,cup]", "model/masks=condition", "trainer.max_epochs=1",
+             "~callbacks.frechet", "~callbacks.agreement", "~callbacks.sample_grid"]  # fmt: skip
+    return made_once("mask_generator", lambda folder: make_run(folder, *words)) / "out/checkpoints/last.ckpt"
+
+
+@pytest.fixture(scope="session")
 def annotator(made_once) -> Path:
     """The folder of a run of classifier_train that tells eye side and glaucoma of 16 pixels, hardly trained."""
     words = ["+exp=classifier_train", *DATA, *TRAINER, "trainer.max_epochs=1", "model/backbone=resnet10t",

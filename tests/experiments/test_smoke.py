@@ -69,6 +69,7 @@ SMALL = {
     "gather_checkpoint": ["job.filename=one.ckpt"],
     "evaluate": [*DATA, "trainer.accelerator=cpu", "job.num_halvings=3", "job.extractor.image_size=32"],
     "export_model": ["job.license=cc0-1.0"],
+    "inpaint": [*DATA, "data.masks=[disc,cup]", "trainer.accelerator=cpu"],
     "inspect_data": DATA,
     "segmenter_train": [*DATA, *SEGMENTER, *TRAINER],
     "segmenter_train_gpu": [
@@ -103,6 +104,15 @@ FILES = {
     "gather_checkpoint": ["one.ckpt"],
     "evaluate": ["evaluation.json", "evaluation.html", "evaluation.md", "evaluation.png"],
     "export_model": ["export.json", "model/model_index.json", "model/README.md"],
+    "inpaint": [
+        "pairs.parquet",
+        "inpainting.json",
+        "images",
+        "masks",
+        "regions",
+        "samples/pairs.png",
+        "samples/nearest.png",
+    ],
     "inspect_data": ["report.html", "counts.csv", "contact_sheet.png", "cooccurrence.png", "tensorboard"],
     "scaling": ["scaling.json"],
     "segmenter_train": SEGMENTER_FILES,
@@ -125,6 +135,7 @@ WITHOUT_DATA = (
     "evaluate",
     "gather_checkpoint",
     "export_model",
+    "inpaint",
     "pretrain_transfer",
     "scaling",
     "synthesize",
@@ -136,7 +147,9 @@ DIFFUSION_FILES = [*FILES["vae_train"], "autoencoder/checkpoints/last.ckpt", "fr
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", experiments())
-def test_every_experiment_runs(name, command, here, photographs, finished_runs, synthetic_set, generator, unseen_set):
+def test_every_experiment_runs(
+    name, command, here, photographs, finished_runs, synthetic_set, generator, unseen_set, mask_generator
+):
     assert name in SMALL, f"give {name} a size that runs in seconds: SMALL[{name!r}] in {__file__}"
     of_a_set = dict.fromkeys(("dataset_card", "dataset_export", "evaluate"), synthetic_set)
     given = {
@@ -145,6 +158,7 @@ def test_every_experiment_runs(name, command, here, photographs, finished_runs, 
         "synthesize": [f"ckpt={generator}"],
         "gather_checkpoint": [f"ckpt={generator}"],
         "export_model": [f"ckpt={generator}"],
+        "inpaint": [f"ckpt={mask_generator}"],
         "annotate": unseen_set,
         **of_a_set,
     }.get(name, [])
