@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from datamodules.errors import UserError
 from datamodules.findings import NAMES
 from datamodules.fundus import FundusDataModule
+from experiments.clusters import cluster_features
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.checkpoint import load_state
 from lightning_modules.checkpoint_shards import REST
 from lightning_modules.classifier import Classifier
+from lightning_modules.clusters import ClusterConditioning
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.masks import MaskCode
 from lightning_modules.networks.kl import pretrained
@@ -164,6 +166,9 @@ def build_diffusion(cfg: DictConfig, autoencoder: Autoencoder, make: Make = MAKE
     conditioning = make(cfg.model.conditioning)  # after the denoiser, by which the same seed draws the same weights
     if cfg.model.get("guide") is not None:
         parts["guide"] = make(cfg.model.guide, latent_channels=channels, num_levels=list(conditioning.levels))
+    if cfg.model.get("clusters") is not None:
+        num_features = cluster_features(cfg.model.get("masks") is not None)
+        parts["clusters"] = ClusterConditioning(cfg.model.clusters, conditioning.dim, num_features)
     module = make(
         cfg.model.diffusion,
         autoencoder=autoencoder,

@@ -11,6 +11,7 @@ from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_callbacks, build_diffusion, mask_levels, pretrained_autoencoder
 from experiments.autoencoders import existing_autoencoder, find_or_train_autoencoder
+from experiments.clusters import cluster_images
 from experiments.latents import cache_latents, fit_label_maps, fit_mask_code
 from experiments.lineage import trained_on
 from experiments.loading import start_from
@@ -54,6 +55,8 @@ def ddpm_train(run: Run) -> dict[str, float]:
     if not checkpoint:
         fit_mask_code(module.to(trainer.strategy.root_device), datamodule)
         fit_label_maps(module, datamodule)
+    if module.network.clusters is not None:
+        cluster_images(module, datamodule, trainer.strategy.root_device, checkpoint)
     fit(trainer, module, datamodule, run)
     metrics = final_metrics(trainer)
     run.end(metrics)

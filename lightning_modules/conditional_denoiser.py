@@ -1,4 +1,4 @@
-"""All that a denoiser is trained and averaged with: its conditioning, the label maps, the masks, and the guide.
+"""All that a denoiser is trained and averaged with: conditioning, label maps, masks, clusters, and the guide.
 
 Legend: B batch, F findings, D width of a conditioning vector, C, h, w latent channels and cells.
 """
@@ -8,6 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.clusters import ClusterConditioning
 from lightning_modules.condition import Condition
 from lightning_modules.conditioning import LabelConditioning
 from lightning_modules.diffusion.sampling import Gradient
@@ -27,10 +30,11 @@ class ConditionalDenoiser(nn.Module):
         guide: LatentClassifier | None = None,
         masks: MaskMaps | MaskCode | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
+        clusters: ClusterConditioning | None = None,
     ):
         super().__init__()
         self.denoiser, self.conditioning, self.label_maps, self.guide = denoiser, conditioning, label_maps, guide
-        self.masks, self.memory_format = masks, memory_format
+        self.masks, self.memory_format, self.clusters = masks, memory_format, clusters
         self.to(memory_format=memory_format)
 
     def condition(self, given: Condition | Tensor) -> Tensor:
@@ -40,6 +44,9 @@ class ConditionalDenoiser(nn.Module):
         """
         given = Condition.of(given)
         parts = [self.conditioning(given.labels)]
+        if self.clusters is not None:
+            unknown = torch.full((len(given),), UNKNOWN, device=given.labels.device)
+            parts[0] = parts[0] + self.clusters(unknown if given.cluster is None else given.cluster)
         if self.label_maps is not None:
             parts.append(self.label_maps(given.labels).flatten(1))
         if isinstance(self.masks, MaskMaps):
@@ -75,3 +82,32 @@ class ConditionalDenoiser(nn.Module):
         """
         numbers = None if weights is None else [float(weights.get(name, 0.0)) for name in self.conditioning.names]
         return lambda x_t, t: self.guide.gradient(x_t, t, labels, numbers)
+
+
+def check_parts(
+    autoencoder: Autoencoder,
+    denoiser: nn.Module,
+    conditioning: LabelConditioning,
+    label_maps: LabelMaps | None,
+    masks: MaskMaps | MaskCode | None,
+) -> None:
+    """Raise UserError for parts of a latent diffusion model that do not fit together."""
+    coded = masks.channels if isinstance(masks, MaskCode) else 0
+    latents = autoencoder.latent_channels + coded
+    if denoiser.latent_channels != latents:
+        raise UserError(
+            f"the denoiser's latent_channels={denoiser.latent_channels} are not the autoencoder's "
+            f"{autoencoder.latent_channels}{f' and the mask code has {coded}' if coded else ''}."
+        )
+    if denoiser.cond_dim != conditioning.dim:
+        raise UserError(f"the denoiser's cond_dim={denoiser.cond_dim} is not conditioning.dim={conditioning.dim}.")
+    wanted = (0 if label_maps is None else latents) + (masks.channels if isinstance(masks, MaskMaps) else 0)
+    if getattr(denoiser, "map_channels", 0) != wanted:
+        raise UserError(
+            f"the denoiser has map_channels={getattr(denoiser, 'map_channels', 0)}, and label maps and masks {wanted}: "
+            "a denoiser of your own takes them as further channels of x_t, map_channels of its constructor."
+        )
+    if masks is not None and masks.cell != autoencoder.downsampling:
+        raise UserError(
+            f"the masks' cell={masks.cell} is not the autoencoder's downsampling {autoencoder.downsampling}."
+        )

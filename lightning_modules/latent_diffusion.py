@@ -6,6 +6,7 @@ Legend:
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +15,9 @@ from torch.optim import Optimizer
 
 from datamodules.errors import UserError
 from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.clusters import ClusterConditioning
 from lightning_modules.condition import Condition
-from lightning_modules.conditional_denoiser import ConditionalDenoiser
+from lightning_modules.conditional_denoiser import ConditionalDenoiser, check_parts
 from lightning_modules.conditioning import UNKNOWN, LabelConditioning
 from lightning_modules.diffusion.objective import Objective
 from lightning_modules.diffusion.sampling import draw_noise
@@ -68,6 +70,7 @@ class LatentDiffusion(LatentInpainting, TrainedModule):
             guided, with a weight decay of its own, GUIDE_DECAY: it learns few labels by heart. None for none.
         masks: MaskMaps, with which masks are a condition as labels are; or MaskCode, with which images and masks are
             denoised together, so that the latents have the code's channels behind the autoencoder's. None for none.
+        clusters: with which the cluster of an image, known by its id, is a condition. None for none.
         sampling: how `sample` samples unless told otherwise; the attribute `sampling` holds it as a dict.
         ema_decay: of the averaged weights; see AveragedNetwork.
         seed: of noise, timesteps, hidden labels and dropout.
@@ -91,14 +94,15 @@ class LatentDiffusion(LatentInpainting, TrainedModule):
         seed: int = 0,
         channels_last: bool = False,
         blocks: Blocks = Blocks(),
+        clusters: ClusterConditioning | None = None,
     ):
         super().__init__(optimisation, blocks, seed)
-        _check_parts(autoencoder, denoiser, conditioning, label_maps, masks)
+        check_parts(autoencoder, denoiser, conditioning, label_maps, masks)
         autoencoder.drop_judges()
         autoencoder.freeze()
         self.autoencoder = autoencoder
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = ConditionalDenoiser(denoiser, conditioning, label_maps, guide, masks, memory_format)
+        self.network = ConditionalDenoiser(denoiser, conditioning, label_maps, guide, masks, memory_format, clusters)
         self.ema = AveragedNetwork(self.network, ema_decay)
         self.objective = objective
         self.sampling = sampling.settings(guide is not None)
@@ -115,7 +119,8 @@ class LatentDiffusion(LatentInpainting, TrainedModule):
     def configure_model(self) -> None:
         """Spread what is learnt, and its averages, over the processes, where the strategy does that."""
         averaged = self.ema.network
-        parts = [part for one in (self.network, averaged) for part in (one.denoiser, one.conditioning, one.guide)]
+        both = (self.network, averaged)
+        parts = [part for one in both for part in (one.denoiser, one.conditioning, one.guide, one.clusters)]
         self.prepare(self.network.denoiser, parts)
 
     def on_fit_start(self) -> None:
@@ -151,6 +156,11 @@ class LatentDiffusion(LatentInpainting, TrainedModule):
         """Fit the code of masks, where there is one, to masks int64 [B, H, W] of training images; see MaskCode.fit."""
         self.network.masks.fit(masks)
         self.ema.network.masks.load_state_dict(self.network.masks.state_dict())
+
+    def fit_clusters(self, centres: Tensor, counts: Tensor) -> None:
+        """Take the clusters' centres [K, E] and their numbers of training images; see ClusterConditioning.fit."""
+        for network in (self.network, self.ema.network):
+            network.clusters.fit(centres, counts)
 
     def _posterior(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the raw latents, float32 [B, C, h, w] each; that of a mask's code is 0."""
@@ -195,20 +205,30 @@ class LatentDiffusion(LatentInpainting, TrainedModule):
         part = RankSlice.of_module(self)
         draws = self.training_draws(len(labels), generator, part)
         hidden = part.of(lambda num: self.network.conditioning.draw_hidden(num, generator), len(labels))
-        shown = self._shown(Condition.of(batch), hidden, part, generator)
+        shown = self._shown(self._given(batch), hidden, part, generator)
         losses = self.losses(posterior, labels, shown, draws)
         for name, value in losses.items():
             self.log(f"train/{name}", value.detach(), on_step=True, on_epoch=False, prog_bar=name == "loss",
                      sync_dist=True, batch_size=len(labels))  # fmt: skip
         return losses["loss"] + GUIDE_WEIGHT * losses.get("guide", 0.0)
 
+    def _given(self, batch: Mapping[str, Any]) -> Condition:
+        """What the images of a batch show, with the clusters that they are in."""
+        given, clusters = Condition.of(batch), self.network.clusters
+        return given if clusters is None else replace(given, cluster=clusters.of(batch["id"]))
+
     def _shown(self, given: Condition, hidden: Tensor, part: RankSlice, generator: torch.Generator) -> Condition:
-        """What the denoiser sees of a condition: without the labels that are hidden, and without some masks."""
-        mask, labels = None, given.labels.masked_fill(hidden, UNKNOWN)
+        """What the denoiser sees of a condition: without the labels that are hidden, and some masks and clusters."""
+        mask, cluster, labels = None, None, given.labels.masked_fill(hidden, UNKNOWN)
         if isinstance(self.network.masks, MaskMaps):
             off = part.of(lambda num: self.network.masks.draw_hidden(num, generator), len(labels)) | hidden.all(dim=1)
             mask = given.mask.masked_fill(off[:, None, None], UNKNOWN)
-        return Condition(labels, mask)
+        if self.network.clusters is not None:
+            off = part.of(lambda num: self.network.clusters.draw_hidden(num, generator), len(labels)) | hidden.all(
+                dim=1
+            )
+            cluster = given.cluster.masked_fill(off, UNKNOWN)
+        return Condition(labels, mask, cluster)
 
     def losses(
         self, posterior: tuple[Tensor, Tensor], labels: Tensor, shown: Condition | Tensor, draws: "NoiseSample"
@@ -244,27 +264,30 @@ class LatentDiffusion(LatentInpainting, TrainedModule):
         draws = self._validation_draws(batch["id"])
         noised = self._noised(self._posterior(batch), draws)
         options = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": len(labels)}
-        shown = Condition.of(batch)
+        shown = self._given(batch)
         self.log("val/loss", self._loss(self.ema.network, noised, shown, draws), prog_bar=True, **options)
         if self.ema.network.guide is not None:
             self.log("val/guide", self.ema.network.guide_loss(noised[1], draws.t, labels), **options)
 
     def optimizer_of(self, network: ConditionalDenoiser) -> Optimizer:
         """AdamW over what a network like ours learns, each part with its weight decay."""
-        parts = [(nn.ModuleList([network.denoiser, network.conditioning]), self.optimisation.weight_decay)]
+        learnt = [network.denoiser, network.conditioning, *([] if network.clusters is None else [network.clusters])]
+        parts = [(nn.ModuleList(learnt), self.optimisation.weight_decay)]
         return self.adamw(parts if network.guide is None else [*parts, (network.guide, GUIDE_DECAY)])
 
     def on_train_start(self) -> None:
         """Take up the optimiser of a checkpoint as this strategy can have it.
 
         Raises:
-            ValueError: label maps or a mask code were never fitted; strategies that share out weights load them only
-                now.
+            ValueError: label maps, a mask code or clusters were never fitted; strategies that share out weights load
+                them only now.
         """
         if self.mask_code is not None and not self.mask_code.fitted:
             raise UserError("the code of masks was never fitted: call fit_mask_code(masks) over training masks.")
         if self.network.label_maps is not None and not self.network.label_maps.fitted:
             raise UserError("the label maps were never fitted: call fit_label_maps(batches) over training images.")
+        if self.network.clusters is not None and not self.network.clusters.fitted:
+            raise UserError("the clusters were never fitted: call fit_clusters(centres, counts) of training images.")
         super().on_train_start()
 
     def configure_optimizers(self) -> Any:
@@ -275,31 +298,3 @@ class LatentDiffusion(LatentInpainting, TrainedModule):
         """Add how the autoencoder's network was built too."""
         checkpoint[NETWORK_KEY] = network_config(self.autoencoder.network)
         super().on_save_checkpoint(checkpoint)
-
-
-def _check_parts(
-    autoencoder: Autoencoder,
-    denoiser: nn.Module,
-    conditioning: LabelConditioning,
-    label_maps: LabelMaps | None,
-    masks: MaskMaps | MaskCode | None,
-) -> None:
-    coded = masks.channels if isinstance(masks, MaskCode) else 0
-    latents = autoencoder.latent_channels + coded
-    if denoiser.latent_channels != latents:
-        raise UserError(
-            f"the denoiser's latent_channels={denoiser.latent_channels} are not the autoencoder's "
-            f"{autoencoder.latent_channels}{f' and the mask code has {coded}' if coded else ''}."
-        )
-    if denoiser.cond_dim != conditioning.dim:
-        raise UserError(f"the denoiser's cond_dim={denoiser.cond_dim} is not conditioning.dim={conditioning.dim}.")
-    wanted = (0 if label_maps is None else latents) + (masks.channels if isinstance(masks, MaskMaps) else 0)
-    if getattr(denoiser, "map_channels", 0) != wanted:
-        raise UserError(
-            f"the denoiser has map_channels={getattr(denoiser, 'map_channels', 0)}, and label maps and masks {wanted}: "
-            "a denoiser of your own takes them as further channels of x_t, map_channels of its constructor."
-        )
-    if masks is not None and masks.cell != autoencoder.downsampling:
-        raise UserError(
-            f"the masks' cell={masks.cell} is not the autoencoder's downsampling {autoencoder.downsampling}."
-        )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -177,7 +177,8 @@ class LatentSampling:
         """Images float32 [B, 3, H, W] in [0, 1] from the averaged weights; image i follows from condition i and seed i.
 
         Args:
-            condition: what the images are to show; a batch, or its labels int64 [B, F] alone, will do.
+            condition: what the images are to show; a batch, or its labels int64 [B, F] alone, will do. Clusters that it
+                does not name are drawn as often as in training, where the generator knows any.
             seeds: one an image, each in [0, 2**32).
             num_steps: None takes that of `sampling`.
             guidance: weight of classifier-free guidance, and then without the guide; None takes both of `sampling`.
@@ -224,6 +225,8 @@ class LatentSampling:
         network.conditioning.check(condition.labels)
         if network.masks is not None and condition.mask is not None:
             network.masks.check(condition.mask, self.image_size)
+        if network.clusters is not None and condition.cluster is not None:
+            network.clusters.check(condition.cluster, len(condition))
         generators = image_generators(seeds)
         if len(generators) != len(condition):
             raise UserError(f"{len(generators)} seeds for {len(condition)} rows of labels: give one an image.")
@@ -250,6 +253,8 @@ class LatentSampling:
     ) -> Tensor:
         """Standardised latents [B, C, h, w] of the images."""
         settings, generators = self.sampling, self._generators(condition, seeds)
+        if self.ema.network.clusters is not None and condition.cluster is None:
+            condition = replace(condition, cluster=self.ema.network.clusters.drawn(seeds))
         noise, condition = draw_noise(self.latent_shape, generators, self.device), condition.to(self.device)
         steps = settings["num_steps"] if num_steps is None else num_steps
         return sample(
