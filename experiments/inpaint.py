@@ -91,10 +91,10 @@ def generator_of(ckpt: str | None, job: dict[str, Any]) -> LatentDiffusion:
     if not ckpt:
         raise UserError("ckpt is not given: name the checkpoint of a generator, ckpt=<run>/checkpoints/last.ckpt.")
     generator = load_generator(best_of_run(ckpt), job["trusted"])
-    if generator.network.masks is None:
+    if not isinstance(generator, LatentDiffusion) or generator.network.masks is None:
         raise UserError(
-            f"ckpt={ckpt} was trained without masks. Remedy: a generator of +exp=ddpm_train model/masks=condition, or "
-            "model/masks=joint."
+            f"ckpt={ckpt} is not of a latent diffusion model that was trained with masks. Remedy: a generator of "
+            "+exp=ddpm_train model/masks=condition, or model/masks=joint."
         )
     generator.sample_by(**{name: job[name] for name in SAMPLING if job[name] is not None})
     return generator
@@ -106,7 +106,7 @@ def settings_of(job: dict[str, Any], image_size: int) -> tuple[Inpainting, int]:
     Raises:
         UserError: a number that means nothing; a feather that would let what is to vanish shine through.
     """
-    for name in ("num_per_image", "max_images", "batch_size"):
+    for name in ("num_per_image", "max_images", "batch_size", "max_compared"):
         if job[name] is not None and (type(job[name]) is not int or job[name] < 1):
             raise UserError(f"job.{name}={job[name]} must be a whole number of at least 1.")
     radius = pixels_of(job["dilation"], image_size, "job.dilation")
