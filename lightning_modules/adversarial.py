@@ -1,4 +1,4 @@
-"""Two optimisers in one training step: the autoencoder's, and that of the discriminator that judges it."""
+"""Two optimisers in one training step: that of what makes images, and that of the discriminator that judges them."""
 
 import math
 from dataclasses import dataclass
@@ -33,41 +33,30 @@ class Adversary:
 LOSSES = ("adversarial", "discriminator")  # logged; less of each is better
 
 
-class AdversarialSteps:
-    """Mixin of a LightningModule with a `discriminator`, which steps by hand.
+class TwoOptimisers:
+    """Mixin of a LightningModule with a `discriminator`, which steps by hand; its first optimiser's steps count.
 
     It counts in the buffer `skipped_steps` the steps that it leaves out because their gradient is not finite.
     """
 
-    adversary: Adversary
     optimisation: Optimisation
     gradient_clip: float | None
     skipped_steps: Tensor
 
-    def _judge(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return self.discriminator(x.float())
-
-    def _adversarial_step(self, losses: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
-        """Step the autoencoder, then the discriminator once it has joined; adds its quantities to `losses`."""
+    def _step_counted(self, loss: Tensor) -> bool:
+        """A step of the first optimiser and of its schedule; False where it is left out."""
         optimizer = self.optimizers()[0]
-        disc_optimizer = self.optimizers(use_pl_optimizer=False)[1]  # a raw one: its steps are not global steps
-        judging = self.global_step >= self.adversary.disc_start
-        if judging:
-            self.discriminator.requires_grad_(False)
-            losses["adversarial"] = generator_hinge(self._judge(y))
-            losses["loss"] = losses["loss"] + self.adversary.disc_weight * losses["adversarial"]
-        if self._backward(losses["loss"], optimizer):
+        stepped = self._backward(loss, optimizer)
+        if stepped:
             optimizer.step()
             self.lr_schedulers().step()
-        if judging:
-            self.discriminator.requires_grad_(True)
-            real, fake = self._judge(x), self._judge(y.detach())
-            losses["discriminator"] = discriminator_hinge(real, fake)
-            losses["logits_real"], losses["logits_fake"] = real.mean(), fake.mean()
-            if self._backward(losses["discriminator"], disc_optimizer):
-                self.trainer.strategy.optimizer_step(disc_optimizer, lambda: None)
-        losses["skipped_steps"] = self.skipped_steps.float()
+        return stepped
+
+    def _step_discriminator(self, loss: Tensor) -> None:
+        """A step of the second optimiser."""
+        optimizer = self.optimizers(use_pl_optimizer=False)[1]  # a raw one: its steps are not global steps
+        if self._backward(loss, optimizer):
+            self.trainer.strategy.optimizer_step(optimizer, lambda: None)
 
     def _backward(self, loss: Tensor, optimizer: Any) -> bool:
         """Fill the gradients and clip them; False, counted, where they are not finite."""
@@ -81,11 +70,11 @@ class AdversarialSteps:
             self.skipped_steps += 1
         return finite
 
-    def _discriminator_optimizer(self) -> AdamW:
-        """At a constant rate.
+    def _discriminator_optimizer(self, learning_rate: float | None) -> AdamW:
+        """At a constant rate; None takes that of the first optimiser.
 
         Raises:
-            ValueError: a strategy or precision that two optimisers do not work with; a discriminator that never joins.
+            ValueError: a strategy or precision that two optimisers do not work with.
         """
         strategy, precision = self.trainer.strategy, str(self.trainer.precision)
         if isinstance(strategy, DeepSpeedStrategy) or precision.startswith("16"):
@@ -94,6 +83,42 @@ class AdversarialSteps:
                 f"{precision!r} does not work with: DeepSpeed takes one, float16 scales one loss. Use strategy single, "
                 "ddp or fsdp2, and bf16-mixed or 32-true, or set the discriminator to null."
             )
+        rate = self.optimisation.learning_rate if learning_rate is None else learning_rate
+        return adamw([(self.discriminator, 0.0)], rate, self.optimisation.betas)
+
+
+class AdversarialSteps(TwoOptimisers):
+    """Mixin of an autoencoder, whose reconstructions the discriminator judges once it has joined."""
+
+    adversary: Adversary
+
+    def _judge(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.discriminator(x.float())
+
+    def _adversarial_step(self, losses: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
+        """Step the autoencoder, then the discriminator once it has joined; adds its quantities to `losses`."""
+        judging = self.global_step >= self.adversary.disc_start
+        if judging:
+            self.discriminator.requires_grad_(False)
+            losses["adversarial"] = generator_hinge(self._judge(y))
+            losses["loss"] = losses["loss"] + self.adversary.disc_weight * losses["adversarial"]
+        self._step_counted(losses["loss"])
+        if judging:
+            self.discriminator.requires_grad_(True)
+            real, fake = self._judge(x), self._judge(y.detach())
+            losses["discriminator"] = discriminator_hinge(real, fake)
+            losses["logits_real"], losses["logits_fake"] = real.mean(), fake.mean()
+            self._step_discriminator(losses["discriminator"])
+        losses["skipped_steps"] = self.skipped_steps.float()
+
+    def _joining_optimizer(self) -> AdamW:
+        """The discriminator's.
+
+        Raises:
+            ValueError: see `_discriminator_optimizer`; or the discriminator would never join.
+        """
+        optimizer = self._discriminator_optimizer(self.adversary.disc_learning_rate)
         steps = self.trainer.estimated_stepping_batches
         start = self.adversary.disc_start
         if start >= steps:
@@ -101,6 +126,4 @@ class AdversarialSteps:
                 f"disc_start={start}, and the training has {steps:.0f} steps: the discriminator would never "
                 "join. Lower it (autoencoder.module.disc_start), train longer, or take autoencoder=small."
             )
-        rate = self.adversary.disc_learning_rate
-        rate = self.optimisation.learning_rate if rate is None else rate
-        return adamw([(self.discriminator, 0.0)], rate, self.optimisation.betas)
+        return optimizer

@@ -291,7 +291,7 @@ class Autoencoder(AdversarialSteps, TrainedModule):
         scheduled = self.scheduled(self.adamw([(self.network, self.optimisation.weight_decay)]))
         if self.discriminator is None:
             return scheduled
-        return [scheduled["optimizer"], self._discriminator_optimizer()], [scheduled["lr_scheduler"]["scheduler"]]
+        return [scheduled["optimizer"], self._joining_optimizer()], [scheduled["lr_scheduler"]["scheduler"]]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add how the network was built too."""
