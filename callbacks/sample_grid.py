@@ -24,8 +24,17 @@ class Generator(Protocol):
         """A condition, such as labels int64 [B, F], and a seed an image -> images float32 [B, 3, H, W] in [0, 1]."""
 
 
+# Of the levels of a mask: background black, the first level white, others in colours that are told apart.
+LEVEL_COLOURS = np.array(
+    [[0, 0, 0], [255, 255, 255], [230, 75, 53], [77, 187, 213], [0, 160, 135], [243, 155, 127], [132, 145, 180]],
+    dtype=np.uint8,
+)
+
+
 class SampleGrid(Callback):
     """Write `<output_dir>/samples/epoch_0007.png` and show it as `samples/grid`, after validation.
+
+    A module that has `sample_pairs`, and makes masks, has the mask of each image shown at its right.
 
     All ranks sample everything (a sharded module needs them all, and the grid is small); rank 0 writes.
 
@@ -90,17 +99,29 @@ class SampleGrid(Callback):
             publish(trainer, compose(images, self.captions), path, "samples/grid")
 
     def images(self, pl_module: Generator) -> np.ndarray:
-        """Return the images uint8 [rows, columns, S, S, 3]."""
+        """Return the images uint8 [rows, columns, S, S, 3]; with masks there are twice as many columns."""
         labels = self.labels.repeat_interleave(self.num_columns, dim=0).to(pl_module.device)
         seeds = [self.seed + column for _ in self.captions for column in range(self.num_columns)]
         with isolated(pl_module):
             batches = [
-                to_uint8(pl_module.sample(labels[chunk], seeds[chunk], self.num_steps, self.guidance)).cpu()
+                self._batch(pl_module, labels[chunk], seeds[chunk])
                 for start in range(0, len(seeds), self.batch_size)
                 for chunk in [slice(start, start + self.batch_size)]
             ]
-        images = torch.cat(batches).permute(0, 2, 3, 1).numpy()
-        return images.reshape(len(self.captions), self.num_columns, *images.shape[1:])
+        images = np.concatenate(batches)  # [rows * columns, 1 or 2, S, S, 3]
+        return images.reshape(len(self.captions), -1, *images.shape[2:])
+
+    def _batch(self, pl_module: Generator, labels: Tensor, seeds: Sequence[int]) -> np.ndarray:
+        """Images, and masks where there are any, uint8 [B, 1 or 2, S, S, 3]."""
+        how, masks = (labels, seeds, self.num_steps, self.guidance), None
+        if hasattr(pl_module, "sample_pairs"):
+            images, masks = pl_module.sample_pairs(*how)
+        else:
+            images = pl_module.sample(*how)
+        shown = [to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()]
+        if masks is not None:
+            shown.append(LEVEL_COLOURS[masks.cpu().numpy() % len(LEVEL_COLOURS)])
+        return np.stack(shown, axis=1)
 
 
 def _levels(caption: str, levels: Mapping[str, int], findings: Sequence[str]) -> list[int]:

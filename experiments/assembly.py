@@ -19,7 +19,9 @@ from lightning_modules.checkpoint import load_state
 from lightning_modules.checkpoint_shards import REST
 from lightning_modules.classifier import Classifier
 from lightning_modules.clusters import ClusterConditioning
+from lightning_modules.gan import PairGAN
 from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.mask_channels import num_channels
 from lightning_modules.masks import MaskCode
 from lightning_modules.networks.kl import pretrained
 from lightning_modules.segmenter import Segmenter
@@ -30,6 +32,7 @@ MAKE: Make = partial(instantiate, _convert_="all")  # of the command line's, whi
 MEASURES = ("latent_shift", "latent_scale", "num_measured")  # buffers of an Autoencoder
 AUTOENCODER_PARTS = ("model.autoencoder", "autoencoder.module")
 DIFFUSION_PARTS = ("model.denoiser", "model.conditioning", "model.objective", "model.diffusion")
+GAN_PARTS = ("model.generator", "model.discriminator", "model.conditioning", "model.augmentation", "model.gan")
 OPTIONAL_PARTS = (
     "label_maps",
     "guide",
@@ -176,6 +179,24 @@ def build_diffusion(cfg: DictConfig, autoencoder: Autoencoder, make: Make = MAKE
         conditioning=conditioning,
         objective=make(cfg.model.objective),
         **parts,
+    )
+    module.config = plain(cfg)
+    return module
+
+
+def build_gan(cfg: DictConfig, make: Make = MAKE) -> PairGAN:
+    """The GAN of `cfg.model`, whose `mask_levels` are named, weights at random; `make` as above."""
+    seed_all(cfg.get("seed"))
+    levels = list(cfg.model.mask_levels)
+    sizes = {"image_size": cfg.data.image_size, "num_channels": num_channels(len(levels)),
+             "cond_dim": cfg.model.conditioning.dim}  # fmt: skip
+    module = make(
+        cfg.model.gan,
+        generator=make(cfg.model.generator, **sizes),
+        discriminator=make(cfg.model.discriminator, **sizes),
+        conditioning=make(cfg.model.conditioning),
+        augmentation=make(cfg.model.augmentation),
+        mask_levels=levels,
     )
     module.config = plain(cfg)
     return module

@@ -2,29 +2,35 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from callbacks.mask_agreement import MaskAgreement
 from datamodules.errors import UserError
 from experiments.assembly import (
     AUTOENCODER_PARTS,
     DIFFUSION_PARTS,
+    GAN_PARTS,
     OPTIONAL_PARTS,
     build_autoencoder,
     build_classifier,
     build_diffusion,
+    build_gan,
     build_segmenter,
     check_scale,
 )
 from experiments.construction import Rebuilder, rebuilding
 from lightning_modules.checkpoint import CONFIG_KEY, TRAINED_ON_KEY, best_of_run, load_state, load_weights
 from lightning_modules.classifier import Classifier
+from lightning_modules.gan import PairGAN
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.segmenter import Segmenter
+from lightning_modules.training import TrainedModule
+
+Module = TypeVar("Module", bound=TrainedModule)
 
 
-def load_generator(checkpoint: str | Path, trusted: Sequence[str] = ()) -> LatentDiffusion:
-    """Rebuild a latent diffusion model from its checkpoint alone.
+def load_generator(checkpoint: str | Path, trusted: Sequence[str] = ()) -> LatentDiffusion | PairGAN:
+    """Rebuild a generator of any kind from its checkpoint alone.
 
     Args:
         trusted: modules besides ours whose classes the checkpoint's configuration may name and so call.
@@ -33,14 +39,35 @@ def load_generator(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Laten
         FileNotFoundError: no such checkpoint.
         ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
     """
-    state, origin = _state_of(checkpoint, "denoiser", "ddpm_train; give the checkpoint of a generator")
+    state, origin = load_state(checkpoint), str(checkpoint)
+    if "gan" not in model_of(state):
+        return _diffusion_of(state, origin, trusted)
+    with rebuilding(origin):
+        make = Rebuilder(state[CONFIG_KEY], GAN_PARTS, trusted, origin)
+        module = build_gan(make.cfg, make)
+    return _with_weights_of(module, state, origin)
+
+
+def load_diffusion(checkpoint: str | Path, trusted: Sequence[str] = ()) -> LatentDiffusion:
+    """Rebuild a latent diffusion model from its checkpoint alone; as `load_generator`, which takes other kinds too."""
+    return _diffusion_of(load_state(checkpoint), str(checkpoint), trusted)
+
+
+def _diffusion_of(state: Mapping[str, Any], origin: str, trusted: Sequence[str]) -> LatentDiffusion:
+    _check_part(state, origin, "denoiser", "ddpm_train; give the checkpoint of a generator")
     with rebuilding(origin):
         there = [f"model.{name}" for name in OPTIONAL_PARTS if model_of(state).get(name) is not None]
         make = Rebuilder(state[CONFIG_KEY], (*AUTOENCODER_PARTS, *DIFFUSION_PARTS, *there), trusted, origin)
         autoencoder = build_autoencoder(make.cfg, with_judges=False, start=origin, make=make)
         module = build_diffusion(make.cfg, autoencoder, make)
-    load_weights(module, state, origin)
+    module = _with_weights_of(module, state, origin)
     check_scale(module.autoencoder, origin)
+    return module
+
+
+def _with_weights_of(module: Module, state: Mapping[str, Any], origin: str) -> Module:
+    """A generator with the weights of its checkpoint, in eval mode; it knows what it was trained on."""
+    load_weights(module, state, origin)
     module.trained_on = state.get(TRAINED_ON_KEY)
     return module.eval()
 
@@ -56,7 +83,9 @@ def load_classifier(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Clas
         ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
     """
     of_a_classifier = "classifier_train; give one of a classifier"
-    state, origin = _state_of(best_of_run(checkpoint), "classifier", of_a_classifier)
+    path = best_of_run(checkpoint)
+    state, origin = load_state(path), str(path)
+    _check_part(state, origin, "classifier", of_a_classifier)
     with rebuilding(origin):
         make = Rebuilder(state[CONFIG_KEY], ("model.backbone", "model.classifier"), trusted, origin)
         module = build_classifier(make.cfg, make)
@@ -101,12 +130,10 @@ def with_weights(module: Classifier | Segmenter, checkpoint: Path) -> Classifier
     return module
 
 
-def _state_of(checkpoint: str | Path, part: str, by: str) -> tuple[dict[str, Any], str]:
-    """What a checkpoint holds whose model has this part, and its path for messages; `by` says which job writes it."""
-    state = load_state(checkpoint)
+def _check_part(state: Mapping[str, Any], origin: str, part: str, by: str) -> None:
+    """See that the model of a checkpoint has this part; `by` says which job writes it."""
     if part not in model_of(state):
-        raise UserError(f"ckpt={checkpoint}: it was not written by {by}.")
-    return state, str(checkpoint)
+        raise UserError(f"ckpt={origin}: it was not written by {by}.")
 
 
 def model_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -115,7 +142,7 @@ def model_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
     return model if isinstance(model, Mapping) else {}
 
 
-def start_from(module: LatentDiffusion, checkpoint: str | Path) -> None:
+def start_from(module: LatentDiffusion | PairGAN, checkpoint: str | Path) -> None:
     """Take the averaged weights of another run's network, autoencoder included, as the start of training.
 
     Raises:

@@ -31,15 +31,16 @@ from experiments.synthesis.dry_run import dry_run
 from experiments.synthesis.filtering import agreement_facts, build_agreement, build_mask_filter
 from experiments.synthesis.levels import accepted_text, levels_text
 from experiments.synthesis.recipe import (
+    Generator,
     generator_facts,
     image_size_of,
     keep_to,
     make_recipe,
-    mask_levels_of,
     shards_of,
 )
 from lightning_modules.checkpoint import best_of_run
-from lightning_modules.latent_diffusion import LatentDiffusion
+from lightning_modules.gan import PairGAN
+from lightning_modules.latent_sampling import Sampling
 from lightning_modules.synthesizer import Synthesizer
 
 NUM_READERS = 4  # threads that look at what is there
@@ -95,7 +96,7 @@ def check_kinds(run: Run) -> None:
             raise UserError(f"job.{name}={interval} must be two fractions, as [0.0, 0.8].")
 
 
-def generator_of(run: Run) -> LatentDiffusion:
+def generator_of(run: Run) -> Generator:
     """The generator of `ckpt`, to sample as `job` says.
 
     Raises:
@@ -105,19 +106,21 @@ def generator_of(run: Run) -> LatentDiffusion:
     if not cfg.ckpt:
         raise UserError("ckpt is not given: name the checkpoint of a generator, ckpt=<run>/checkpoints/last.ckpt.")
     cfg.ckpt = str(best_of_run(cfg.ckpt))
-    generator = load_generator(cfg.ckpt, job["trusted"])
-    asked = {name: job[name] for name in generator.sampling if job[name] is not None}
+    generator, known = load_generator(cfg.ckpt, job["trusted"]), Sampling().settings(has_guide=False)
+    asked = {name: job[name] for name in known if job[name] is not None}
     asked |= {name: tuple(value) for name, value in asked.items() if isinstance(value, list)}
     generator.sample_by(**asked)
     return generator
 
 
-def announce(generator: LatentDiffusion, ckpt: str) -> None:
+def announce(generator: Generator, ckpt: str) -> None:
     """Say what is going to be made, and by what."""
     say(heading("generator"))
     say(f"{ckpt}, {image_size_of(generator)} px")
-    say(parameters_text({"autoencoder": generator.autoencoder, "denoiser": generator.network}))
-    sampling = ", ".join(f"{name} {value}" for name, value in generator.sampling.items())
+    is_gan = isinstance(generator, PairGAN)
+    parts = {} if is_gan else {"autoencoder": generator.autoencoder}
+    say(parameters_text({**parts, "generator" if is_gan else "denoiser": generator.network}))
+    sampling = ", ".join(f"{name} {value}" for name, value in generator.sampling.items()) or "in one pass"
     say(f"sampling:     {sampling}")
 
 
@@ -128,7 +131,7 @@ def take_over(root: Path, work: SharedWork) -> None:
         clear_unfinished(root)
 
 
-def begin(run: Run, generator: LatentDiffusion, law: Law, synthesizer: Synthesizer) -> SyntheticSet:
+def begin(run: Run, generator: Generator, law: Law, synthesizer: Synthesizer) -> SyntheticSet:
     """Plan and recipe, written by the first process or there already."""
     cfg, root, job = run.cfg, run.output_dir, run.cfg.job
     if not run.is_first:
@@ -160,20 +163,20 @@ def begin(run: Run, generator: LatentDiffusion, law: Law, synthesizer: Synthesiz
     return found
 
 
-def check_masks(plan: Plan, generator: LatentDiffusion) -> None:
+def check_masks(plan: Plan, generator: Generator) -> None:
     """See that a plan has masks where the generator paints images for them, of the size of its images.
 
     Raises:
         UserError: it is not so.
     """
-    wants = bool(mask_levels_of(generator)) and generator.mask_code is None
+    wants = generator.takes_masks
     if wants and not plan.has_masks:
         raise UserError(
             "the generator paints images for masks, and the plan has none. Remedy: plan=masks, with data=<one with "
             "masks>."
         )
     if plan.has_masks and not wants:
-        how = "makes masks of its own" if mask_levels_of(generator) else "was trained without masks"
+        how = "makes masks of its own" if generator.mask_levels else "was trained without masks"
         raise UserError(f"{plan.path} has masks, and the generator {how}. Remedy: another plan, such as plan=training.")
     if plan.has_masks and plan.mask_size != generator.image_size:
         raise UserError(
@@ -182,7 +185,7 @@ def check_masks(plan: Plan, generator: LatentDiffusion) -> None:
         )
 
 
-def seen(generator: LatentDiffusion) -> LabelRows | None:
+def seen(generator: Generator) -> LabelRows | None:
     """The labels that a generator was trained on, where its checkpoint holds them, of all findings."""
     facts = generator.trained_on or {}
     if "labels" not in facts:
@@ -230,7 +233,7 @@ def make(
         work.hand_out(wanted, sum(bounds[number][1] - bounds[number][0] for number in wanted))
     say(heading(f"synthesis: {work.num_images:,} of {found.num_images:,} images are to be made"))
     rows = found.recipe["shards"]["images_per_row_group"]
-    levels = mask_levels_of(synthesizer.generator)
+    levels = synthesizer.generator.mask_levels
     writer = ShardWriter(found.root, found.places, NAMES, encoder, found.id_prefix, rows, encoding_threads(run), levels)
     data = PlanDataModule(found.plan, bounds, work.items, cfg.job.batch_size)
     trainer = trainer_of(run, [writer, work, PredictionShutdown()])

@@ -119,6 +119,17 @@ class LatentSampling:
         return self.latent_shape[-1] * self.autoencoder.downsampling
 
     @property
+    def mask_levels(self) -> tuple[str, ...]:
+        """Names of the levels of its masks, background first; () for a generator without masks."""
+        masks = self.ema.network.masks
+        return () if masks is None else masks.levels
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether it paints images for masks that are given; one that does not may make masks of its own."""
+        return bool(self.mask_levels) and self.mask_code is None
+
+    @property
     def mask_code(self) -> MaskCode | None:
         """How masks are denoised with images; None where they are not."""
         masks = self.ema.network.masks

@@ -1,6 +1,6 @@
 """The synthesizer: rows of a plan to finished images, redrawn until an annotator agrees where that is asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import lightning as L
@@ -10,12 +10,18 @@ from torch.nn.functional import interpolate
 
 from datamodules.errors import UserError
 from lightning_modules.condition import Condition, Pairs
-from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.masks import mask_dice
 from lightning_modules.randomness import stable_seed
 
 UNKNOWN_PIXEL = 255  # of a mask in a file
 MOST_ATTEMPTS = 127  # a shard keeps their number in a byte
+
+
+class Generates(Protocol):
+    """What the synthesizer needs of a generator."""
+
+    def sample_pairs(self, condition: Condition, seeds: Sequence[int] | Tensor) -> Pairs:
+        """Images and masks, if any; image i follows from condition i and seed i alone."""
 
 
 class Annotates(Protocol):
@@ -99,7 +105,7 @@ class Synthesizer(L.LightningModule):
 
     def __init__(
         self,
-        generator: LatentDiffusion,
+        generator: Generates,
         agreement: Agreement | None = None,
         max_attempts: int = 1,
         image_size: int | None = None,

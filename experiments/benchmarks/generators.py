@@ -14,7 +14,7 @@ from callbacks.metrics.probe import mean_of
 from datamodules.errors import UserError
 from datamodules.findings import FINDINGS
 from experiments.benchmarks.common import check_one_process
-from experiments.loading import load_generator
+from experiments.loading import load_diffusion
 from experiments.session import Run
 from experiments.synthesis.recipe import image_size_of
 from experiments.training import prepare_data
@@ -32,7 +32,7 @@ def generator_of(run: Run) -> LatentDiffusion:
     cfg = run.cfg
     if not cfg.ckpt:
         raise UserError("ckpt is not given: name the checkpoint of a generator, ckpt=<run>/checkpoints/last.ckpt.")
-    generator = load_generator(best_of_run(cfg.ckpt))
+    generator = load_diffusion(best_of_run(cfg.ckpt))
     if image_size_of(generator) != cfg.data.image_size:
         raise UserError(
             f"data.image_size={cfg.data.image_size}, and ckpt={cfg.ckpt} makes images of {image_size_of(generator)} "

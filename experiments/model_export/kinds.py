@@ -12,7 +12,7 @@ from datamodules.errors import UserError
 from experiments.assembly import AUTOENCODER_PARTS, pretrained_autoencoder
 from experiments.card.origin import architecture
 from experiments.construction import Rebuilder, rebuilding
-from experiments.loading import load_classifier, load_generator
+from experiments.loading import load_classifier, load_diffusion
 from experiments.model_export.agreement import (
     Comparison,
     compare_autoencoder,
@@ -69,7 +69,7 @@ def export_of(path: Path, state: Mapping[str, Any], weights: str, with_onnx: boo
 
 
 def _generator(path: Path, state: Mapping[str, Any], weights: str, trusted: Sequence[str]) -> Export:
-    module = load_generator(path, trusted)
+    module = load_diffusion(path, trusted)
     check_generator(module)
     if weights == RAW:
         module.ema.network.load_state_dict(module.network.state_dict())

@@ -24,8 +24,8 @@ from experiments.prediction import encoding_threads, predict, trainer_of
 from experiments.report import heading, say
 from experiments.session import Run
 from experiments.synthesis.levels import levels_text
-from experiments.synthesis.recipe import mask_levels_of
 from lightning_modules.diffusion.sampling import build_scheduler, set_timesteps
+from lightning_modules.gan import PairGAN
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import Synthesizer
 
@@ -55,7 +55,7 @@ def dry_run(
         rate, work = Rate(), operations(synthesizer.generator)
         say(heading("dry run"))
         places = shard_places(Path(folder), processes)
-        levels = mask_levels_of(synthesizer.generator)
+        levels = synthesizer.generator.mask_levels
         writer = ShardWriter(folder, places, NAMES, encoder, "dry-", 100, encoding_threads(run), levels)
         predict(trainer_of(run, [writer, rate]), synthesizer, data)
         each = sum(shard.stat().st_size for shard, _ in places if shard.is_file()) / first[1]
@@ -93,8 +93,10 @@ class Rate(Callback):
         self.seconds = time.perf_counter() - self._start
 
 
-def operations(generator: LatentDiffusion) -> float:
+def operations(generator: LatentDiffusion | PairGAN) -> float:
     """Floating-point operations of one image: those of one step and of two tell what each further step takes."""
+    if isinstance(generator, PairGAN):
+        return _operations(generator)
     sampling = dict(generator.sampling)
     try:
         generator.sample_by(guidance_interval=(0.0, 1.0), classifier_scale=0.0)
@@ -129,7 +131,9 @@ def num_guided_steps(generator: LatentDiffusion, interval: str) -> int:
     return sum(low <= float(timestep) <= high for timestep in scheduler.timesteps)
 
 
-def _operations(generator: LatentDiffusion, num_steps: int, guidance: float | None) -> float:
+def _operations(
+    generator: LatentDiffusion | PairGAN, num_steps: int | None = None, guidance: float | None = None
+) -> float:
     with FlopCounterMode(display=False) as counter:
         generator.sample(generator.network.conditioning.unknown(1), [0], num_steps, guidance)
     return counter.get_total_flops()

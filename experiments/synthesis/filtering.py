@@ -6,7 +6,7 @@ from typing import Any
 from datamodules.errors import UserError
 from datamodules.findings import NAMES, check_name
 from experiments.loading import load_classifier, load_segmenter
-from experiments.synthesis.recipe import mask_levels_of
+from experiments.synthesis.recipe import Generator
 from lightning_modules.annotator import Annotator
 from lightning_modules.checkpoint import weights_fingerprint
 from lightning_modules.latent_diffusion import LatentDiffusion
@@ -50,7 +50,7 @@ def build_agreement(
 
 
 def build_mask_filter(
-    segmenter: str | None, least_dice: float, generator: LatentDiffusion, trusted: Sequence[str]
+    segmenter: str | None, least_dice: float, generator: Generator, trusted: Sequence[str]
 ) -> MaskFilter | None:
     """The filter of masks of `job.filter`; None where no segmenter is named.
 
@@ -59,7 +59,7 @@ def build_mask_filter(
     """
     if segmenter is None:
         return None
-    levels = mask_levels_of(generator)
+    levels = list(generator.mask_levels)
     if not levels:
         raise UserError(
             f"job.filter.segmenter={segmenter}: the generator makes no masks, so there is nothing to compare. "

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from datamodules.errors import UserError
 from datamodules.files import read_json
 from datamodules.synthetic import SyntheticSet
@@ -13,42 +15,45 @@ from datamodules.synthetic.plan import Plan
 from datamodules.synthetic.set import FORMAT, MOST_SHARDS
 from experiments.runs import differing_keys
 from lightning_modules.checkpoint import run_of, weights_fingerprint
+from lightning_modules.gan import PairGAN
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import UNKNOWN_PIXEL
 
+Generator = LatentDiffusion | PairGAN
 LEAST_SHARDS, MOST_IMAGES = 8, 2500  # by default: so that processes can share the work, and little is lost by a kill
 LATER = {"guidance_rescale": 0.0}  # settings of sampling that came later, and the value by which nothing changes
 FOR_PEOPLE = ("generator.checkpoint", "generator.fingerprints.")  # where it lies: its weights are what counts
 
 
-def generator_facts(generator: LatentDiffusion, checkpoint: str) -> dict[str, Any]:
+def generator_facts(generator: Generator, checkpoint: str) -> dict[str, Any]:
     """What is written down of a generator; of paths only their last parts, for a set is given away."""
     return {
         "checkpoint": Path(checkpoint).name,
-        "weights": weights_fingerprint(generator.ema.network, generator.autoencoder.network),
+        "weights": weights_fingerprint(*sampling_networks(generator)),
         "fingerprints": _fingerprints(Path(checkpoint)),
         "image_size": image_size_of(generator),
         "config": without_paths(generator.config or {}),
-        **({"masks": _mask_facts(generator)} if generator.ema.network.masks is not None else {}),
+        **({"masks": _mask_facts(generator)} if generator.mask_levels else {}),
     }
 
 
-def _mask_facts(generator: LatentDiffusion) -> dict[str, Any]:
+def _mask_facts(generator: Generator) -> dict[str, Any]:
     """How its masks come about, and the names of their levels; values in files are places in that list."""
-    code = generator.mask_code
-    how = {"kind": "condition"} if code is None else {"kind": "joint", "threshold": code.threshold}
-    return how | {"levels": mask_levels_of(generator), "unknown": UNKNOWN_PIXEL}
+    kind = "condition" if generator.takes_masks else "joint"
+    code = getattr(generator, "mask_code", None)
+    threshold = {} if code is None else {"threshold": code.threshold}
+    return {"kind": kind, **threshold, "levels": list(generator.mask_levels), "unknown": UNKNOWN_PIXEL}
 
 
-def mask_levels_of(generator: LatentDiffusion) -> list[str]:
-    """Names of the levels of its masks, background first; [] for a generator without masks."""
-    masks = generator.ema.network.masks
-    return [] if masks is None else list(masks.levels)
-
-
-def image_size_of(generator: LatentDiffusion) -> int:
+def image_size_of(generator: Generator) -> int:
     """Pixels along a side of what it makes."""
     return generator.image_size
+
+
+def sampling_networks(generator: Generator) -> list[nn.Module]:
+    """The networks that it samples with: their weights are what its images follow from."""
+    averaged = generator.ema.network
+    return [averaged] if isinstance(generator, PairGAN) else [averaged, generator.autoencoder.network]
 
 
 def _fingerprints(checkpoint: Path) -> dict[str, str]:
@@ -119,7 +124,8 @@ def keep_to(root: Path, recipe: Mapping[str, Any]) -> SyntheticSet:
         ValueError: what is there was begun by another recipe; names what differs.
     """
     found = SyntheticSet.begin(root, recipe)
-    begun = {**found.recipe, "sampling": LATER | dict(found.recipe["sampling"])}
+    later = {name: value for name, value in LATER.items() if name in recipe["sampling"]}
+    begun = {**found.recipe, "sampling": later | dict(found.recipe["sampling"])}
     differing = [key for key in differing_keys(recipe, begun) if not key.startswith(FOR_PEOPLE)]
     if differing:
         there, here = begun, recipe
