@@ -4,13 +4,14 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from tiny_runs import AUTOENCODER, DIFFUSION, UNET
+from tiny_runs import AUTOENCODER, DIFFUSION, GAN, UNET
 
-from experiments.assembly import build_autoencoder, build_classifier, build_diffusion, build_segmenter
+from experiments.assembly import build_autoencoder, build_classifier, build_diffusion, build_gan, build_segmenter
 from experiments.backbone_names import spelt_out
 from experiments.composition import compose_config
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.classifier import Classifier
+from lightning_modules.gan import PairGAN
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.segmenter import Segmenter
 
@@ -51,6 +52,12 @@ def generator(*words: str, denoiser: list[str] = UNET) -> LatentDiffusion:
             torch.nn.init.normal_(network.label_maps.mean, generator=torch.Generator().manual_seed(6))
             network.label_maps.num_fitted.fill_(4)
     return module.eval()
+
+
+def gan(*words: str) -> PairGAN:
+    """A GAN of images and masks of 16 pixels."""
+    sizes = [f"data.image_size={SIZE}", "model.num_mask_levels=2", *GAN, *words]
+    return build_gan(compose_config(["+exp=gan_train", *sizes])).eval()
 
 
 def classifier(*words: str, backbone: str = "resnet10t", findings: str = "dr_grade,is_gc,eye_side") -> Classifier:

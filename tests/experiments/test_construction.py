@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import autoencoder, classifier, generator, saved, segmenter
+from checkpoints import autoencoder, classifier, gan, generator, saved, segmenter
 from omegaconf import OmegaConf
 from refusals import refuses
 
@@ -59,6 +59,7 @@ def exported(path: Path) -> Any:
 # What reads a checkpoint, and of which kind.
 ENTRIES = {
     "load_generator": (load_generator, "generator"),
+    "load_generator of a GAN": (load_generator, "gan"),
     "export a generator": (exported, "generator"),
     "export an autoencoder": (exported, "autoencoder"),
     "load_classifier": (load_classifier, "classifier"),
@@ -69,6 +70,7 @@ ENTRIES = {
 # Of each kind, parts that are built.
 PARTS = {
     "generator": ("model.denoiser", "model.autoencoder", "model.objective.schedule", "model.diffusion"),
+    "gan": ("model.generator", "model.discriminator", "model.augmentation", "model.gan"),
     "autoencoder": ("autoencoder.module", "model.autoencoder"),
     "classifier": ("model.backbone", "model.classifier"),
     "segmenter": ("model.network", "model.segmenter"),
@@ -81,6 +83,7 @@ def whole(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("whole")
     made = {
         "generator": generator(),
+        "gan": gan(),
         "autoencoder": autoencoder(),
         "classifier": classifier(),
         "segmenter": segmenter(),

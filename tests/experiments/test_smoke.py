@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from tiny_runs import AUTOENCODER, CALLBACKS, DATA, DIFFUSION, TRAINER, UNET
+from tiny_runs import AUTOENCODER, CALLBACKS, DATA, DIFFUSION, GAN, TRAINER, UNET
 
 from experiments.composition import experiments
 
@@ -66,6 +66,7 @@ SMALL = {
     "ddpm_train_512": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
     "dataset_card": [],
     "dataset_export": [],
+    "gan_train": [*DATA, *GAN, *CALLBACKS, *TRAINER],
     "gather_checkpoint": ["job.filename=one.ckpt"],
     "evaluate": [*DATA, "trainer.accelerator=cpu", "job.num_halvings=3", "job.extractor.image_size=32"],
     "export_model": ["job.license=cc0-1.0"],
@@ -101,6 +102,13 @@ FILES = {
     "pretrain_transfer": ["transfer.csv", "transfer.md", "transfer.png", "comparison/comparison.md", "tensorboard"],
     "dataset_card": [],
     "dataset_export": ["export.json", "labels.csv", "images"],
+    "gan_train": [
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "samples/epoch_0001.png",
+        "frechet.csv",
+        "metrics.csv",
+    ],
     "gather_checkpoint": ["one.ckpt"],
     "evaluate": ["evaluation.json", "evaluation.html", "evaluation.md", "evaluation.png"],
     "export_model": ["export.json", "model/model_index.json", "model/README.md"],

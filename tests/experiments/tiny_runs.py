@@ -29,6 +29,13 @@ DIFFUSION = [
     "model.diffusion.num_steps=2",
     "model.diffusion.warmup_steps=2",
 ]
+GAN = [
+    "model.conditioning.dim=8",
+    "model.generator.noise_dim=8",
+    "model.generator.max_width=16",
+    "model.discriminator.width=8",
+    "model.discriminator.max_width=16",
+]
 CALLBACKS = [
     "callbacks.frechet.every_n_epochs=1",
     "callbacks.agreement.every_n_epochs=1",
