@@ -34,7 +34,7 @@ def gan_train(run: Run) -> dict[str, float]:
     module.trained_on = trained_on(datamodule, checkpoint or cfg.ckpt)
     hparams = {
         "image_size": cfg.data.image_size,
-        "num_mask_levels": module.num_mask_levels,
+        "num_mask_levels": len(module.mask_levels),
         "batch_size": cfg.data.batch_size,
         "learning_rate": cfg.model.gan.learning_rate,
         "seed": cfg.seed,
@@ -75,17 +75,17 @@ def check_settings(monitor: str, trainer: Mapping[str, Any]) -> None:
 def announce(run: Run, datamodule: FundusDataModule, summary: Mapping[str, Any]) -> None:
     """Say what is going to be trained, once the index tells of the masks; what cannot be is found now."""
     cfg = with_levels(run.cfg, datamodule)
-    module, levels = build_gan(cfg), cfg.model.num_mask_levels
+    module, levels = build_gan(cfg), list(cfg.model.mask_levels)
     say(heading("model"))
     say(parameters_text({"generator": module.network, "discriminator": module.discriminator}))
-    say("masks:        " + (f"{levels} levels, background included" if levels else "none, images alone"))
+    say("masks:        " + (", ".join(levels) if levels else "none, images alone"))
     say("GAN:          " + batch_text(cfg.data.batch_size, cfg.trainer, run.world_size, cfg.model.gan.learning_rate))
 
 
 def with_levels(cfg: DictConfig, datamodule: FundusDataModule) -> DictConfig:
     """The configuration with the levels of the masks that its data have, where it leaves them open."""
-    if cfg.model.num_mask_levels is not None:
+    if cfg.model.mask_levels is not None:
         return cfg
     sources = [source for source, _ in datamodule.parts() if masks_of(source, source.index()) is not None]
-    levels = max((len(source.mask_levels) for source in sources), default=0)
-    return OmegaConf.merge(cfg, {"model": {"num_mask_levels": levels}})
+    levels = max((list(source.mask_levels) for source in sources), key=len, default=[])
+    return OmegaConf.merge(cfg, {"model": {"mask_levels": levels}})

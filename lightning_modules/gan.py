@@ -67,7 +67,7 @@ class PairGAN(TwoOptimisers, TrainedModule):
     and all of them unknown is the unconditional model. Images without masks, or with masks unknown in places, train
     along: there the discriminator sees 0 in the mask of the image and of the generated one beside it.
 
-    Batches hold `image` float32 [B, 3, H, W] in [0, 1], `labels` int64 [B, F] and, unless num_mask_levels is 0, `mask`
+    Batches hold `image` float32 [B, 3, H, W] in [0, 1], `labels` int64 [B, F] and, unless there are no mask_levels, `mask`
     int64 [B, H, W], -1 for unknown. Everything random in a step is a function of (seed, epoch, batch) and of the place
     in the batch of all ranks, so that a resumed run equals an uninterrupted one. Optimisation is manual, as
     adversarial.py has it; the average follows the generator's steps.
@@ -76,7 +76,7 @@ class PairGAN(TwoOptimisers, TrainedModule):
         generator, discriminator: of the same sizes.
         conditioning: labels -> vectors; the discriminator has its copy, which learns by itself.
         augmentation: of what the discriminator sees.
-        num_mask_levels: K, background included; 0 for images alone.
+        mask_levels: names of the levels of masks, background first; () for images alone.
         disc_learning_rate: the discriminator's; None takes the generator's.
         reconstruction_weight: of the error by which the discriminator reconstructs real images, beside its own loss.
         gradient_clip: largest norm of the gradient of either optimiser; None does not clip.
@@ -93,7 +93,7 @@ class PairGAN(TwoOptimisers, TrainedModule):
         discriminator: Discriminator,
         conditioning: LabelConditioning,
         augmentation: DifferentiableAugmentation,
-        num_mask_levels: int = 0,
+        mask_levels: Sequence[str] = (),
         optimisation: Optimisation = Optimisation(),
         disc_learning_rate: float | None = None,
         reconstruction_weight: float = 1.0,
@@ -102,17 +102,17 @@ class PairGAN(TwoOptimisers, TrainedModule):
         seed: int = 0,
     ) -> None:
         super().__init__(optimisation, Blocks(), seed)
-        wanted = num_channels(num_mask_levels)
+        wanted = num_channels(len(mask_levels))
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             if network.num_channels != wanted:
                 raise UserError(
-                    f"the {name} has num_channels={network.num_channels}, and num_mask_levels={num_mask_levels} needs "
+                    f"the {name} has num_channels={network.num_channels}, and {len(mask_levels)} mask_levels need "
                     f"{wanted}: 3 and one for each level but the background."
                 )
         self.network = ConditionalGenerator(generator, conditioning)
         self.ema = AveragedNetwork(self.network, ema_decay)
         self.discriminator = ConditionalDiscriminator(discriminator, copy.deepcopy(conditioning))
-        self.augmentation, self.num_mask_levels = augmentation, num_mask_levels
+        self.augmentation, self.mask_levels = augmentation, tuple(mask_levels)
         self.disc_learning_rate, self.reconstruction_weight = disc_learning_rate, reconstruction_weight
         self.gradient_clip = gradient_clip
         self.sampling: dict[str, Any] = {}  # nothing to choose: an image takes one pass
@@ -120,6 +120,8 @@ class PairGAN(TwoOptimisers, TrainedModule):
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
 
     # --- sampling -------------------------------------------------------------------------------------------------
+
+    takes_masks = False  # it makes masks of its own
 
     @property
     def image_size(self) -> int:
@@ -186,9 +188,9 @@ class PairGAN(TwoOptimisers, TrainedModule):
                 f"images are {images.shape[-2]} x {images.shape[-1]} pixels, and the generator makes {size} x {size}: "
                 f"set data.image_size={size}."
             )
-        x = channels_of(images, batch.get("mask"), self.num_mask_levels)
+        x = channels_of(images, batch.get("mask"), len(self.mask_levels))
         unknown = torch.zeros_like(x, dtype=torch.bool)
-        if self.num_mask_levels:
+        if self.mask_levels:
             unknown[:, 3:] = (batch["mask"] < 0)[:, None]
         return x, unknown
 

@@ -19,7 +19,7 @@ def num_channels(num_mask_levels: int) -> int:
         ValueError: K is negative, or 1: a mask has the background and something else.
     """
     if num_mask_levels < 0 or num_mask_levels == 1:
-        raise UserError(f"num_mask_levels={num_mask_levels} must be 2 or more, background included, or 0 for no masks.")
+        raise UserError(f"model.mask_levels names {num_mask_levels}: two or more are needed, background first, or none for no masks.")
     return 3 + max(num_mask_levels - 1, 0)
 
 
@@ -37,13 +37,13 @@ def channels_of(images: Tensor, masks: Tensor | None, num_levels: int) -> Tensor
         return x
     if masks is None:
         raise UserError(
-            f"the batch has no mask, and num_mask_levels={num_levels}: the GAN learns images and masks together. "
-            "Remedy: data with masks, or model.num_mask_levels=0 for images alone."
+            f"the batch has no mask, and there are {num_levels} mask_levels: the GAN learns images and masks together. "
+            "Remedy: data with masks, or model.mask_levels=[] for images alone."
         )
     if (highest := int(masks.max())) >= num_levels:
         raise UserError(
-            f"a mask holds level {highest}, and num_mask_levels={num_levels} has levels 0 to {num_levels - 1}. "
-            "Remedy: model.num_mask_levels=null takes as many as the data have."
+            f"a mask holds level {highest}, and the mask_levels are 0 to {num_levels - 1}. "
+            "Remedy: model.mask_levels=null takes as many as the data have."
         )
     levels = torch.arange(1, num_levels, device=masks.device).view(-1, 1, 1)
     masks = masks[:, None]

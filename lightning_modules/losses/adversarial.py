@@ -13,5 +13,5 @@ def discriminator_hinge(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
 
 
 def generator_hinge(logits_fake: Tensor) -> Tensor:
-    """What the autoencoder minimises: minus the mean logit of its reconstructions."""
+    """What an autoencoder or a generator minimises: minus the mean logit of what it makes."""
     return -logits_fake.float().mean()

@@ -146,7 +146,8 @@ class DownBlock(nn.Module):
 class Discriminator(nn.Module):
     """Images and conditioning vectors to logits of patches; its features are decoded to the image, shrunk.
 
-    Labels reach the logits by a product with the features (Miyato & Koyama 2018, arXiv 1802.05637, eq. 3).
+    Labels reach the logits by a product with the features (Miyato & Koyama 2018, arXiv 1802.05637, eq. 3); their vector
+    has length 1 there, or it would grow and undo the spectral normalisation.
 
     Args:
         image_size, num_channels, cond_dim: as the generator's.
@@ -185,7 +186,7 @@ class Discriminator(nn.Module):
         features = self.first(x)
         for block in self.blocks:
             features = block(features)
-        product = (self.projection(cond) * features.mean((2, 3))).sum(1)
+        product = (self.projection(F.normalize(cond)) * features.mean((2, 3))).sum(1)
         return self.patches(features) + product[:, None, None, None], features
 
     def reconstruction_error(self, features: Tensor, x: Tensor) -> Tensor:

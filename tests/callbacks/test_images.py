@@ -36,6 +36,30 @@ def test_same_column_same_seed_whatever_the_batch(tmp_path):
     assert np.array_equal(images, grid(tmp_path, batch_size=1).images(module))
 
 
+class TinyPairs(TinyModule):
+    """As TinyModule, with masks of level i in image i; none where asked for."""
+
+    masks = True
+
+    def sample_pairs(self, labels, seeds, num_steps=None, guidance=None):
+        images = self.sample(labels, seeds, num_steps, guidance)
+        levels = torch.arange(len(images))[:, None, None].expand(-1, *images.shape[2:])
+        return images, levels if self.masks else None
+
+
+def test_masks_stand_at_the_right_of_their_images(tmp_path):
+    module = TinyPairs()
+    shown = grid(tmp_path).images(module)
+    assert shown.shape == (2, 6, 16, 16, 3)
+    module.masks = False
+    assert np.array_equal(shown[:, ::2], grid(tmp_path).images(module))
+    masks = shown[:, 1::2].reshape(6, -1, 3)
+    colours = [np.unique(mask, axis=0) for mask in masks]
+    assert [len(colour) for colour in colours] == [1] * 6
+    assert colours[0].tolist() == [[0, 0, 0]] and colours[1].tolist() == [[255, 255, 255]]
+    assert len({tuple(colour[0]) for colour in colours}) == 6
+
+
 def test_sheets_are_written_and_shown(tmp_path):
     logger = TensorBoardLogger(str(tmp_path), name="", version="")
     callbacks = [grid(tmp_path, every_n_epochs=2), Reconstructions(str(tmp_path), num_images=4)]
