@@ -6,8 +6,6 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.metrics.estimate import Better
-from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
 from experiments.assembly import build_callbacks, build_diffusion, mask_levels, pretrained_autoencoder
 from experiments.autoencoders import existing_autoencoder, find_or_train_autoencoder
@@ -15,13 +13,12 @@ from experiments.clusters import cluster_images
 from experiments.latents import cache_latents, fit_label_maps, fit_mask_code
 from experiments.lineage import trained_on
 from experiments.loading import start_from
-from experiments.metric_directions import direction_of
 from experiments.preview import preview
 from experiments.report import heading, say
 from experiments.run_time import expectation
 from experiments.session import Run
 from experiments.trainers import build_trainer, final_metrics
-from experiments.training import describe_data, fit, prepare_data
+from experiments.training import describe_data, fit, monitored, prepare_data
 from lightning_modules.latent_diffusion import LatentDiffusion
 
 
@@ -90,25 +87,6 @@ def repeat_rare(datamodule: FundusDataModule, threshold: float | None) -> None:
         say(f"drawn more often: images of levels that a share of less than {threshold:g} of the images show")
     else:
         say(f"job.repeat_threshold={threshold:g} changes nothing: images are streamed, or data.balance draws them")
-
-
-def monitored(name: str | None, callbacks: Sequence[L.Callback]) -> tuple[str, Better, int]:
-    """The metric that chooses the best checkpoint, which direction is better, and every how many epochs it is measured.
-
-    Args:
-        name: None takes the first that a callback measures, else val/loss.
-
-    Raises:
-        ValueError: no callback measures it, or neither the callback nor the metric declares a direction.
-    """
-    measured = {callback.tag: callback for callback in callbacks if hasattr(callback, "tag")}
-    name = next(iter(measured), "val/loss") if name is None else name
-    if name not in (*measured, "val/loss"):
-        raise UserError(f"job.monitor={name} is measured by no callback of this run: {', '.join(measured)}, val/loss.")
-    callback = measured.get(name)
-    declare = f"give {type(callback).__name__} an attribute mode, 'max' or 'min'"
-    mode = getattr(callback, "mode", None) or direction_of(name, "job.monitor", declare)
-    return name, mode, getattr(callback, "every_n_epochs", 1)
 
 
 def hparams(run: Run) -> dict[str, object]:

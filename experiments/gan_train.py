@@ -10,13 +10,12 @@ from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
 from datamodules.masks import masks_of
 from experiments.assembly import build_callbacks, build_gan
-from experiments.ddpm_train import monitored
 from experiments.lineage import trained_on
 from experiments.loading import start_from
 from experiments.report import batch_text, heading, parameters_text, say
 from experiments.session import Run
 from experiments.trainers import build_trainer, final_metrics
-from experiments.training import describe_data, fit, prepare_data
+from experiments.training import describe_data, fit, monitored, prepare_data
 
 
 def gan_train(run: Run) -> dict[str, float]:

@@ -103,8 +103,9 @@ def load_segmenter(checkpoint: str | Path, trusted: Sequence[str] = ()) -> Segme
         FileNotFoundError: no such checkpoint.
         ValueError: a checkpoint without a configuration, of another kind, or that names a class of elsewhere.
     """
-    of_a_segmenter = "segmenter_train; give one of a segmenter"
-    state, origin = _state_of(best_of_run(checkpoint), "segmenter", of_a_segmenter)
+    path = best_of_run(checkpoint)
+    state, origin = load_state(path), str(path)
+    _check_part(state, origin, "segmenter", "segmenter_train; give one of a segmenter")
     with rebuilding(origin):
         make = Rebuilder(state[CONFIG_KEY], ("model.network", "model.segmenter"), trusted, origin)
         module = build_segmenter(make.cfg, make)

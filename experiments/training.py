@@ -1,13 +1,14 @@
 """The steps that the training jobs share."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks.metrics.estimate import Better
 from callbacks.run_record import changed_data
 from datamodules.errors import UserError
 from datamodules.fundus import FundusDataModule
@@ -17,6 +18,7 @@ from experiments import launch
 from experiments.assembly import build_datamodule
 from experiments.lineage import check_test_patients
 from experiments.machines import environment_text
+from experiments.metric_directions import direction_of
 from experiments.report import data_text, heading, say
 from experiments.session import Run
 from lightning_modules.checkpoint import load_training
@@ -155,3 +157,22 @@ def chosen_checkpoint(trainer: L.Trainer, output_dir: Path) -> Path:
         )
         trainer.save_checkpoint(path, weights_only=False)
     return path
+
+
+def monitored(name: str | None, callbacks: Sequence[L.Callback]) -> tuple[str, Better, int]:
+    """The metric that chooses the best checkpoint, which direction is better, and every how many epochs it is measured.
+
+    Args:
+        name: None takes the first that a callback measures, else val/loss.
+
+    Raises:
+        ValueError: no callback measures it, or neither the callback nor the metric declares a direction.
+    """
+    measured = {callback.tag: callback for callback in callbacks if hasattr(callback, "tag")}
+    name = next(iter(measured), "val/loss") if name is None else name
+    if name not in (*measured, "val/loss"):
+        raise UserError(f"job.monitor={name} is measured by no callback of this run: {', '.join(measured)}, val/loss.")
+    callback = measured.get(name)
+    declare = f"give {type(callback).__name__} an attribute mode, 'max' or 'min'"
+    mode = getattr(callback, "mode", None) or direction_of(name, "job.monitor", declare)
+    return name, mode, getattr(callback, "every_n_epochs", 1)

@@ -67,7 +67,7 @@ class PairGAN(TwoOptimisers, TrainedModule):
     and all of them unknown is the unconditional model. Images without masks, or with masks unknown in places, train
     along: there the discriminator sees 0 in the mask of the image and of the generated one beside it.
 
-    Batches hold `image` float32 [B, 3, H, W] in [0, 1], `labels` int64 [B, F] and, unless there are no mask_levels, `mask`
+    Batches hold `image` float32 [B, 3, H, W] in [0, 1], `labels` int64 [B, F] and, with mask_levels, `mask`
     int64 [B, H, W], -1 for unknown. Everything random in a step is a function of (seed, epoch, batch) and of the place
     in the batch of all ranks, so that a resumed run equals an uninterrupted one. Optimisation is manual, as
     adversarial.py has it; the average follows the generator's steps.

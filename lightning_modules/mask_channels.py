@@ -19,7 +19,9 @@ def num_channels(num_mask_levels: int) -> int:
         ValueError: K is negative, or 1: a mask has the background and something else.
     """
     if num_mask_levels < 0 or num_mask_levels == 1:
-        raise UserError(f"model.mask_levels names {num_mask_levels}: two or more are needed, background first, or none for no masks.")
+        raise UserError(
+            f"model.mask_levels names {num_mask_levels}: two or more are needed, background first, or none at all."
+        )
     return 3 + max(num_mask_levels - 1, 0)
 
 

@@ -9,7 +9,6 @@ from experiments.loading import load_classifier, load_segmenter
 from experiments.synthesis.recipe import Generator
 from lightning_modules.annotator import Annotator
 from lightning_modules.checkpoint import weights_fingerprint
-from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.synthesizer import Agreement, MaskFilter, Synthesizer
 
 

@@ -56,7 +56,7 @@ def generator(*words: str, denoiser: list[str] = UNET) -> LatentDiffusion:
 
 def gan(*words: str) -> PairGAN:
     """A GAN of images and masks of 16 pixels."""
-    sizes = [f"data.image_size={SIZE}", "model.num_mask_levels=2", *GAN, *words]
+    sizes = [f"data.image_size={SIZE}", "model.mask_levels=[background,polyp]", *GAN, *words]
     return build_gan(compose_config(["+exp=gan_train", *sizes])).eval()
 
 

@@ -42,7 +42,7 @@ def test_a_checkpoint_rebuilds_the_generator_of_pairs(trained):
     run, _ = trained
     path = run / "checkpoints/last.ckpt"
     state = load_state(path)
-    assert state[CONFIG_KEY]["model"]["num_mask_levels"] == 2 and state[CONFIG_KEY]["seed"] == 5
+    assert state[CONFIG_KEY]["model"]["mask_levels"] == ["background", "polyp"] and state[CONFIG_KEY]["seed"] == 5
     module = load_generator(path)
     assert isinstance(module, PairGAN) and not module.training and len(module.trained_on["patients"]) > 20
     for name, tensor in module.state_dict().items():
@@ -114,8 +114,8 @@ def test_training_begins_with_the_weights_of_another_run(command, here, trained)
         (["trainer.accumulate_grad_batches=2"], ["trainer.accumulate_grad_batches=2"]),
         (["~callbacks.frechet", "~callbacks.agreement"], ["val/loss", "callbacks.frechet"]),
         (["data.image_size=48"], ["image_size=48", "32 or 64"]),
-        (["model.num_mask_levels=1"], ["num_mask_levels=1"]),
-        (["model.num_mask_levels=2"], ["num_mask_levels=2", "mask"]),
+        (["model.mask_levels=[a]"], ["model.mask_levels", "names 1"]),
+        (["model.mask_levels=[a,b]"], ["2 mask_levels", "mask"]),
     ],
 )
 def test_what_cannot_be_is_refused(command, here, words, facts):

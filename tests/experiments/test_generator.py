@@ -10,9 +10,9 @@ from tiny_runs import AUTOENCODER, DATA, DDPM_TRAIN, DIFFUSION, TRAINER, VAE_TRA
 
 from callbacks.agreement import LabelAgreement
 from experiments.composition import compose_config
-from experiments.ddpm_train import monitored
 from experiments.loading import load_generator
 from experiments.synthesize import generator_of
+from experiments.training import monitored
 from experiments.typed_text import as_typed
 from lightning_modules.checkpoint import CONFIG_KEY, load_state
 

@@ -26,7 +26,7 @@ def make_gan(build, num_mask_levels=2, size=16, augmentation=None, seed=0, **arg
         Discriminator(*sizes, width=8, max_width=16),
         LabelConditioning(build.num_levels, 8),
         DifferentiableAugmentation(**(augmentation or {})),
-        num_mask_levels,
+        [f"level {number}" for number in range(num_mask_levels)],
         **{"learning_rate": 2e-3, "betas": (0.5, 0.99)} | arguments,
     )
 
@@ -244,9 +244,9 @@ def test_it_learns_where_a_disc_is_and_its_mask(build):
 def test_bad_input_is_refused(build):
     module, labels = make_gan(build), labels_of(build, 2)
     batch = make_batches(build).batches[0]
-    with refuses(ValueError, "num_mask_levels=1"):
+    with refuses(ValueError, "model.mask_levels", "names 1"):
         num_channels(1)
-    with refuses(ValueError, "generator", "num_channels=4", "num_mask_levels=3", 5):
+    with refuses(ValueError, "generator", "num_channels=4", "3 mask_levels", 5):
         make = make_gan(build)
         PairGAN(make.network.generator, make.discriminator.network, make.network.conditioning, make.augmentation, 3)
     with refuses(ValueError, "3 seeds", "2 rows"):
@@ -257,9 +257,9 @@ def test_bad_input_is_refused(build):
         module.sample(labels + torch.tensor([9, 0, 0]), [1, 2])
     with refuses(ValueError, "guidance=2.0"):
         module.sample_by(guidance=2.0)
-    with refuses(ValueError, "num_mask_levels=2", "model.num_mask_levels=0"):
+    with refuses(ValueError, "2 mask_levels", "model.mask_levels=[]"):
         module._channels({key: value for key, value in batch.items() if key != "mask"})
-    with refuses(ValueError, "level 2", "num_mask_levels=2"):
+    with refuses(ValueError, "level 2", "0 to 1"):
         module._channels({**batch, "mask": batch["mask"] + 1})
     with refuses(ValueError, "32 x 32", "data.image_size=16"):
         module._channels({**batch, "image": torch.rand(2, 3, 32, 32)})
