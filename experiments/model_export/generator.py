@@ -48,6 +48,11 @@ def check_generator(module: LatentDiffusion) -> None:
             f"the conditioning is a {type(conditioning).__name__}, and export_model knows LabelConditioning alone. "
             "Remedy: a generator trained with that."
         )
+    if module.network.masks is not None:
+        raise UserError(
+            "the generator has masks (model.masks), which diffusers' pipeline has no word for. Remedy: a generator "
+            "trained with model/masks=none; +exp=synthesize writes its pairs."
+        )
     if module.network.clusters is not None:
         raise UserError(
             "the generator knows clusters (model.clusters), which diffusers' pipeline has no word for. Remedy: a "

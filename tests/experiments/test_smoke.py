@@ -64,6 +64,7 @@ SMALL = {
     "ddpm_train_diffusers": [*PLAIN, *TRAINER],
     "ddpm_train_256": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
     "ddpm_train_512": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, *LARGE],
+    "ddpm_train_pairs": [*LATENT_DIFFUSION, *CALLBACKS, *TRAINER, "callbacks.mask_agreement.num_images=4"],
     "dataset_card": [],
     "dataset_export": [],
     "gan_train": [*DATA, *GAN, *CALLBACKS, *TRAINER],
@@ -91,6 +92,8 @@ CLASSIFIER_FILES = ["checkpoints/best.ckpt", "predictions.parquet", "evaluation.
                     "tensorboard", "metrics.csv"]  # fmt: skip
 SEGMENTER_FILES = ["checkpoints/best.ckpt", "masks.parquet", "evaluation.json", "samples/masks_0001.png",
                    "samples/val_masks.png", "samples/test_masks.png", "tensorboard", "metrics.csv"]  # fmt: skip
+AUTOENCODER_FILES = ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "samples", "tensorboard", "metrics.csv"]
+DIFFUSION_FILES = [*AUTOENCODER_FILES, "autoencoder/checkpoints/last.ckpt", "frechet.csv", "rejected.csv"]
 FILES = {
     "annotate": [],  # those in the set are looked at by test_annotate.py
     "benchmark": ["benchmark.json"],
@@ -109,6 +112,7 @@ FILES = {
         "frechet.csv",
         "metrics.csv",
     ],
+    "ddpm_train_pairs": [*DIFFUSION_FILES, "samples/pairs_epoch_0001.png"],
     "gather_checkpoint": ["one.ckpt"],
     "evaluate": ["evaluation.json", "evaluation.html", "evaluation.md", "evaluation.png"],
     "export_model": ["export.json", "model/model_index.json", "model/README.md"],
@@ -132,7 +136,7 @@ FILES = {
         "manifest.json",
         "trained_on.parquet",
     ],
-    "vae_train": ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "samples", "tensorboard", "metrics.csv"],
+    "vae_train": AUTOENCODER_FILES,
 }
 WITHOUT_DATA = (
     "annotate",
@@ -150,7 +154,6 @@ WITHOUT_DATA = (
 )  # experiments that leave no index of images
 NOISE = ("Tip:", "GPU available", "TPU", "litlogger", "treespec", "weights_only", "eval mode", "Loading `train",
          "does not have many workers", "smaller than the logging interval", "Warning", "Error executing")  # fmt: skip
-DIFFUSION_FILES = [*FILES["vae_train"], "autoencoder/checkpoints/last.ckpt", "frechet.csv", "rejected.csv"]
 
 
 @pytest.mark.smoke
