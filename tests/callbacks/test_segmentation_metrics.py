@@ -127,6 +127,7 @@ def test_centreline_dice_by_hand():
 def random_levels(num_levels: int, unknown: float, seed: int):
     stream = torch.Generator().manual_seed(seed)
     probabilities = torch.rand(5, num_levels, *SHAPE, generator=stream).mul(3).softmax(dim=1)
+    probabilities[..., :3] = torch.tensor([0.5, *[0.5 / (num_levels - 1)] * (num_levels - 1)]).view(1, -1, 1, 1)
     masks = torch.randint(0, num_levels, (5, *SHAPE), generator=stream)
     masks[torch.rand(masks.shape, generator=stream) < unknown] = -1
     masks[1] = 0
