@@ -79,3 +79,27 @@ def test_numbers_that_mean_nothing():
     for name in ("jump_length", "num_resamples"):
         with refuses(UserError, f"{name}=0"):
             painted(**{name: 0})
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_at_every_timestep_both_parts_have_its_noise(eta):
+    """Seen by a network that knows independent cells of unit variance: with small steps no visit changes their law."""
+    objective, seen = Objective(Schedule("cosine"), "v"), []
+
+    def predict(x_t, t):
+        seen.append((t, x_t.flatten(1)))
+        times, a = torch.full((len(x_t),), t), float(objective.schedule.alpha_bar[t]) ** 0.5
+        return objective.from_x0(x_t, times, a * x_t)
+
+    generators = image_generators(range(NUM))
+    known, unknown = torch.full((NUM, 1, 1, 2), KNOWN), torch.tensor([False, True]).expand(NUM, 1, 1, 2)
+    noise, timesteps = draw_noise((1, 1, 2), generators, "cpu"), list(range(999, 0, -20))
+    repaint(predict, noise, known, unknown, objective, timesteps, generators, eta, jump_length=10, num_resamples=3)
+    levels = visited_levels(50, 10, 3)
+    downwards = [level for level, after in zip(levels, levels[1:], strict=False) if after < level]
+    assert [t for t, _ in seen] == [timesteps[-level] for level in downwards]
+    for t, x_t in seen[1:]:
+        alpha_bar = float(objective.schedule.alpha_bar[t])
+        assert float(x_t[:, 0].mean()) == pytest.approx(alpha_bar**0.5 * KNOWN, abs=0.15)
+        assert float(x_t[:, 0].std()) == pytest.approx((1 - alpha_bar) ** 0.5, abs=0.1)
+        assert float(x_t[:, 1].std()) == pytest.approx(1, abs=0.13), t
