@@ -80,6 +80,19 @@ def decode_mask(file: bytes) -> np.ndarray:
         raise error if isinstance(error, ImageError) else ImageError(f"the mask cannot be read: {error}") from error
 
 
+def decode_levels(file: bytes, num_levels: int) -> np.ndarray:
+    """The levels uint8 [H, W] of `encode_mask`, NO_MASK for unknown, all of them below `num_levels`.
+
+    Raises:
+        ImageError: a level without a name; or as `decode_mask`.
+    """
+    mask = decode_mask(file)
+    wrong = mask[(mask >= num_levels) & (mask != NO_MASK)]
+    if len(wrong):
+        raise ImageError(f"it has level {wrong[0]}, and the levels are 0 to {num_levels - 1}")
+    return mask
+
+
 def to_levels(mask: Tensor) -> Tensor:
     """uint8 [B, H, W] with 255 for unknown to int64 with -1."""
     levels = mask.long()

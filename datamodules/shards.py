@@ -31,7 +31,7 @@ from datamodules.errors import nearest
 from datamodules.findings import NAMES, UNKNOWN
 from datamodules.images import VERSION, ImageError, read_image, resize, resize_levels
 from datamodules.manifest import Manifest
-from datamodules.masks import NO_MASK, decode_mask
+from datamodules.masks import decode_levels
 from datamodules.parquet import open_parquet
 from datamodules.shard_files import ABOUT, ShardError, find_shards, split_of_name, warn_of_names
 from datamodules.sources.people import MOST_NAMES, warn_of_eyes
@@ -204,12 +204,9 @@ class ShardSource:
         Raises ShardError for one that is empty, cannot be decoded, is not square or has a level without a name.
         """
         with self._naming(group, table, row, "mask"):
-            mask = decode_mask(_bytes(table, "mask", row).to_pybytes())
+            mask = decode_levels(_bytes(table, "mask", row).to_pybytes(), len(self.mask_levels))
             if mask.shape[0] != mask.shape[1]:
                 raise ImageError(f"it is {mask.shape[1]} x {mask.shape[0]} pixels, and must be square")
-            wrong = mask[(mask >= len(self.mask_levels)) & (mask != NO_MASK)]
-            if len(wrong):
-                raise ImageError(f"it has level {wrong[0]}, and the levels are 0 to {len(self.mask_levels) - 1}")
         return resize_levels(mask, image_size)
 
     @contextmanager

@@ -60,7 +60,16 @@ def check_test_patients(datamodule: FundusDataModule, *ancestors: str | Path | N
         ValueError: some did; names how many, one of them, what they trained, and the remedy.
     """
     parts = datamodule.parts()
-    for what, codes, _ in _ancestors(parts, ancestors):
+    check_ancestors(parts, _ancestors(parts, ancestors))
+
+
+def check_ancestors(parts: Parts, found: Sequence[Ancestor]) -> None:
+    """See that no test patient of these parts trained an ancestor; of validation patients it is said in words alone.
+
+    Raises:
+        ValueError: as `check_test_patients`.
+    """
+    for what, codes, _ in found:
         for split in ("val", "test") if codes is not None and len(codes) else ():
             leaked, number = _among(parts, split, codes)
             if not leaked:

@@ -14,10 +14,10 @@ from datamodules.errors import UserError
 # Last parts of keys, wherever they stand in the configuration. A test sees that every key of conf/ whose value there
 # does not tell what it is (null, ???, [] or {}) is either here or takes something else than text.
 PATHS = ("root", "table", "output_dir", "cache_dir", "ckpt", "resume", "pretrained", "dataset", "path", "file",
-         "filename", "weights", "segmenter")  # fmt: skip
+         "filename", "weights", "segmenter", "preprocessed")  # fmt: skip
 NAMES = ("name", "license", "title", "version", "metric", "mode", "monitor", "curve", "scheduler", "patient_pattern",
          "spacing", "split", "pretrain_init", "job.precision", "sampling_precision")  # fmt: skip
-PATH_LISTS = ("annotators", "runs", "hydra.searchpath")
+PATH_LISTS = ("annotators", "runs", "hydra.searchpath", "more_datasets")
 NAME_LISTS = (
     "trusted",
     "findings",
@@ -33,6 +33,7 @@ NAME_LISTS = (
     "finetune",
     "common",
     "other",
+    "real",
 )
 PATH_MAPPINGS = ("roots", "own", "groups", "init_paths")  # a user chooses their keys, each for a path or several
 NEVER_NULL = ("root", "output_dir", "cache_dir", "dataset", "file", "name", "curve")

@@ -34,6 +34,7 @@ def write_set(
     labels: Mapping[str, int] | None = None,
     complete: bool = True,
     seed: int = 0,
+    masks: Sequence[str] = (),
 ) -> Path:
     """Write a set of `num_images` phantoms in shards of as many, but for the last; returns its folder.
 
@@ -42,8 +43,10 @@ def write_set(
         unknown: findings whose condition is -1 in every row.
         labels: findings that every phantom has at this level.
         complete: False leaves out the manifest, as a run that is not at its end.
+        masks: structures of the phantoms whose exact masks the set has, as levels 1, 2, …; later ones cover earlier.
     """
-    rows = [_phantom(seed, index, side, tuple(sorted((labels or {}).items()))) for index in range(num_images)]
+    shown = tuple(sorted((labels or {}).items()))
+    rows = [_phantom(seed, index, side, shown, tuple(masks)) for index in range(num_images)]
     conditions = {
         name: np.array([UNKNOWN if name in unknown else row[1][name] for row in rows], dtype=np.int8) for name in NAMES
     }
@@ -52,6 +55,8 @@ def write_set(
     plan = pa.table({"index": numbers, "seed": seeds, **conditions})
     per_shard = -(-num_images // num_shards)
     recipe = _recipe(num_images, num_shards, per_shard, group_rows, side, seed)
+    if masks:
+        recipe["generator"]["masks"] = {"kind": "joint", "levels": ["background", *masks]}
     root.mkdir(parents=True, exist_ok=True)
     pq.write_table(plan, root / "plan.parquet")
     _write_json(root / "recipe.json", recipe)
@@ -61,9 +66,7 @@ def write_set(
     files = []
     for shard in range(num_shards):
         mine = slice(shard * per_shard, min((shard + 1) * per_shard, num_images))
-        table = _shard(
-            id_prefix(recipe), plan.slice(mine.start, mine.stop - mine.start), [row[0] for row in rows[mine]]
-        )
+        table = _shard(id_prefix(recipe), plan.slice(mine.start, mine.stop - mine.start), rows[mine], masks)
         files.append(_write_shard(root, f"shard-{shard:05d}-of-{num_shards:05d}", table, group_rows))
     if complete:
         num_bytes = sum(file["num_bytes"] for file in files)
@@ -74,19 +77,31 @@ def write_set(
 
 
 @cache
-def _phantom(seed: int, index: int, side: int, labels: tuple[tuple[str, int], ...]) -> tuple[bytes, dict[str, int]]:
-    """A phantom as PNG, and its labels."""
+def _phantom(
+    seed: int, index: int, side: int, labels: tuple[tuple[str, int], ...], masks: tuple[str, ...]
+) -> tuple[bytes, dict[str, int], bytes]:
+    """A phantom as PNG, its labels, and the levels of its masks as PNG."""
     drawn = phantom.render(seed, index, side, dict(labels) or None)
+    levels = np.zeros((side, side), dtype=np.uint8)
+    for level, name in enumerate(masks, start=1):
+        levels[drawn.masks[name] > 0] = level
+    return encode(drawn.image), dict(drawn.labels), encode(levels)
+
+
+def encode(picture: np.ndarray) -> bytes:
+    """A picture as PNG."""
     file = io.BytesIO()
-    Image.fromarray(drawn.image).save(file, "PNG")
-    return file.getvalue(), dict(drawn.labels)
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
 
 
-def _shard(prefix: str, plan: pa.Table, pictures: list[bytes]) -> pa.Table:
+def _shard(prefix: str, plan: pa.Table, rows: Sequence[tuple[bytes, Any, bytes]], masks: Sequence[str]) -> pa.Table:
     """The rows of a shard, with the features as Hugging Face datasets keeps them."""
     names = [f"{prefix}{index:08d}" for index in plan.column("index").to_pylist()]
+    named = list(zip(rows, names, strict=True))
     columns: dict[str, Any] = {
-        "image": pa.array([{"bytes": p, "path": f"{n}.png"} for p, n in zip(pictures, names, strict=True)], IMAGE),
+        "image": pa.array([{"bytes": row[0], "path": f"{n}.png"} for row, n in named], IMAGE),
+        **({"mask": pa.array([{"bytes": row[2], "path": f"{n}.png"} for row, n in named], IMAGE)} if masks else {}),
         "id": pa.array(names, pa.string()),
         "index": plan.column("index"),
         "seed": plan.column("seed"),
@@ -95,9 +110,12 @@ def _shard(prefix: str, plan: pa.Table, pictures: list[bytes]) -> pa.Table:
     }
     features = {name: {"dtype": "int8", "_type": "Value"} for name in ("attempts", *NAMES)}
     features |= {name: {"dtype": "int64", "_type": "Value"} for name in ("index", "seed")}
-    features |= {"id": {"dtype": "string", "_type": "Value"}, "image": {"_type": "Image"}}
+    features |= {"id": {"dtype": "string", "_type": "Value"}, "image": {"_type": "Image"}, "mask": {"_type": "Image"}}
     ordered = {name: features[name] for name in columns}
-    return pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": ordered}})})
+    metadata = {"huggingface": json.dumps({"info": {"features": ordered}})}
+    if masks:
+        metadata["mask_levels"] = json.dumps(["background", *masks])
+    return pa.table(columns).replace_schema_metadata(metadata)
 
 
 def _write_shard(root: Path, stem: str, table: pa.Table, group_rows: int) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from datamodules.files import WHOLE_COPY, sha256
 from datamodules.parquet import open_parquet
 
 KINDS = {
-    "image": lambda kind: pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_binary(
-        kind.field("bytes").type),
+    "image": lambda kind: _is_picture(kind),
+    "mask": lambda kind: _is_picture(kind),
     "id": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
     "index": pa.types.is_integer,
+    "seed": pa.types.is_integer,
     "attempts": pa.types.is_integer,
     "accepted": pa.types.is_boolean,
-}  # of columns of a shard; findings are whole numbers or, in annotations, true or false  # fmt: skip
+}  # of columns of a shard; findings are whole numbers or, in annotations, true or false
 
 
 class SyntheticSetError(UserError):
@@ -71,6 +72,10 @@ def read_columns(path: Path, columns: Sequence[str], group: int | None = None) -
             table = parquet.read_row_group(group, list(columns), use_threads=False)
         table.validate(full=True)
         return table
+
+
+def _is_picture(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
 
 
 def _is_binary(kind: pa.DataType) -> bool:

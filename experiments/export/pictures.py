@@ -1,4 +1,4 @@
-"""Images out of shards as files: their bytes as they are, or as PNG with the same pixels; whole or not there."""
+"""Images and masks out of shards as files, whole or not there: bytes as they are, or as PNG with the same pixels."""
 
 import io
 from collections.abc import Iterator
@@ -6,21 +6,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from PIL import Image
 from tqdm import tqdm
 
 from callbacks.files import own_folder, write_atomically
 from datamodules.files import WHOLE_COPY, safe_name
+from datamodules.image_files import without_metadata
 from datamodules.images import ImageError, read_image
 from datamodules.synthetic import SyntheticSet, SyntheticSetError
 from datamodules.synthetic.tables import opened, read_columns
 from experiments.export.layouts import Layout
+from experiments.export.masks import MaskValues
 
 BEGINNINGS = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF"}  # of a file, by its format
 FORMATS = {".png": "png", ".jpg": "jpeg", ".webp": "webp"}
 END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
 END_OF_JPEG = b"\xff\xd9"
+RGB_OF_8_BITS = b"\x08\x02"  # at byte 24 of a PNG
 
 
 class Written(NamedTuple):
@@ -36,7 +40,13 @@ class Rows(NamedTuple):
     indices: list[int]
     ids: list[str]
     paths: list[str]
+    masks: list[str]  # paths of their masks, [] for a layout without
     kept: list[int]  # their places among the rows of the table
+
+    def files(self, root: Path) -> list[list[Path]]:
+        """Where the files of each row lie: its image and, in a layout with masks, its mask."""
+        lists = [self.paths, self.masks] if self.masks else [self.paths]
+        return [[root / path for path in paths] for paths in zip(*lists, strict=True)]
 
 
 def rows_of(table: pa.Table, layout: Layout, format: str, only_accepted: bool, file: Path, first: int) -> Rows:
@@ -65,7 +75,9 @@ def rows_of(table: pa.Table, layout: Layout, format: str, only_accepted: bool, f
         kept = [row for row in kept if accepted[row]]
     indices, ids = [indices[row] for row in kept], [ids[row] for row in kept]
     ending = layout.endings[format]
-    return Rows(indices, ids, [layout.place(i, name) + ending for i, name in zip(indices, ids, strict=True)], kept)
+    named = list(zip(indices, ids, strict=True))
+    masks = [f"{place}.png" for place in (layout.mask_place(*one) for one in named) if place is not None]
+    return Rows(indices, ids, [layout.place(*one) + ending for one in named], masks, kept)
 
 
 def columns(only_accepted: bool) -> list[str]:
@@ -74,9 +86,17 @@ def columns(only_accepted: bool) -> list[str]:
 
 
 def write_pictures(
-    dataset: SyntheticSet, layout: Layout, root: Path, only_accepted: bool, num_workers: int | None
+    dataset: SyntheticSet,
+    layout: Layout,
+    root: Path,
+    only_accepted: bool,
+    num_workers: int | None,
+    values: MaskValues | None = None,
 ) -> Written:
-    """Write every image that is not there whole; in memory is one row group.
+    """Write every image, and its mask where the layout has masks, that is not there whole; in memory is one row group.
+
+    Args:
+        values: how levels of masks are written; None for a layout without.
 
     Raises:
         SyntheticSetError: bytes that are no image of the format that the recipe names; names the file and the image.
@@ -90,17 +110,29 @@ def write_pictures(
         for number, file in enumerate(dataset.shards):
             for group, first, table in _groups(file, columns(only_accepted), dataset.bounds(number)[0]):
                 rows = rows_of(table, layout, format, only_accepted, file, first)
-                for folder in {str(Path(path).parent) for path in rows.paths}:
+                for folder in {str(Path(path).parent) for path in (*rows.paths, *rows.masks)}:
                     own_folder(root, folder)
-                whole = list(threads.map(lambda path: is_whole(root / path), rows.paths))
+                files = rows.files(root)
+                whole = list(threads.map(lambda paths: all(map(is_whole, paths)), files))
                 absent = [place for place, there in enumerate(whole) if not there]
                 if absent:
-                    pixels = _pixels(file, group)
-                    work = [(root / rows.paths[n], pixels[rows.kept[n]], f"{file}, id {rows.ids[n]!r}") for n in absent]
-                    list(threads.map(lambda one: write_picture(*one, format=format), work))
+                    contents = [_pixels(file, group, name) for name in ("image", "mask")[: len(files[0])]]
+                    work = [
+                        (files[n], [pixels[rows.kept[n]] for pixels in contents], f"{file}, id {rows.ids[n]!r}")
+                        for n in absent
+                    ]
+                    list(threads.map(lambda one: _write(*one, format, values), work))
                 num_new, num_there = num_new + len(absent), num_there + len(whole) - len(absent)
                 bar.update(table.num_rows)
     return Written(num_new, num_there)
+
+
+def _write(paths: list[Path], contents: list[pa.Scalar], origin: str, format: str, values: MaskValues | None) -> None:
+    """Write an image, and its mask where the layout has masks."""
+    if values is None:
+        write_picture(*paths, *contents, origin, format)
+    else:
+        write_pair(*paths, *contents, origin, format, values)
 
 
 def _groups(file: Path, names: list[str], first: int) -> Iterator[tuple[int, int, pa.Table]]:
@@ -113,9 +145,9 @@ def _groups(file: Path, names: list[str], first: int) -> Iterator[tuple[int, int
         first += table.num_rows
 
 
-def _pixels(file: Path, group: int) -> pa.Array:
-    """The bytes of every image of a row group."""
-    return read_columns(file, ["image.bytes"], group).column("image").combine_chunks().field("bytes")
+def _pixels(file: Path, group: int, column: str) -> pa.Array:
+    """The bytes of every image or mask of a row group."""
+    return read_columns(file, [f"{column}.bytes"], group).column(column).combine_chunks().field("bytes")
 
 
 def write_picture(path: Path, pixels: pa.Scalar, origin: str, format: str) -> None:
@@ -124,20 +156,55 @@ def write_picture(path: Path, pixels: pa.Scalar, origin: str, format: str) -> No
     Raises:
         SyntheticSetError: the bytes are of another format, or cannot be decoded; says where they are from.
     """
-    content = pixels.as_buffer() if pixels.is_valid else b""
-    if not bytes(memoryview(content)[:8]).startswith(BEGINNINGS[format]):
+    content = _content(pixels, origin, format)
+    if FORMATS[path.suffix] == format:
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    else:
+        write_atomically(path, Image.fromarray(_decoded(content, origin)).save)
+
+
+def write_pair(
+    path: Path, mask_path: Path, pixels: pa.Scalar, mask: pa.Scalar, origin: str, format: str, values: MaskValues
+) -> None:
+    """Write an image as a PNG of red, green and blue with 8 bits each, and its mask as a grey PNG.
+
+    The bytes of an image that is such a PNG stay as they are.
+
+    Raises:
+        SyntheticSetError: as `write_picture`; a mask that cannot be used, or of another size than its image.
+        ValueError: as MaskValues has it.
+    """
+    content = _content(pixels, origin, format)
+    rgb, greys = _decoded(content, origin), values.decoded(mask.as_py() or b"", origin)
+    if rgb.shape[:2] != greys.shape:
+        sizes = " x ".join(map(str, greys.shape[::-1])), " x ".join(map(str, rgb.shape[1::-1]))
+        raise SyntheticSetError(
+            f"{origin}: the mask has {sizes[0]} pixels, and the image {sizes[1]}. Remedy: {WHOLE_COPY}."
+        )
+    if format == "png" and content[24:26] == RGB_OF_8_BITS and without_metadata(content).content == content:
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    else:
+        write_atomically(path, Image.fromarray(rgb).save)
+    write_atomically(mask_path, Image.fromarray(greys).save)
+
+
+def _content(pixels: pa.Scalar, origin: str, format: str) -> bytes:
+    """The bytes of an image of this format; raises SyntheticSetError where they are of another."""
+    content = pixels.as_py() if pixels.is_valid else b""
+    if not content.startswith(BEGINNINGS[format]):
         raise SyntheticSetError(
             f"{origin}: the bytes are no {format}, which the recipe says they are. Remedy: SyntheticSet.verify tells "
             "which shards are damaged; take them from a whole copy."
         )
-    if FORMATS[path.suffix] == format:
-        write_atomically(path, lambda temporary: temporary.write_bytes(content))
-        return
+    return content
+
+
+def _decoded(content: bytes, origin: str) -> np.ndarray:
+    """The pixels uint8 [H, W, 3] of an image; raises SyntheticSetError where it cannot be decoded."""
     try:
-        image = Image.fromarray(read_image(io.BytesIO(content)))
+        return read_image(io.BytesIO(content))
     except ImageError as error:
         raise SyntheticSetError(f"{origin}: cannot be decoded ({error}). Remedy: {WHOLE_COPY}.") from error
-    write_atomically(path, image.save)
 
 
 def is_whole(path: Path) -> bool:

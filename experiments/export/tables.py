@@ -1,6 +1,6 @@
 """Labels out of shards as CSV: what the generator was told, and what annotators saw; unknown is an empty cell."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,17 @@ def write_tables(
     """
     found = {"condition": dataset.shards} | ({} if annotations is None else {"annotation": annotations.files})
     for kind, files in found.items():
-        pieces = _pieces(dataset, files, layout, only_accepted)
-        write_csv(root / layout.tables[kind], _lines(pieces))
+        write_csv(root / layout.tables[kind], lines(pieces(dataset, files, layout, only_accepted)))
     return [root / layout.tables[kind] for kind in found]
 
 
-def _pieces(
+def pieces(
     dataset: SyntheticSet, files: Sequence[Path], layout: Layout, only_accepted: bool
 ) -> Iterator[dict[str, Sequence[Any]]]:
     """Columns of the table, shard by shard; `files` hold the labels."""
     format = dataset.recipe["image"]["format"]
     for number, (shard, file) in enumerate(zip(dataset.shards, files, strict=True)):
-        table = read_columns(shard, columns(only_accepted))
+        table = read_columns(shard, [*columns(only_accepted), *layout.carried])
         with opened(file) as parquet:
             there = [name for name in NAMES if name in parquet.schema_arrow.names]
         labels = read_columns(file, ["id", *there])
@@ -46,13 +45,22 @@ def _pieces(
             )
         rows = rows_of(table, layout, format, only_accepted, shard, dataset.bounds(number)[0])
         piece = layout.keys(rows.indices, rows.ids, rows.paths)
+        for name in layout.carried:
+            carried = table.column(name).to_pylist()
+            piece[name] = [carried[row] for row in rows.kept]
         for name in NAMES:
             levels = levels_of(labels.column(name).combine_chunks(), name, file).tolist() if name in there else None
-            piece[name] = ["" if levels is None or levels[row] == UNKNOWN else levels[row] for row in rows.kept]
+            piece[name] = cells([UNKNOWN if levels is None else levels[row] for row in rows.kept])
         yield piece
 
 
-def _lines(pieces: Iterator[dict[str, Sequence[Any]]]) -> Iterator[Sequence[Any]]:
+def cells(levels: Sequence[int]) -> list[int | str]:
+    """Levels of a finding as cells of a table, of which an unknown one is empty."""
+    return ["" if level == UNKNOWN else level for level in levels]
+
+
+def lines(pieces: Iterable[dict[str, Sequence[Any]]]) -> Iterator[Sequence[Any]]:
+    """The lines of a table, its head first, of pieces with the same columns."""
     for number, piece in enumerate(pieces):
         if number == 0:
             yield list(piece)
