@@ -186,7 +186,7 @@ def _summary(run: Run, folder: str, metrics: Mapping[str, float], has_real: bool
         "dataset": str(run.output_dir / folder),
         "folds": f"{run.job['folds']} in {splits_folder(run) / folder / SPLITS_FILE}" if has_real else
         "none: without real cases there is nothing to validate on",
-        "nnU-Net": f"export nnUNet_raw={run.output_dir} nnUNet_preprocessed={splits_folder(run)}",
+        "nnU-Net": f"export nnUNet_raw={run.output_dir.resolve()} nnUNet_preprocessed={splits_folder(run).resolve()}",
         "plan": f"nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity",
         "train": f"nnUNetv2_train {number} 2d {0 if has_real else 'all'}",
     }  # fmt: skip
