@@ -79,6 +79,14 @@ def in_blocks(measure: Callable[[np.ndarray], np.ndarray], weights: np.ndarray |
     return np.concatenate(parts).astype(np.float64, copy=False)
 
 
+def weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean [R] of the values [N] that are not NaN, by each row of weights [R, N]; NaN where none of them counts."""
+    has_value = ~np.isnan(values)
+    total = weights[:, has_value].sum(axis=1)
+    sums = weights[:, has_value] @ values[has_value]
+    return np.divide(sums, total, out=np.full(len(weights), np.nan), where=total > 0)
+
+
 def interval(value: float, replicates: np.ndarray, level: float = 0.95, **facts: Any) -> Estimate:
     """Percentile interval of `value` from the replicates [R] that are not NaN; `facts` are attributes of the estimate.
 

@@ -26,7 +26,8 @@ from callbacks.metrics.estimate import Better, Estimate
 from datamodules.errors import UserError
 
 Measure = Callable[[Tensor, Tensor], float]
-MEASURES: Mapping[str, tuple[Measure, Better, float, float]] = {  # of real features and others; its range
+Measures = Mapping[str, tuple[Measure, Better, float, float]]  # of real rows and others; its range
+MEASURES: Measures = {
     "fd": (frechet.frechet_distance, frechet.BETTER["fd"], 0.0, math.inf),
     "kd": (kernel.kernel_distance, kernel.BETTER["kd"], -math.inf, math.inf),
     "coverage": (coverage.coverage, coverage.BETTER["coverage"], 0.0, 1.0),
@@ -64,15 +65,16 @@ def fidelity(
     other_patients: Sequence[str],
     num_halvings: int = 10,
     seed: int = 0,
+    measures: Measures = MEASURES,
 ) -> dict[str, dict[str, Estimate]]:
-    """Of each of MEASURES `other`, the other set against real images, and `floor`, real images against real ones.
+    """Of each of `measures` `other`, the other set against real images, and `floor`, real images against real ones.
 
     All are of the same number of images on either side: as many as the smallest half of either set has.
 
     Args:
-        real: features [N, D].
+        real: features [N, D], or whatever else the measures compare, a row an image.
         patients: of each real image [N].
-        other: features [M, D] of the set that is compared.
+        other: the same of the set that is compared, [M, D].
         other_patients: of each of its images [M]; a generated image is its own.
 
     Raises:
@@ -87,31 +89,40 @@ def fidelity(
             f"the smallest half has {size} images, and {FEWEST} are needed. Real images: {len(real)} of "
             f"{len(set(patients))} patients, compared ones: {len(other)} of {len(set(other_patients))}."
         )
-    found: dict[str, dict[str, list[float]]] = {name: {"other": [], "floor": []} for name in MEASURES}
+    found: dict[str, dict[str, list[float]]] = {name: {"other": [], "floor": []} for name in measures}
     for (first, second), (compared, _) in zip(halves, others, strict=True):
         reference, rest = (real[torch.from_numpy(rows[:size])] for rows in (first, second))
         some = other[torch.from_numpy(compared[:size])]
-        for name, (measure, *_) in MEASURES.items():
+        for name, (measure, *_) in measures.items():
             found[name]["other"].append(measure(reference, some))
             found[name]["floor"].append(measure(reference, rest))
     facts = {"num_images": size, "num_patients": len(set(patients)), "seed": seed}
 
     def estimates(name: str) -> dict[str, Estimate]:
-        return {side: estimate(name, values, **facts) for side, values in found[name].items()}
+        return {side: estimate(name, values, measures, **facts) for side, values in found[name].items()}
 
-    return {name: estimates(name) for name in MEASURES}
+    return {name: estimates(name) for name in measures}
 
 
-def estimate(name: str, values: Sequence[float], **facts: int) -> Estimate:
-    """Mean over the halvings, with an interval by their deviation and Student's t, within the figure's range."""
-    _, better, least, most = MEASURES[name]
+def estimate(name: str, values: Sequence[float], measures: Measures = MEASURES, **facts: int) -> Estimate:
+    """Mean over the halvings, with an interval by their deviation and Student's t, within the figure's range.
+
+    Undefined where the figure has no value (NaN) at one of the halvings.
+    """
+    _, better, least, most = measures[name]
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
     reach = float(t.ppf(0.975, len(values) - 1)) * deviation
-    low, high = max(least, mean - reach), min(most, mean + reach)
-    return Estimate(mean, low, high, name=name, better=better, deviation=deviation, **facts)
+    low, high = np.clip([mean - reach, mean + reach], least, most).tolist()
+    why = "not every half has an image of it" if math.isnan(mean) else None
+    return Estimate(mean, low, high, name=name, better=better, deviation=deviation, why=why, **facts)
 
 
 def told_apart(other: Estimate, floor: Estimate) -> bool:
     """Whether the other set is worse than real images among themselves, by more than twice the floor's deviation."""
     behind = other.value - floor.value if other.better == "min" else floor.value - other.value
     return behind > 2 * floor.deviation
+
+
+def is_worse(other: Estimate, real: Estimate) -> bool:
+    """Whether a figure of the other set by itself is worse than that of the real set, and their intervals are apart."""
+    return other.low > real.high if other.better == "min" else other.high < real.low

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from callbacks.metrics.bootstrap import interval, patient_weights
+from callbacks.metrics.bootstrap import interval, patient_weights, weighted_means
 from callbacks.metrics.estimate import SIZES, Estimate
 from callbacks.metrics.evaluation import MACRO
 from callbacks.metrics.segmentation import BETTER
@@ -40,7 +40,8 @@ def evaluate_masks(
     drawn = patient_weights(patients, num_replicates, seed)
     weights = np.concatenate([np.ones((1, number)), drawn])  # first the set itself
     means = {
-        level: {name: _means(values, weights) for name, values in metrics.items()} for level, metrics in figures.items()
+        level: {name: weighted_means(values, weights) for name, values in metrics.items()}
+        for level, metrics in figures.items()
     }
     result = {}
     for level, metrics in figures.items():
@@ -55,14 +56,6 @@ def evaluate_masks(
         if any(name in found for found in means.values())
     }
     return result
-
-
-def _means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted mean [R] over the images that have a value; NaN where none is drawn."""
-    has_value = ~np.isnan(values)
-    total = weights[:, has_value].sum(axis=1)
-    sums = weights[:, has_value] @ values[has_value]
-    return np.divide(sums, total, out=np.full(len(weights), np.nan), where=total > 0)
 
 
 def _sizes(counts: np.ndarray, positive: np.ndarray, patients: np.ndarray) -> dict[str, int]:
