@@ -37,6 +37,37 @@ class Segmenter(Protocol):
         """Levels int64 [B, H, W] of images float32 [B, 3, H, W] in [0, 1]."""
 
 
+def dice_of_found(segmenter: Segmenter, images: Tensor, masks: Tensor, num_levels: int) -> Tensor:
+    """Dice of what is found in images and their masks, and whether the mask shows the level: float32 [B, L, 2].
+
+    NaN where no pixel of the mask is known. L are the levels but the background.
+
+    Args:
+        images: float32 [B, 3, H, W] in [0, 1].
+        masks: int64 [B, H, W], -1 for unknown.
+    """
+    found, asked = segmenter.segment(images).cpu().numpy(), masks.cpu().numpy()
+    cells = np.full((len(asked), num_levels - 1, 2), np.nan, dtype=np.float32)
+    for image, (theirs, ours) in enumerate(zip(found, asked, strict=True)):
+        known = ours >= 0
+        for level in range(1, num_levels) if known.any() else ():
+            shown = ours == level
+            dice = compare_masks((theirs == level) & known, shown)["dice"]
+            cells[image, level - 1] = dice, shown.any()
+    return torch.from_numpy(cells)
+
+
+def mask_dice(
+    cells: np.ndarray, levels: Sequence[str], patients: Sequence[str], num_replicates: int, seed: int
+) -> dict[str, Estimate]:
+    """Mean Dice by level, and `macro` over the levels, of the `dice_of_found` [N, L, 2] of images of these patients."""
+    named = dict(enumerate(levels[1:]))
+    figures = {level: {"dice": cells[:, place, 0]} for place, level in named.items()}
+    shown = {level: cells[:, place, 1] > 0 for place, level in named.items()}
+    found = evaluate_masks(figures, shown, patients, num_replicates, seed)
+    return {level: metrics["dice"] for level, metrics in found.items()}
+
+
 class MaskAgreement(Callback):
     """Log `val/mask_dice` after validation, and `val/mask_dice_real` of real validation images: the ceiling.
 
@@ -149,7 +180,7 @@ class MaskAgreement(Callback):
         with progress(title, number) as bar:
             for start in range(0, len(mine), self.batch_size):
                 items = mine[start : start + self.batch_size]
-                found.append(self._compared(*make(items)))
+                found.append(dice_of_found(self.segmenter, *make(items), len(self.levels)))
                 bar.update(len(items) * ranks.num_ranks)
         return ranks.gather(torch.cat(found), number).numpy()
 
@@ -167,26 +198,10 @@ class MaskAgreement(Callback):
             raise UserError("MaskAgreement needs a generator with masks, and this one was built with model/masks=none")
         return to_uint8(images).float() / 255, masks
 
-    def _compared(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Dice, and whether the mask shows the level, of each image and level: float32 [B, L, 2]."""
-        found, asked = self.segmenter.segment(images).cpu().numpy(), masks.cpu().numpy()
-        cells = np.full((len(asked), len(self.levels) - 1, 2), np.nan, dtype=np.float32)
-        for image, (theirs, ours) in enumerate(zip(found, asked, strict=True)):
-            known = ours >= 0
-            for level in range(1, len(self.levels)) if known.any() else ():
-                shown = ours == level
-                dice = compare_masks((theirs == level) & known, shown)["dice"]
-                cells[image, level - 1] = dice, shown.any()
-        return torch.from_numpy(cells)
-
     def _evaluated(self, cells: np.ndarray) -> dict[str, Estimate]:
         """Dice by level and `macro`; every image is a patient of its own."""
-        named = dict(enumerate(self.levels[1:]))
-        figures = {level: {"dice": cells[:, place, 0]} for place, level in named.items()}
-        shown = {level: cells[:, place, 1] > 0 for place, level in named.items()}
         patients = [f"{number:09d}" for number in range(len(cells))]
-        found = evaluate_masks(figures, shown, patients, self.num_replicates, self.seed)
-        return {level: metrics["dice"] for level, metrics in found.items()}
+        return mask_dice(cells, self.levels, patients, self.num_replicates, self.seed)
 
     def _logged(self, figures: dict[str, Estimate], tag: str) -> dict[str, float]:
         """The defined figures under their keys: of the mean, and of each level where there are several."""
