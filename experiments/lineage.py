@@ -86,6 +86,18 @@ def check_ancestors(parts: Parts, found: Sequence[Ancestor]) -> None:
             )
 
 
+def how_many_trained(
+    datamodule: FundusDataModule, splits: Sequence[str], weights: str | Path
+) -> tuple[int | None, int]:
+    """How many patients of these splits trained a checkpoint, or the best one of a run, and how many they have in all.
+
+    None where the checkpoint does not say whose photographs trained it.
+    """
+    parts, codes = datamodule.parts(), _of_weights(Path(weights).expanduser()).codes
+    counts = [_among(parts, split, np.empty(0, np.uint64) if codes is None else codes) for split in splits]
+    return None if codes is None else sum(len(found) for found, _ in counts), sum(number for _, number in counts)
+
+
 def _among(parts: Parts, split: str, codes: np.ndarray) -> tuple[list[str], int]:
     """Patients of a split whose codes are among `codes`, and how many patients the split has."""
     leaked, number = [], 0

@@ -1,7 +1,7 @@
 """Which direction of a logged metric is better: declared where a metric is defined, and listed here."""
 
 from callbacks import reconstructions
-from callbacks.metrics import coverage, evaluation, frechet, kernel, probe, segmentation
+from callbacks.metrics import coverage, diversity, evaluation, frechet, kernel, mask_shapes, probe, segmentation
 from callbacks.metrics.estimate import Better
 from datamodules.errors import UserError
 from datamodules.findings import NAMES
@@ -13,11 +13,13 @@ WITH_NAMES = {  # fid, fd_<extractor>, dice, dice_<level of a mask>
     **kernel.BETTER,
     **coverage.BETTER,
     **segmentation.BETTER,
+    **mask_shapes.BETTER,
 }
 LOSSES = (*autoencoder.LOSSES, *adversarial.LOSSES, *latent_diffusion.LOSSES)
 ENDINGS = ("", *(f"_{name}{part}" for name in NAMES for part in ("", "_referable")))
 KNOWN: dict[str, Better] = {
     **reconstructions.BETTER,
+    **diversity.BETTER,
     **dict.fromkeys(LOSSES, "min"),
     "mask_dice": segmentation.BETTER["dice"],
     **{f"{metric}{ending}": better for metric, better in OF_FINDINGS.items() for ending in ENDINGS},

@@ -16,7 +16,7 @@ from datamodules.errors import UserError
 PATHS = ("root", "table", "output_dir", "cache_dir", "ckpt", "resume", "pretrained", "dataset", "path", "file",
          "filename", "weights", "segmenter", "preprocessed")  # fmt: skip
 NAMES = ("name", "license", "title", "version", "metric", "mode", "monitor", "curve", "scheduler", "patient_pattern",
-         "spacing", "split", "pretrain_init", "job.precision", "sampling_precision")  # fmt: skip
+         "spacing", "split", "other_split", "pretrain_init", "job.precision", "sampling_precision")  # fmt: skip
 PATH_LISTS = ("annotators", "runs", "hydra.searchpath", "more_datasets")
 NAME_LISTS = (
     "trusted",

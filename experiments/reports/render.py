@@ -17,6 +17,11 @@ def cell(text: Any) -> str:
     return str(text).replace("|", "\\|")
 
 
+def escaped(text: Any) -> str:
+    """Text from elsewhere in a line of Markdown, where none of it is markup."""
+    return MARKDOWN.sub(r"\\\1", str(text)).replace("\n", " ")
+
+
 def markdown_table(
     header: Sequence[str],
     rows: Iterable[Iterable[Any]],
@@ -43,7 +48,7 @@ _environment.filters |= {
     "cell": cell,
     "code": lambda names: ", ".join(f"`{name}`" for name in names),
     "many": lambda number, noun: f"{number:,} {noun}{'' if number == 1 else 's'}",  # `2,000 pairs`
-    "md": lambda text: MARKDOWN.sub(r"\\\1", str(text)).replace("\n", " "),
+    "md": escaped,
     "number": lambda number: f"{number:,}",
     "size": lambda size: f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB",  # bytes, for people
 }

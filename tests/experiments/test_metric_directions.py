@@ -18,7 +18,7 @@ MORE = ("auroc", "aupr", "partial_auroc", "sensitivity_at_95_specificity", "accu
         "qwk_dr_grade", "dice", "iou", "cldice", "dice_optic_disc")  # fmt: skip
 LESS = ("ece", "brier", "fd_efficientnet_lite0", "fd_x", "kd_x", "fid", "kid", "loss", "guide", "reconstruction", "kl",
         "perceptual", "adversarial", "discriminator", "dice_loss", "hd95", "hd95_percent",
-        "accuracy_loss", "ece_is_amd")  # fmt: skip
+        "accuracy_loss", "ece_is_amd", "ms_ssim", "wasserstein_area_optic_disc")  # fmt: skip
 UNKNOWN = ("assd", "hausdorff", "mmd", "distance", "lossless", "feceal", "auroc_error",
            "accuracy_distance", "precision_95", "epoch", "lr-AdamW", "logits_real", "")  # fmt: skip
 
