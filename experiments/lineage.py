@@ -93,9 +93,10 @@ def how_many_trained(
 
     None where the checkpoint does not say whose photographs trained it.
     """
-    parts, codes = datamodule.parts(), _of_weights(Path(weights).expanduser()).codes
-    counts = [_among(parts, split, np.empty(0, np.uint64) if codes is None else codes) for split in splits]
-    return None if codes is None else sum(len(found) for found, _ in counts), sum(number for _, number in counts)
+    codes = _of_weights(Path(weights).expanduser()).codes
+    found = [_among(datamodule.parts(), split, np.empty(0, np.uint64) if codes is None else codes) for split in splits]
+    num_patients = sum(number for _, number in found)
+    return (None if codes is None else sum(len(leaked) for leaked, _ in found)), num_patients
 
 
 def _among(parts: Parts, split: str, codes: np.ndarray) -> tuple[list[str], int]:

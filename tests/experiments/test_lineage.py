@@ -15,7 +15,7 @@ from datamodules.sources.csv import CsvSource
 from datamodules.streaming import ShardDataModule
 from datamodules.synthetic.lineage import patient_codes, write_trained_on
 from experiments.classifier_train import beginning
-from experiments.lineage import check_test_patients, trained_on
+from experiments.lineage import check_test_patients, how_many_trained, trained_on
 from lightning_modules.checkpoint import TRAINED_ON_KEY
 from lightning_modules.classifier import Classifier
 
@@ -68,6 +68,19 @@ def ready(data, *ancestors):
 def saved(path, facts):
     torch.save({"state_dict": {}} | ({} if facts is None else {TRAINED_ON_KEY: facts}), path)
     return str(path)
+
+
+def test_how_many_patients_of_a_split_trained_a_checkpoint(photographs, tmp_path):
+    """All of its own training patients, none of the others; of another split those whom both trainings share."""
+    data = photographs(ITS)
+    path = saved(tmp_path / "its.ckpt", ready(data))
+    num_train = data.manifest.select("train").num_patients
+    assert how_many_trained(data, ("train",), path) == (num_train, num_train)
+    assert how_many_trained(data, ("val", "test"), path) == (0, NUM_PATIENTS - num_train)
+    whole = photographs(ITS)
+    whole.fractions = {"train": 1.0, "val": 0.0, "test": 0.0}
+    assert how_many_trained(whole, ("train", "val", "test"), path) == (num_train, NUM_PATIENTS)
+    assert how_many_trained(data, ("train",), saved(tmp_path / "silent.ckpt", None)) == (None, num_train)
 
 
 def of_set(root, tmp_path, **options):
