@@ -338,6 +338,20 @@ def test_a_folder_of_another_export_is_refused(dataset, export, tmp_path):
         export(f"job.dataset={dataset}", real=None, out="third")
 
 
+# -- as a user types it
+
+
+@pytest.mark.smoke
+def test_the_command_says_what_to_do_with_it(command, here, dataset, cache_dir):
+    words = ",".join(f"'{word}'" for word in REAL)
+    given = ["job.format=nnunet", f"job.dataset={dataset}", f"job.real=[{words}]", f"seed={SEED}", "output_dir=out"]
+    result = command("+exp=dataset_export", *given, f"cache_dir={cache_dir}")
+    assert result.code == 0, result.err
+    assert f"nnUNet_raw={here / 'out'} nnUNet_preprocessed={here / 'out' / 'nnUNet_preprocessed'}" in result.out
+    assert "22 real and 5 generated for training, 2 real for testing" in result.out
+    assert read(here / "out" / "record.json")["status"] == "finished"
+
+
 # -- nnU-Net itself
 
 
