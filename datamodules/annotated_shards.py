@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from datamodules.errors import UserError, did_you_mean
 from datamodules.findings import NAMES
+from datamodules.manifest import Manifest
 from datamodules.parquet import open_parquet
 from datamodules.shard_files import ShardError
 from datamodules.shards import Footers, ShardSource
@@ -23,6 +24,7 @@ from datamodules.synthetic import SyntheticSet, SyntheticSetError
 from datamodules.synthetic.layout import ANNOTATIONS, DATA, MANIFEST
 
 LABELS = ("condition", "annotation")
+ACCEPTED = "accepted"  # the column of shards by which a filter says whether an image fits its condition
 
 
 class SyntheticSource(ShardSource):
@@ -31,19 +33,65 @@ class SyntheticSource(ShardSource):
     Args:
         labels: `condition`, what the generator was told; or `annotation`, what the classifiers of `+exp=annotate` saw,
             unknown where they do not tell.
+        accepted: only the images that the filter of `+exp=synthesize` has accepted.
+        num_images: only so many of them, drawn by `seed`: those of a smaller number are among those of a larger.
+        seed: of that draw.
 
     Raises:
-        ValueError: other labels.
+        ValueError: other labels, or no image wanted. Of a set without a filter, or with fewer images, when it is read.
     """
 
     name = "synthetic"
 
-    def __init__(self, root: str | Path, partial: bool = False, labels: str = "condition") -> None:
+    def __init__(
+        self, root: str | Path, partial: bool = False, labels: str = "condition", accepted: bool = False,
+        num_images: int | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__(root, partial)
         if labels not in LABELS:
             hint = did_you_mean(labels, LABELS)
             raise UserError(f"data.labels is {labels!r}, and must be one of: {', '.join(LABELS)}.{hint}")
-        self.labels = labels
+        if num_images is not None and num_images < 1:
+            raise UserError(f"num_images of the set is {num_images}, and must be at least 1, or null for all of them.")
+        self.labels, self.accepted, self.num_images, self.seed = labels, accepted, num_images, seed
+
+    def index(self) -> Manifest:
+        """As that of ShardSource, of the images that are wanted."""
+        if self._manifest is None:
+            whole = super().index()
+            self.rows = self._wanted_rows(len(whole))
+            self._manifest = whole if self.rows is None else whole.take(self.rows)
+        return self._manifest
+
+    def _wanted_rows(self, number: int) -> np.ndarray | None:
+        """Of `number` rows those that are accepted and drawn, ascending; None for all of them."""
+        if not self.accepted and self.num_images is None:
+            return None
+        rows = self._accepted_rows() if self.accepted else np.arange(number)
+        if self.num_images is None:
+            return rows
+        if self.num_images > len(rows):
+            raise UserError(
+                f"{self.num_images} images of the set {str(self.root)!r} are wanted, and it has {len(rows)}"
+                f"{' that were accepted' if self.accepted else ''}. Remedy: fewer, or a larger set."
+            )
+        stream = np.random.default_rng(np.random.SeedSequence((self.seed, 0x5E7)))
+        return np.sort(stream.permutation(rows)[: self.num_images])
+
+    def _accepted_rows(self) -> np.ndarray:
+        """Rows that the filter has accepted, ascending."""
+        found = []
+        for file in self.footers.files:
+            with open_parquet(file, ShardError, "take it from a whole copy of the set") as parquet:
+                if ACCEPTED not in parquet.schema_arrow.names:
+                    raise ShardError(
+                        f"{str(file)!r} does not say which images were accepted: the set was made without a filter. "
+                        "Remedy: take all of it (accepted=false); or make it with job.filter (docs/synthesis.md)."
+                    )
+                found.append(parquet.read([ACCEPTED]).column(ACCEPTED).to_numpy())
+        if not len(rows := np.flatnonzero(np.concatenate(found).astype(bool))):
+            raise UserError(f"no image of the set {str(self.root)!r} was accepted. Remedy: accepted=false.")
+        return rows
 
     @property
     def footers(self) -> Footers:

@@ -47,9 +47,10 @@ class FundusDataModule(lightning.LightningDataModule):
     the number of images in a training epoch, None all of them once. `balance` names findings whose levels are shown
     equally often in training (balance.py). `duplicates` says what becomes of photographs that are there twice:
     `ignore` does not look for them, `report` writes them down, `drop` leaves out all but one, in the strictest of
-    their splits (duplicate_report.py). `train_fraction` leaves that share of the training patients, to see what fewer
-    labels are worth. On several processes each reads its own share; the Trainer's sampler injection does not
-    concern it.
+    their splits (duplicate_report.py). `train_fraction` leaves that share of the training patients, and `num_train`
+    that number of training images, to see what fewer labels are worth. `split_seed` splits the patients where it is not
+    to be `seed`, which draws the rest. On several processes each reads its own share; the Trainer's sampler injection
+    does not concern it.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class FundusDataModule(lightning.LightningDataModule):
         duplicates: str = "ignore",
         augment: Sequence[Any] = (),
         train_fraction: float = 1.0,
+        num_train: int | None = None,
+        split_seed: int | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (("image_size", image_size, 8), ("batch_size", batch_size, 1),
@@ -90,7 +93,10 @@ class FundusDataModule(lightning.LightningDataModule):
         self._rare_below: float | None = None  # the threshold of `repeat_rare`
         if not 0 < train_fraction <= 1:
             raise UserError(f"data.train_fraction is {train_fraction}, and must be in (0, 1].")
-        self.augmentation, self.train_fraction = Augmentation(augment), train_fraction
+        if num_train is not None and num_train < 1:
+            raise UserError(f"data.num_train is {num_train}, and must be at least 1, or null for all training images.")
+        self.augmentation, self.train_fraction, self.num_train = Augmentation(augment), train_fraction, num_train
+        self.split_seed = seed if split_seed is None else split_seed
         self.duplicates = check_handling(duplicates, image_size)
         self.manifest: Manifest | None = None
         self.copies: DuplicateReport | None = None  # of the images before any of them is left out as a duplicate
@@ -129,8 +135,9 @@ class FundusDataModule(lightning.LightningDataModule):
         if len(squares.rejected) == len(index):
             raise UserError(f"none of the {len(index)} images of {self.source.name} could be used.")
         self._rows, self.manifest, self.copies = select(
-            index, squares, self.fractions, self.seed, self.duplicates, self.train_fraction
-        )
+            index, squares, self.fractions, self.seed, self.duplicates, self.train_fraction, self.num_train,
+            self.split_seed,
+        )  # fmt: skip
         self._squares = squares
         self.fingerprint = self._fingerprint(index.take(self._rows))
         if len(self.manifest.rows("test")) == 0:
@@ -168,8 +175,8 @@ class FundusDataModule(lightning.LightningDataModule):
             if len(rows) == 0:
                 raise UserError(
                     f"the {split} split is empty: {manifest.num_patients} patients were shared out by fractions "
-                    f"{self.fractions} with seed {self.seed}, or by the official split{self._left_out()}. Remedy: more "
-                    f"patients, a larger data.fractions.{split} (and a smaller one of another: they sum to 1), another "
+                    f"{self.fractions} with seed {self.split_seed}, or by the official split{self._left_out()}. Remedy: "
+                    f"more patients, a larger data.fractions.{split} (and a smaller one of another: they sum to 1), another "
                     f"seed, or, in a table, a split column that has {split!r}."
                 )
             part = manifest.take(rows)
@@ -201,8 +208,8 @@ class FundusDataModule(lightning.LightningDataModule):
         return self.labels("train")
 
     def labels_of_all_training_patients(self) -> LongTensor:
-        """Labels int64 [N, F] of the training split, with those that `train_fraction` leaves out."""
-        if self.train_fraction == 1:
+        """Labels int64 [N, F] of the training split, with those that `train_fraction` and `num_train` leave out."""
+        if self.train_fraction == 1 and self.num_train is None:
             return self.labels("train")
         return torch.from_numpy(self._indexed().select("train").labels)
 
@@ -251,7 +258,7 @@ class FundusDataModule(lightning.LightningDataModule):
 
     def _indexed(self) -> Manifest:
         """The whole index with its splits, nothing rejected or left out."""
-        return split_by_patient(self.source.index(), self.fractions, self.seed)
+        return split_by_patient(self.source.index(), self.fractions, self.split_seed)
 
     def parts(self) -> list[tuple[Source, Manifest]]:
         """Each source that is read, with its manifest and splits: of the images in use, before setup of all."""

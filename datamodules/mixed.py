@@ -38,16 +38,19 @@ class MixedDataModule(FundusDataModule):
     Of the `batch_size` B images on each process round(B / (1 + ratio)) are real and come first, the others are streamed
     from the set in passes of their own (shard_stream.py). An epoch is once through the real training images, or
     `epoch_size` images of both kinds. What is measured, and what callbacks ask for, is of the photographs alone:
-    validation, test, `images`, `labels`, `manifest`. A batch is a function of (seed, rank, epoch, batch).
+    validation, test, `images`, `labels`, `manifest`. A batch is a function of (seed, rank, epoch, batch). Masks of the
+    set are learnt as those of the photographs are, whose levels they must have; without masks they are unknown.
 
     Args:
         synthetic: the set; all its images are for training.
-        ratio: synthetic images for one real image.
+        ratio: synthetic images for one real image; infinite: training batches are synthetic, and an epoch is once
+            through the set.
         num_lanes, window_groups, window_gb: of the stream, as in ShardDataModule.
         settings: of FundusDataModule.
 
     Raises:
-        ValueError: a ratio that leaves no real or no synthetic image in a batch; shards as the other part.
+        ValueError: a ratio that leaves no real or no synthetic image in a batch; shards as the other part. Masks of
+            other levels than the photographs', or none where nothing else is trained on, when the shards are read.
     """
 
     def __init__(
@@ -79,8 +82,20 @@ class MixedDataModule(FundusDataModule):
 
     def prepare_data(self) -> None:
         """Read every photograph, and check the shards; one synthetic image is decoded, to see that it can be."""
+        self._check_levels()
         super().prepare_data()
         self.synthetic.prepare_data()
+
+    def _check_levels(self) -> None:
+        """Raise UserError where masks of the set mean other things than the photographs', or lack."""
+        real = tuple(getattr(self.source, "mask_levels", ()))
+        theirs = self.synthetic.source.mask_levels
+        if real and (theirs or not self.num_real) and theirs != real:
+            said = f"have the levels {', '.join(theirs)}" if theirs else "are not there"
+            raise UserError(
+                f"masks of the set {str(self.synthetic.source.root)!r} {said}, and those of {self.source.name} have "
+                f"{', '.join(real)}. Remedy: a set of a generator that learnt these masks (docs/pairs.md)."
+            )
 
     def setup(self, stage: str | None = None) -> None:
         """Open both; the second call and later ones do nothing."""
@@ -101,12 +116,16 @@ class MixedDataModule(FundusDataModule):
 
     def training_labels(self) -> LongTensor:
         """Labels int64 [N, F] of an epoch: of the real images, then of as many synthetic ones as come with them."""
-        real = self.labels("train")
-        return torch.cat([real, self._synthetic_labels(round(len(real) * self.num_synthetic / self.num_real))])
+        return self._with_synthetic(self.labels("train"))
 
     def labels_of_all_training_patients(self) -> LongTensor:
         """As that of FundusDataModule, with those of synthetic images behind."""
-        real = super().labels_of_all_training_patients()
+        return self._with_synthetic(super().labels_of_all_training_patients())
+
+    def _with_synthetic(self, real: LongTensor) -> LongTensor:
+        """Labels of real images with those of synthetic ones behind; of all synthetic ones where none is real."""
+        if not self.num_real:
+            return self.synthetic.labels("train")
         return torch.cat([real, self._synthetic_labels(round(len(real) * self.num_synthetic / self.num_real))])
 
     def _synthetic_labels(self, number: int) -> LongTensor:
@@ -121,8 +140,11 @@ class MixedDataModule(FundusDataModule):
         raise UserError(NO_LATENTS)
 
     def parts(self) -> list[tuple[Source, Manifest]]:
-        """The photographs', and the set's."""
-        return [*super().parts(), *self.synthetic.parts()]
+        """The photographs', and the set's; photographs that nothing is trained on are not among the first."""
+        [(source, manifest)] = super().parts()
+        if not self.num_real:
+            manifest = manifest.take(np.setdiff1d(np.arange(len(manifest)), manifest.rows("train")))
+        return [(source, manifest), *self.synthetic.parts()]
 
     def write_index(self, folder: str | Path) -> None:
         """As FundusDataModule, and `manifest_synthetic.parquet`, the same of the synthetic images."""
@@ -156,8 +178,11 @@ class MixedDataModule(FundusDataModule):
                 f"data.epoch_size is {self.epoch_size}, and must be at least one batch of {self.batch_size} on each of "
                 f"{world_size} process(es)."
             )
-        real = self._real_batches(len(dataset), rank, world_size, vary, steps)
         stream = self.synthetic.stream(rank, world_size, vary)
+        if not self.num_real:
+            alone = StreamBatches(stream.order, self.epoch_size, vary)
+            return stream_loader(stream, alone, self.num_workers, self.training_images)
+        real = self._real_batches(len(dataset), rank, world_size, vary, steps)
         synthetic = StreamBatches(stream.order, len(real) * self.num_synthetic * world_size, vary)
         batches = MixedBatches(real, synthetic)
         return stream_loader(MixedDataset(dataset, stream), batches, self.num_workers, self.training_images)
@@ -198,7 +223,7 @@ class MixedBatches(Epochs):
 
 
 class MixedDataset(Dataset):
-    """`dataset[picks, number]` is a batch of both: the real images first. Masks of synthetic images are unknown."""
+    """`dataset[picks, number]` is a batch of both: the real images first. Masks that a set lacks are unknown."""
 
     def __init__(self, real: FundusDataset, synthetic: StreamDataset) -> None:
         self.real, self.synthetic = real, synthetic
@@ -208,7 +233,7 @@ class MixedDataset(Dataset):
         real, synthetic = self.real[picks], self.synthetic[number]
         if "draw" in synthetic:
             synthetic["draw"] = synthetic["draw"] ^ OTHER_DRAWS
-        if "mask" in real:
+        if "mask" in real and "mask" not in synthetic:
             shape = (len(synthetic["labels"]), *real["mask"].shape[1:])
             synthetic["mask"] = torch.full(shape, NO_MASK, dtype=torch.uint8)
         both = {name: (value, synthetic[name]) for name, value in real.items()}
@@ -216,16 +241,18 @@ class MixedDataset(Dataset):
 
 
 def num_real_of(batch_size: int, ratio: float) -> int:
-    """Real images in a batch: round(batch_size / (1 + ratio)).
+    """Real images in a batch: round(batch_size / (1 + ratio)); 0 where the ratio is infinite.
 
     Raises:
         ValueError: a ratio that is not positive, or leaves none of one kind.
     """
-    if not 0 < ratio < math.inf:
+    if not ratio > 0:
         raise UserError(
             f"data.synthetic.ratio is {ratio}, and must be positive: synthetic images for one real image. Without "
-            "synthetic ones: mix=none; without real ones: data=synthetic."
+            "synthetic ones: mix=none; without real ones: data.synthetic.ratio=inf, or data=synthetic."
         )
+    if ratio == math.inf:
+        return 0
     num_real = math.floor(batch_size / (1 + ratio) + 0.5)
     if not 0 < num_real < batch_size:
         lacking, least = ("real", 1 + ratio) if num_real == 0 else ("synthetic", 1 + 1 / ratio)

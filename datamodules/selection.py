@@ -8,7 +8,7 @@ import numpy as np
 from datamodules.duplicate_report import DuplicateReport, copies_of
 from datamodules.image_mask_cache import ImageMaskCache
 from datamodules.manifest import Manifest
-from datamodules.splits import rows_of_fraction, split_by_patient
+from datamodules.splits import rows_of_fraction, rows_of_number, split_by_patient
 
 
 class Selection(NamedTuple):
@@ -29,13 +29,15 @@ def select(
     seed: int,
     duplicates: str = "ignore",
     train_fraction: float = 1.0,
+    num_train: int | None = None,
+    split_seed: int | None = None,
 ) -> Selection:
     """Choose, with the settings of FundusDataModule.
 
     The split is of the whole index, so that a rejected row of an official split still holds its patient's other rows.
     """
     rows = np.setdiff1d(np.arange(len(index)), np.fromiter(squares.rejected, dtype=np.int64))
-    manifest, copies = split_by_patient(index, fractions, seed).take(rows), None
+    manifest, copies = split_by_patient(index, fractions, seed if split_seed is None else split_seed).take(rows), None
     if duplicates != "ignore":
         copies = copies_of(squares.images, rows, manifest)
     if duplicates == "drop":
@@ -43,5 +45,8 @@ def select(
         rows, manifest = rows[once], manifest.take(once)
     if train_fraction < 1:
         part = rows_of_fraction(manifest, train_fraction, seed)
+        rows, manifest = rows[part], manifest.take(part)
+    if num_train is not None:
+        part = rows_of_number(manifest, num_train, seed)
         rows, manifest = rows[part], manifest.take(part)
     return Selection(rows, manifest, copies)

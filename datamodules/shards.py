@@ -90,6 +90,7 @@ class ShardSource:
         self._footers: Footers | None = None
         self._manifest: Manifest | None = None
         self._last: tuple[int, pa.Table] | None = None  # the row group that `read` read last
+        self.rows: np.ndarray | None = None  # of all rows of the shards those that `index` has, ascending; None: all
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the index, which the processes that only read images do not need."""

@@ -98,15 +98,42 @@ def rows_of_fraction(manifest: Manifest, fraction: float, seed: int) -> np.ndarr
     Rows that are not for training all stay. Of P training patients round(fraction P), and one at least, are chosen by
     a hash of (seed, patient): those of a smaller fraction are among those of a larger one.
     """
+    order = _training_order(manifest, seed)
+    num_patients = int(order.max(initial=-1)) + 1
+    return np.flatnonzero(order < max(1, round(fraction * num_patients)))
+
+
+def rows_of_number(manifest: Manifest, number: int, seed: int) -> np.ndarray:
+    """The rows of a manifest with splits that stay when `number` training images do, int64, ascending.
+
+    Rows that are not for training all stay. Training patients come by a hash of (seed, patient), each with all of
+    its images; of the last one only as many stay as are wanted. Images of a smaller number are among those of a larger.
+
+    Raises:
+        UserError: there are fewer training images.
+    """
+    order, train = _training_order(manifest, seed), manifest.rows("train")
+    if number > len(train):
+        raise UserError(
+            f"data.num_train is {number}, and there are {len(train)} training images. Remedy: {len(train)} or fewer, "
+            "or null for all of them."
+        )
+    kept = order < 0
+    kept[train[np.argsort(order[train], kind="stable")[:number]]] = True
+    return np.flatnonzero(kept)
+
+
+def _training_order(manifest: Manifest, seed: int) -> np.ndarray:
+    """The place of each row's patient among the training patients, int64 [N]; -1 of rows that are not for training."""
     patients = whole(manifest.table.column("patient"))
-    codes, train = patients.indices.to_numpy(), np.zeros(len(manifest), dtype=bool)
-    train[manifest.rows("train")] = True
-    names = patients.dictionary
+    codes, train = patients.indices.to_numpy(), manifest.rows("train")
+    names, places = patients.dictionary, np.full(len(manifest), -1, dtype=np.int64)
     present = np.unique(codes[train])
-    order = sorted(present.tolist(), key=lambda code: uniform(names[code].as_py(), seed, "fraction\0"))
-    kept = np.zeros(len(names), dtype=bool)
-    kept[order[: max(1, round(fraction * len(order)))]] = True
-    return np.flatnonzero(~train | kept[codes])
+    ordered = sorted(present.tolist(), key=lambda code: uniform(names[code].as_py(), seed, "fraction\0"))
+    place_of = np.full(len(names), -1, dtype=np.int64)
+    place_of[ordered] = np.arange(len(ordered))
+    places[train] = place_of[codes[train]]
+    return places
 
 
 def uniform(patient: str, seed: int, purpose: str = "") -> float:

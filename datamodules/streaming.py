@@ -208,10 +208,11 @@ class ShardDataModule(FundusDataModule):
 
     def stream(self, rank: int, world_size: int, vary: bool) -> StreamDataset:
         """The training batches of a rank, by their numbers; without `vary` none is mirrored or transformed."""
-        is_train = np.zeros(len(self._ready()), dtype=bool)
-        is_train[self.manifest.rows("train")] = True
+        train, groups = self._ready().rows("train"), self.source.footers.groups
+        is_train = np.zeros(int(groups.num_rows.sum()), dtype=bool)  # of the rows of the shards
+        is_train[train if self.source.rows is None else self.source.rows[train]] = True
         order = StreamOrder(
-            np.add.reduceat(is_train, self.source.footers.groups.first_row, dtype=np.int64), self.batch_size,
+            np.add.reduceat(is_train, groups.first_row, dtype=np.int64), self.batch_size,
             seed=self.seed, rank=rank, world_size=world_size,
             num_lanes=self.num_lanes, window_groups=self.window_groups,
         )  # fmt: skip

@@ -1,6 +1,5 @@
 """`+exp=pretrain_transfer`: does pretraining on synthetic images help? Cell by cell, against the other starts."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from callbacks.files import write_atomically, write_text
 from datamodules.errors import UserError
 from datamodules.files import write_csv
 from experiments.backbone_names import spelt_out
+from experiments.cells import Cell, check, run_all
 from experiments.composition import compose_config
 from experiments.known_keys import locate
 from experiments.launch import WorldInfo
@@ -20,7 +20,7 @@ from experiments.metric_directions import direction_of
 from experiments.report import say
 from experiments.reports.render import render
 from experiments.session import Run
-from experiments.transfer.cells import SYNTHETIC, Cell, FineTuning, check, fine_tunings, pretraining, run
+from experiments.transfer.cells import SYNTHETIC, FineTuning, fine_tunings, pretraining
 from experiments.transfer.outcome import (
     Outcome,
     check_metric,
@@ -109,17 +109,6 @@ def starts_that_cannot_be_had(tunings: Sequence[FineTuning]) -> dict[str, str]:
         except (ValueError, FileNotFoundError) as error:
             found[name] = str(error)
     return {name: reason for name, reason in found.items() if reason}
-
-
-def run_all(cells: Sequence[Cell], what: str, cache_dir: str) -> None:
-    """Run the cells one after the other, saying which."""
-    for number, cell in enumerate(cells, 1):
-        begin = time.monotonic()
-        known = cell.status == "finished"
-        say(f"{what} {number}/{len(cells)}: {cell.name}{' (done before)' if known else f', see {cell.folder}'}")
-        run(cell, cache_dir)
-        if not known:
-            say(f"  finished in {(time.monotonic() - begin) / 60:.1f} minutes")
 
 
 def write(

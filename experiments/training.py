@@ -83,7 +83,7 @@ def describe_data(datamodule: FundusDataModule, output_dir: Path) -> None:
         datamodule.write_index(output_dir)
     if datamodule.rejected:
         say(f"{len(datamodule.rejected)} images are rejected: {output_dir / 'rejected.csv'}")
-    if datamodule.duplicates == "drop" or datamodule.train_fraction < 1:
+    if datamodule.duplicates == "drop" or datamodule.train_fraction < 1 or datamodule.num_train is not None:
         splits = {name: len(datamodule.manifest.rows(name)) for name in SPLITS}
         say("in use:       " + ", ".join(f"{number} images in {name}" for name, number in splits.items()))
     if datamodule.copies is not None:

@@ -219,3 +219,18 @@ def test_a_share_of_the_training_patients(make):
         assert (part.images("train")[row] == part.source.read(path, 16)).all()
     with refuses(ValueError, "data.train_fraction", 0, "(0, 1]"):
         make(train_fraction=0)
+
+
+def test_a_number_of_training_images_by_a_seed_of_its_own(make):
+    whole, part, other = make(), make(num_train=3), make(num_train=3, seed=9, split_seed=make().split_seed)
+    assert len(part.manifest.rows("train")) == 3 == len(part.images("train"))
+    assert set(part.manifest.select("train").ids) < set(whole.manifest.select("train").ids)
+    assert torch.equal(part.labels_of_all_training_patients(), whole.labels("train"))
+    for split in ("val", "test"):
+        assert part.dataset(split).ids == whole.dataset(split).ids == other.dataset(split).ids, "the split is the same"
+    assert set(other.manifest.select("train").ids) <= set(whole.manifest.select("train").ids)
+    assert make(seed=9).manifest.splits != whole.manifest.splits
+    with refuses(ValueError, "data.num_train", 0, "null"):
+        make(num_train=0)
+    with refuses(ValueError, "data.num_train", 1000, len(whole.manifest.rows("train"))):
+        make(num_train=1000)

@@ -1,11 +1,17 @@
 """`mix=synthetic`: so many real and so many synthetic images in each batch, in an order that can go on anywhere."""
 
+import io
+import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hydra.utils import instantiate
+from PIL import Image
 from refusals import refuses
 from synthetic_sets import write_set
 from torchvision.transforms import v2
@@ -250,7 +256,7 @@ def test_how_many_are_real(batch_size):
             assert 0 < num_real_of(least, ratio) < least
 
 
-@pytest.mark.parametrize("ratio", [0.0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("ratio", [0.0, -1.0, float("nan")])
 def test_ratios_that_mean_nothing(ratio):
     with refuses(ValueError, "data.synthetic.ratio", ratio, "mix=none"):
         num_real_of(8, ratio)
@@ -275,3 +281,56 @@ def test_the_option(root, folder, composed):
     cfg = composed("+exp=classifier_train", "data=shards", f"data.root={root}", *words[4:])
     with refuses(Exception, "mix=synthetic", "num_reference", "data.synthetic.root"):
         instantiate(cfg.data.module)
+
+
+def test_without_real_images_a_batch_is_synthetic_and_the_rest_stays_real(mix, root):
+    data, both = mix(ratio=float("inf")), mix()
+    synthetic = set(SyntheticSource(root).index().ids)
+    batches = epochs(data)
+    assert len(batches) == 25 // 6 and all(set(batch["id"]) <= synthetic for batch in batches)
+    assert len(epochs(mix(ratio=float("inf"), epoch_size=60))) == 10
+    assert data.split_fingerprint == both.split_fingerprint
+    assert same(list(data.val_dataloader()), list(both.val_dataloader()))
+    assert len(data.training_labels()) == 25
+    [(_, real), _] = data.parts()
+    assert not len(real.rows("train")) and len(real.rows("test")) == len(data.manifest.rows("test")) > 0
+
+
+def test_a_part_of_the_set_is_streamed(mix, root):
+    data = mix(synthetic=SyntheticSource(root, num_images=7, seed=5), ratio=5.0)
+    wanted = set(SyntheticSource(root, num_images=7, seed=5).index().ids)
+    seen = {name for batch in epochs(data, range(4)) for name in batch["id"][1:]}
+    assert seen == wanted and len(seen) == 7
+
+
+def test_masks_of_another_kind_or_none_are_refused(mix, folder, root, tmp_path):
+    labelled = with_masks(root, tmp_path / "levels", ("background", "other"))
+    with refuses(ValueError, "other", "background, all", tmp_path / "levels"):
+        mix(source=WithMasks(folder), synthetic=SyntheticSource(labelled, partial=True))
+    with refuses(ValueError, root, "background, all"):
+        mix(source=WithMasks(folder), ratio=float("inf"))
+
+
+@pytest.mark.parametrize("ratio", [2.0, float("inf")])
+def test_masks_of_a_set_are_learnt(mix, folder, root, tmp_path, ratio):
+    labelled = with_masks(root, tmp_path / "levels", WithMasks.mask_levels)
+    data = mix(source=WithMasks(folder), synthetic=SyntheticSource(labelled, partial=True), ratio=ratio)
+    for batch in epochs(data):
+        batch = data.on_after_batch_transfer(batch, 0)
+        wanted = [name in set(data.manifest.ids) for name in batch["id"]]
+        found = [bool((mask == 1).all()) for mask in batch["mask"]]
+        assert found == wanted and ((batch["mask"] == 0) | (batch["mask"] == 1)).all()
+
+
+def with_masks(root, copy, levels):
+    """A copy of a set in which every image has a mask of background."""
+    blank = io.BytesIO()
+    Image.fromarray(np.zeros((24, 24), dtype=np.uint8)).save(blank, "PNG")
+    shutil.copytree(root, copy)
+    (copy / "manifest.json").unlink()  # whose sizes are those of before
+    for shard in (copy / "data").glob("*.parquet"):
+        table = pq.read_table(shard)
+        masks = pa.array([{"bytes": blank.getvalue(), "path": "m.png"}] * table.num_rows)
+        told = {**table.schema.metadata, b"mask_levels": json.dumps(levels).encode()}
+        pq.write_table(table.append_column("mask", masks).replace_schema_metadata(told), shard, row_group_size=3)
+    return copy

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from refusals import refuses
 
 from datamodules.manifest import Manifest
-from datamodules.splits import rows_of_fraction, split_by_patient
+from datamodules.splits import rows_of_fraction, rows_of_number, split_by_patient
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 SCHEMA = pa.schema([("path", pa.string()), ("patient", pa.string()), ("split", pa.string())])
@@ -141,3 +141,21 @@ def test_a_share_of_the_training_patients_is_nested_and_leaves_the_other_splits(
         )
     assert set(kept[0.1].ids) <= set(kept[0.25].ids) < set(kept[1.0].ids) == set(manifest.ids)
     assert set(manifest.take(rows_of_fraction(manifest, 0.25, 1)).ids) != set(kept[0.25].ids)
+
+
+def test_a_number_of_training_images_is_nested_patient_by_patient():
+    rows = [{"id": f"{i}", "path": f"{i}", "patient": f"p{i % 100}"} for i in range(300)]  # three images each
+    manifest = split_by_patient(Manifest.from_rows(rows), FRACTIONS, 0)
+    kept = {number: manifest.take(rows_of_number(manifest, number, 4)) for number in (1, 7, 9, 30)}
+    for number, part in kept.items():
+        train = part.select("train")
+        assert len(train) == number and train.num_patients == -(-number // 3), "all images of a patient, then the next"
+        assert part.select("val").ids == manifest.select("val").ids
+        assert part.select("test").ids == manifest.select("test").ids
+    parts = [set(part.ids) for part in kept.values()]
+    assert parts[0] < parts[1] < parts[2] < parts[3]
+    assert set(manifest.take(rows_of_number(manifest, 30, 5)).ids) != parts[3]
+    total = len(manifest.rows("train"))
+    assert len(rows_of_number(manifest, total, 4)) == 300
+    with refuses(ValueError, "data.num_train", total, total + 1):
+        rows_of_number(manifest, total + 1, 4)

@@ -215,3 +215,41 @@ def test_a_member_of_a_union(root):
     cfg = union_sources(["synthetic"], None, {"synthetic": str(root)})
     union = UnionSource({name: instantiate(each) for name, each in cfg.items()})
     assert len(union.index()) == 25 and set(union.index().labels[:, AMD]) <= {0, 1}
+
+
+def test_smaller_parts_of_a_set_are_nested(root):
+    parts = [set(SyntheticSource(root, num_images=number, seed=2).index().ids) for number in (3, 9, 25)]
+    assert [len(part) for part in parts] == [3, 9, 25] and parts[0] < parts[1] < parts[2]
+    assert set(SyntheticSource(root, num_images=9, seed=3).index().ids) != parts[1]
+    with refuses(ValueError, root, 26, 25):
+        SyntheticSource(root, num_images=26).index()
+    with refuses(ValueError, "0", "at least 1"):
+        SyntheticSource(root, num_images=0)
+
+
+def test_only_what_a_filter_accepted(root):
+    with refuses(ValueError, "shard-00000-of-00003", "accepted", "job.filter"):
+        SyntheticSource(root, accepted=True).index()
+    accepted, number = set(), 0
+    for shard in sorted((root / "data").glob("*.parquet")):
+        table = pq.read_table(shard)
+        told = [(number + row) % 3 == 0 for row in range(table.num_rows)]
+        accepted |= {name for name, yes in zip(table.column("id").to_pylist(), told, strict=True) if yes}
+        number += table.num_rows
+        pq.write_table(table.append_column("accepted", pa.array(told)), shard, row_group_size=3)
+    source = SyntheticSource(root, partial=True, accepted=True)
+    assert set(source.index().ids) == accepted and len(accepted) == 9
+    some = set(SyntheticSource(root, partial=True, accepted=True, num_images=4).index().ids)
+    assert some < accepted and len(some) == 4
+    with refuses(ValueError, 10, 9, "accepted"):
+        SyntheticSource(root, partial=True, accepted=True, num_images=10).index()
+    data = ShardDataModule(source, 24, 2, root / "cache", fractions={"train": 1.0}, cache_workers=1)
+    data.prepare_data()
+    data.setup()
+    written = in_shards(root)
+    loader, streamed = data.train_dataloader(), {}
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        for batch in loader:
+            streamed |= dict(zip(batch["id"], batch["labels"].tolist(), strict=True))
+    assert streamed == {name: written[name][1] for name in accepted}

@@ -9,13 +9,14 @@ from refusals import refuses
 from scipy import stats
 
 from callbacks.metrics.estimate import Estimate
+from experiments import cells
 from experiments.assembly import plain
 from experiments.backbone_names import spelt_out
+from experiments.cells import Cell, check, run
 from experiments.composition import compose_config
 from experiments.pretrain_transfer import check_lists, starts_that_cannot_be_had
 from experiments.report import config_text
-from experiments.transfer import cells
-from experiments.transfer.cells import Cell, check, fine_tunings, pretraining, run
+from experiments.transfer.cells import fine_tunings, pretraining
 from experiments.transfer.outcome import Outcome, check_metric, differences, figure, outcomes, rows, table
 
 JOB = {
