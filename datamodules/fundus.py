@@ -175,9 +175,9 @@ class FundusDataModule(lightning.LightningDataModule):
             if len(rows) == 0:
                 raise UserError(
                     f"the {split} split is empty: {manifest.num_patients} patients were shared out by fractions "
-                    f"{self.fractions} with seed {self.split_seed}, or by the official split{self._left_out()}. Remedy: "
-                    f"more patients, a larger data.fractions.{split} (and a smaller one of another: they sum to 1), another "
-                    f"seed, or, in a table, a split column that has {split!r}."
+                    f"{self.fractions} with seed {self.split_seed}, or by the official split{self._left_out()}. "
+                    f"Remedy: more patients, a larger data.fractions.{split} (and a smaller one of another: they sum "
+                    f"to 1), another seed, or, in a table, a split column that has {split!r}."
                 )
             part = manifest.take(rows)
             labels = torch.from_numpy(part.labels)

@@ -117,4 +117,4 @@ def run_all(
         if not known:
             took.append((time.monotonic() - begin) / 60)
             left = sum(took) / len(took) * sum(other.status != "finished" for other in cells[number:])
-            say(f"  finished in {took[-1]:.1f} minutes" + (f"; the others take about {left:.0f} minutes" if left else ""))
+            say(f"  finished in {took[-1]:.1f} minutes{f'; about {left:.0f} minutes are left' if left else ''}")

@@ -34,8 +34,11 @@ NAME_LISTS = (
     "common",
     "other",
     "real",
+    "gated",
+    "architectures",
 )
-PATH_MAPPINGS = ("roots", "own", "groups", "init_paths")  # a user chooses their keys, each for a path or several
+# A user chooses their keys, each for a path or several, or for words that name some data.
+PATH_MAPPINGS = ("roots", "own", "groups", "init_paths", "sets", "tests")
 NEVER_NULL = ("root", "output_dir", "cache_dir", "dataset", "file", "name", "curve")
 
 OPTIONS = "experiments.conf"

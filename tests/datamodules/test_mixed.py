@@ -1,17 +1,12 @@
 """`mix=synthetic`: so many real and so many synthetic images in each batch, in an order that can go on anywhere."""
 
-import io
-import json
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hydra.utils import instantiate
-from PIL import Image
+from paired_sets import add_masks
 from refusals import refuses
 from synthetic_sets import write_set
 from torchvision.transforms import v2
@@ -80,6 +75,12 @@ def mix(root, cache, folder):
         return data
 
     return build
+
+
+def with_masks(root, levels):
+    """A set of 25 images whose masks show nothing."""
+    write_set(root, num_images=25, num_shards=3, group_rows=3, side=24)
+    return add_masks(root, [np.zeros((24, 24), dtype=np.uint8)] * 25, levels)
 
 
 def epochs(data, numbers=(0,)):
@@ -304,33 +305,19 @@ def test_a_part_of_the_set_is_streamed(mix, root):
 
 
 def test_masks_of_another_kind_or_none_are_refused(mix, folder, root, tmp_path):
-    labelled = with_masks(root, tmp_path / "levels", ("background", "other"))
+    labelled = with_masks(tmp_path / "levels", ("background", "other"))
     with refuses(ValueError, "other", "background, all", tmp_path / "levels"):
-        mix(source=WithMasks(folder), synthetic=SyntheticSource(labelled, partial=True))
+        mix(source=WithMasks(folder), synthetic=SyntheticSource(labelled))
     with refuses(ValueError, root, "background, all"):
         mix(source=WithMasks(folder), ratio=float("inf"))
 
 
 @pytest.mark.parametrize("ratio", [2.0, float("inf")])
 def test_masks_of_a_set_are_learnt(mix, folder, root, tmp_path, ratio):
-    labelled = with_masks(root, tmp_path / "levels", WithMasks.mask_levels)
-    data = mix(source=WithMasks(folder), synthetic=SyntheticSource(labelled, partial=True), ratio=ratio)
+    labelled = with_masks(tmp_path / "levels", WithMasks.mask_levels)
+    data = mix(source=WithMasks(folder), synthetic=SyntheticSource(labelled), ratio=ratio)
     for batch in epochs(data):
         batch = data.on_after_batch_transfer(batch, 0)
         wanted = [name in set(data.manifest.ids) for name in batch["id"]]
         found = [bool((mask == 1).all()) for mask in batch["mask"]]
         assert found == wanted and ((batch["mask"] == 0) | (batch["mask"] == 1)).all()
-
-
-def with_masks(root, copy, levels):
-    """A copy of a set in which every image has a mask of background."""
-    blank = io.BytesIO()
-    Image.fromarray(np.zeros((24, 24), dtype=np.uint8)).save(blank, "PNG")
-    shutil.copytree(root, copy)
-    (copy / "manifest.json").unlink()  # whose sizes are those of before
-    for shard in (copy / "data").glob("*.parquet"):
-        table = pq.read_table(shard)
-        masks = pa.array([{"bytes": blank.getvalue(), "path": "m.png"}] * table.num_rows)
-        told = {**table.schema.metadata, b"mask_levels": json.dumps(levels).encode()}
-        pq.write_table(table.append_column("mask", masks).replace_schema_metadata(told), shard, row_group_size=3)
-    return copy

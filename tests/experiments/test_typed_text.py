@@ -140,7 +140,7 @@ NO_TEXT = {
     *("image_size", "images_per_shard", "num_workers", "num_images", "mean", "std", "output_subdir", "discriminator"),
     *("attention_levels", "perceptual", "label_maps", "guide", "ordinal", "agreement"),
     "options",  # of an architecture, of any kind
-    *("labels", "feather", "max_images", "clusters", "disc_learning_rate", "gradient_clip"),
+    *("labels", "feather", "max_images", "clusters", "disc_learning_rate", "gradient_clip", "num_train"),
     *("source", "threshold", "precision"),  # job.precision is text, in the option file only its last part is seen
 }
 
