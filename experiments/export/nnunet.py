@@ -122,4 +122,6 @@ def write_splits(path: Path, splits: list[dict[str, list[str]]]) -> None:
 def any_has(files: Sequence[Path], value: int, num_workers: int | None) -> bool:
     """Whether a pixel of one of these grey images has this value."""
     with ThreadPoolExecutor(num_workers) as threads:
-        return any(list(threads.map(lambda path: bool((np.asarray(Image.open(path)) == value).any()), files)))
+        return any(
+            list(threads.map(lambda path: bool((np.asarray(Image.open(path, formats=("PNG",))) == value).any()), files))
+        )

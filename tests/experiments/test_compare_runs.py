@@ -245,7 +245,7 @@ def no_steps(here: Path) -> None:
 
 
 def unknown_direction(here: Path) -> None:
-    write_run(here / "runs" / "a", ["step,epoch,val/hd95", "0,0,9.0", "10,1,4.0"])
+    write_run(here / "runs" / "a", ["step,epoch,val/roughness", "0,0,9.0", "10,1,4.0"])
 
 
 def no_metrics(here: Path) -> None:
@@ -275,8 +275,8 @@ MISTAKES = {
     "bad config": (bad_config, [ALL, AUROC], "runs/random_4/config.yaml cannot be read"),
     "no number": (no_number, [ALL, AUROC], "runs/a/metrics.csv, step 10, column 'val/auroc': 'high' is no number"),
     "no steps": (no_steps, [ALL, AUROC], "runs/a/metrics.csv has no column step, but time, val/auroc"),
-    "no direction": (unknown_direction, [ALL, "job.metric=val/hd95"],
-                     "job.metric=val/hd95: it is not known whether more or less of it is better. Remedy: job.mode=max"),
+    "no direction": (unknown_direction, [ALL, "job.metric=val/roughness"],
+                     "job.metric=val/roughness: it is not known whether more or less of it is better. Remedy: job.mode=max"),
     "mode": (write_runs, [ALL, AUROC, "job.mode=most"], "job.mode=most: must be max (more is better), min"),
     "threshold": (write_runs, [ALL, AUROC, "job.threshold=high"], "job.threshold=high: a level of the metric"),
     "infinite": (write_runs, [ALL, AUROC, "job.threshold=inf"], "job.threshold=inf: a level of the metric"),

@@ -249,7 +249,7 @@ def test_bad_input_is_refused(build):
         num_channels(1)
     with refuses(ValueError, "generator", "num_channels=4", "3 mask_levels", 5):
         make = make_gan(build)
-        PairGAN(make.network.generator, make.discriminator.network, make.network.conditioning, make.augmentation, 3)
+        PairGAN(make.network.generator, make.discriminator.network, make.network.conditioning, make.augmentation, "abc")
     with refuses(ValueError, "3 seeds", "2 rows"):
         module.sample(labels, [1, 2, 3])
     with refuses(ValueError, "seeds[1]=-1"):

@@ -99,7 +99,7 @@ def test_label_maps_that_were_never_fitted_are_refused(build):
     module.network.label_maps.num_fitted.zero_()
     with refuses(ValueError, "fit_label_maps"):
         build.fit(module)
-    with refuses(ValueError, "map_channels=0", "label maps 2"):
+    with refuses(ValueError, "map_channels=0", "masks 2"):
         type(module)(
             module.autoencoder, build.denoiser("unet"), module.network.conditioning, module.objective,
             module.network.label_maps,
