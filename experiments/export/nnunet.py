@@ -121,7 +121,9 @@ def write_splits(path: Path, splits: list[dict[str, list[str]]]) -> None:
 
 def any_has(files: Sequence[Path], value: int, num_workers: int | None) -> bool:
     """Whether a pixel of one of these grey images has this value."""
+
+    def has(path: Path) -> bool:
+        return bool((np.asarray(Image.open(path, formats=("PNG",))) == value).any())
+
     with ThreadPoolExecutor(num_workers) as threads:
-        return any(
-            list(threads.map(lambda path: bool((np.asarray(Image.open(path, formats=("PNG",))) == value).any()), files))
-        )
+        return any(list(threads.map(has, files)))

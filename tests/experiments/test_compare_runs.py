@@ -276,7 +276,8 @@ MISTAKES = {
     "no number": (no_number, [ALL, AUROC], "runs/a/metrics.csv, step 10, column 'val/auroc': 'high' is no number"),
     "no steps": (no_steps, [ALL, AUROC], "runs/a/metrics.csv has no column step, but time, val/auroc"),
     "no direction": (unknown_direction, [ALL, "job.metric=val/roughness"],
-                     "job.metric=val/roughness: it is not known whether more or less of it is better. Remedy: job.mode=max"),
+                     "job.metric=val/roughness: it is not known whether more or less of it is better. Remedy: "
+                     "job.mode=max"),
     "mode": (write_runs, [ALL, AUROC, "job.mode=most"], "job.mode=most: must be max (more is better), min"),
     "threshold": (write_runs, [ALL, AUROC, "job.threshold=high"], "job.threshold=high: a level of the metric"),
     "infinite": (write_runs, [ALL, AUROC, "job.threshold=inf"], "job.threshold=inf: a level of the metric"),
