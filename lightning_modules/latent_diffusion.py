@@ -6,7 +6,7 @@ Legend:
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +45,27 @@ class NoiseSample(NamedTuple):
     eps: Tensor  # standard normal [B, C, h, w]
 
 
-@accepts_fields(optimisation=Optimisation, sampling=Sampling, blocks=Blocks)
+@dataclass(frozen=True)
+class Parts:
+    """What a denoiser may have beside its conditioning by labels; None for none.
+
+    Args:
+        label_maps: further channels of the denoiser, which has as many `map_channels`; see `fit_label_maps`. None for
+            none.
+        guide: classifier of noised latents that is trained along with the denoiser, and by whose gradient `sample` is
+            guided, with a weight decay of its own, GUIDE_DECAY: it learns few labels by heart. None for none.
+        masks: MaskMaps, with which masks are a condition as labels are; or MaskCode, with which images and masks are
+            denoised together, so that the latents have the code's channels behind the autoencoder's. None for none.
+        clusters: with which the cluster of an image, known by its id, is a condition. None for none.
+    """
+
+    label_maps: LabelMaps | None = None
+    guide: LatentClassifier | None = None
+    masks: MaskMaps | MaskCode | None = None
+    clusters: ClusterConditioning | None = None
+
+
+@accepts_fields(parts=Parts, optimisation=Optimisation, sampling=Sampling, blocks=Blocks)
 class LatentDiffusion(LatentInpainting, TrainedModule):
     """Trains a conditional denoiser on the latents of an autoencoder; samples images with its averaged weights.
 
@@ -64,13 +84,7 @@ class LatentDiffusion(LatentInpainting, TrainedModule):
             `cond_dim`.
         conditioning: labels -> cond.
         objective: what the denoiser predicts and how errors weigh; the sampler shares its schedule.
-        label_maps: further channels of the denoiser, which has as many `map_channels`; see `fit_label_maps`. None for
-            none.
-        guide: classifier of noised latents that is trained along with the denoiser, and by whose gradient `sample` is
-            guided, with a weight decay of its own, GUIDE_DECAY: it learns few labels by heart. None for none.
-        masks: MaskMaps, with which masks are a condition as labels are; or MaskCode, with which images and masks are
-            denoised together, so that the latents have the code's channels behind the autoencoder's. None for none.
-        clusters: with which the cluster of an image, known by its id, is a condition. None for none.
+        parts: what else there is beside the denoiser; given field by field too.
         sampling: how `sample` samples unless told otherwise; the attribute `sampling` holds it as a dict.
         ema_decay: of the averaged weights; see AveragedNetwork.
         seed: of noise, timesteps, hidden labels and dropout.
@@ -85,27 +99,26 @@ class LatentDiffusion(LatentInpainting, TrainedModule):
         denoiser: nn.Module,
         conditioning: LabelConditioning,
         objective: Objective,
-        label_maps: LabelMaps | None = None,
-        guide: LatentClassifier | None = None,
-        masks: MaskMaps | MaskCode | None = None,
+        parts: Parts = Parts(),
         optimisation: Optimisation = Optimisation(),
         sampling: Sampling = Sampling(),
         ema_decay: float = 0.9999,
         seed: int = 0,
         channels_last: bool = False,
         blocks: Blocks = Blocks(),
-        clusters: ClusterConditioning | None = None,
     ):
         super().__init__(optimisation, blocks, seed)
-        check_parts(autoencoder, denoiser, conditioning, label_maps, masks)
+        check_parts(autoencoder, denoiser, conditioning, parts.label_maps, parts.masks)
         autoencoder.drop_judges()
         autoencoder.freeze()
         self.autoencoder = autoencoder
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = ConditionalDenoiser(denoiser, conditioning, label_maps, guide, masks, memory_format, clusters)
+        self.network = ConditionalDenoiser(
+            denoiser, conditioning, parts.label_maps, parts.guide, parts.masks, memory_format, parts.clusters
+        )
         self.ema = AveragedNetwork(self.network, ema_decay)
         self.objective = objective
-        self.sampling = sampling.settings(guide is not None)
+        self.sampling = sampling.settings(parts.guide is not None)
         self._check_sampling(self.sampling)
 
     def train(self, mode: bool = True) -> "LatentDiffusion":

@@ -233,8 +233,12 @@ class PublicSource(FileSource):
         `mask` is the manifest's cell: one file, or several joined by `|`, of which later ones cover earlier ones.
         """
         rgb = read_image(self.root / path)
-        levels = painted(self, mask, rgb.shape[:2])
+        levels = self._painted(mask, rgb.shape[:2])
         return framed(self, mask, levels, self._field_of_view(rgb), image_size)
+
+    def _painted(self, mask: str, shape: tuple[int, int]) -> np.ndarray:
+        """Levels uint8 of `shape` from the files of a mask; a subclass whose masks are no pictures has its own."""
+        return painted(self, mask, shape)
 
     def read(self, path: str, image_size: int) -> np.ndarray:
         """Read and crop as `frame` says, uint8 [S, S, 3]."""

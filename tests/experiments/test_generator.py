@@ -11,6 +11,7 @@ from tiny_runs import AUTOENCODER, DATA, DDPM_TRAIN, DIFFUSION, TRAINER, VAE_TRA
 from callbacks.agreement import LabelAgreement
 from experiments.composition import compose_config
 from experiments.loading import load_generator
+from experiments.session import Run
 from experiments.synthesize import generator_of
 from experiments.training import monitored
 from experiments.typed_text import as_typed
@@ -97,7 +98,7 @@ def test_measuring_does_not_change_the_training(command, here):
 def test_a_runs_folder_stands_for_its_best_checkpoint(command, here):
     assert command(*DDPM_TRAIN, *ALONE, "output_dir=out").code == 0
     cfg = compose_config(["+exp=synthesize", "ckpt=out"])
-    found = generator_of(cfg)
+    found = generator_of(Run(cfg))
     assert cfg.ckpt == "out/checkpoints/best.ckpt"
     best = load_state(cfg.ckpt)["state_dict"]
     assert all(torch.equal(tensor, best[name]) for name, tensor in found.state_dict().items())
@@ -110,9 +111,9 @@ def test_the_figure_that_chooses_the_best_checkpoint():
     assert monitored(cfg.job.monitor, callbacks) == ("val/fd_x", "min", 2)
     assert monitored("val/agreement", callbacks) == ("val/agreement", "max", 3)
     assert monitored(None, []) == monitored("val/loss", callbacks) == ("val/loss", "min", 1)
-    unknown = SimpleNamespace(tag="val/hd95")
-    with refuses(ValueError, "job.monitor=val/hd95", "SimpleNamespace", "mode", "'max'", "'min'"):
+    unknown = SimpleNamespace(tag="val/roughness")
+    with refuses(ValueError, "job.monitor=val/roughness", "SimpleNamespace", "mode", "'max'", "'min'"):
         monitored(None, [unknown])
-    assert monitored(None, [SimpleNamespace(tag="val/hd95", mode="min")]) == ("val/hd95", "min", 1)
+    assert monitored(None, [SimpleNamespace(tag="val/roughness", mode="min")]) == ("val/roughness", "min", 1)
     with refuses(ValueError, "job.monitor=val/fid", "val/fd_x, val/agreement"):
         monitored("val/fid", callbacks)

@@ -102,7 +102,7 @@ def test_label_maps_that_were_never_fitted_are_refused(build):
     with refuses(ValueError, "map_channels=0", "masks 2"):
         type(module)(
             module.autoencoder, build.denoiser("unet"), module.network.conditioning, module.objective,
-            module.network.label_maps,
+            label_maps=module.network.label_maps,
         )  # fmt: skip
 
 
