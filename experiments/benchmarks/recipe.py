@@ -29,12 +29,12 @@ from datamodules.files import read_json
 from experiments.assembly import build_datamodule, plain
 from experiments.benchmarks.common import FILE, machine_and_code, write_figures
 from experiments.benchmarks.recipe_outcome import ARMS, Outcome, figure, read_outcome, rows, summary, table
+from experiments.cells import Cell, check, run
 from experiments.composition import compose_config
 from experiments.launch import WorldInfo
 from experiments.report import heading, say
 from experiments.runs import differing_keys
 from experiments.session import Run
-from experiments.transfer.cells import Cell, check, run
 from experiments.typed_text import quoted
 
 CLOCK = "clock.json"  # of a finished run: when its process began, and how many seconds it took
