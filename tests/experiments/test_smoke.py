@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from paired_sets import write_pairs
 from tiny_runs import AUTOENCODER, CALLBACKS, DATA, DIFFUSION, GAN, TRAINER, UNET
 
 from experiments.composition import experiments
@@ -41,6 +42,8 @@ SEGMENTER = [
     "model.segmenter.warmup_steps=1",
     "job.num_replicates=20",
 ]
+STUDIED = [*SEGMENTER, "data.image_size=16", "data.batch_size=4", "data.epoch_size=8", "trainer.max_epochs=1",
+           "data.cache_workers=1", "trainer.accelerator=cpu"]  # fmt: skip
 LATENT_DIFFUSION = [*DATA, *AUTOENCODER, *UNET, *DIFFUSION]
 SMALL = {
     "annotate": ["trainer.accelerator=cpu", "job.num_replicates=20"],
@@ -73,6 +76,15 @@ SMALL = {
     "export_model": ["job.license=cc0-1.0"],
     "inpaint": [*DATA, "data.masks=[disc,cup]", "trainer.accelerator=cpu"],
     "inspect_data": DATA,
+    "segmentation_study": [
+        "job.real=['data=phantom_masks','data.num_images=60','data.fractions={train: 0.5, val: 0.25, test: 0.25}']",
+        f"job.common=[{','.join(map(repr, STUDIED))}]",
+        "job.budgets=[4]",
+        "job.ratios=[1]",
+        "job.seeds=[0]",
+        "job.num_replicates=20",
+        "cache_dir=cache",
+    ],
     "segmenter_train": [*DATA, *SEGMENTER, *TRAINER],
     "segmenter_train_gpu": [
         "data=phantom_masks",
@@ -127,6 +139,7 @@ FILES = {
     ],
     "inspect_data": ["report.html", "counts.csv", "contact_sheet.png", "cooccurrence.png", "tensorboard"],
     "scaling": ["scaling.json"],
+    "segmentation_study": ["study.json", "study.csv", "study.md", "study.html", "study.png"],
     "segmenter_train": SEGMENTER_FILES,
     "segmenter_train_gpu": SEGMENTER_FILES,
     "synthesize": [
@@ -150,6 +163,7 @@ WITHOUT_DATA = (
     "inpaint",
     "pretrain_transfer",
     "scaling",
+    "segmentation_study",
     "synthesize",
 )  # experiments that leave no index of images
 NOISE = ("Tip:", "GPU available", "TPU", "litlogger", "treespec", "weights_only", "eval mode", "Loading `train",
@@ -159,10 +173,20 @@ NOISE = ("Tip:", "GPU available", "TPU", "litlogger", "treespec", "weights_only"
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", experiments())
 def test_every_experiment_runs(
-    name, command, here, photographs, finished_runs, synthetic_set, generator, unseen_set, mask_generator
+    name,
+    command,
+    here,
+    photographs,
+    finished_runs,
+    synthetic_set,
+    generator,
+    unseen_set,
+    mask_generator,
+    tmp_path_factory,
 ):
     assert name in SMALL, f"give {name} a size that runs in seconds: SMALL[{name!r}] in {__file__}"
     of_a_set = dict.fromkeys(("dataset_card", "dataset_export", "evaluate"), synthetic_set)
+    pairs = write_pairs(tmp_path_factory.mktemp("pairs") / "set") if name == "segmentation_study" else None
     given = {
         "benchmark_data": photographs,
         "compare_runs": finished_runs,
@@ -171,6 +195,7 @@ def test_every_experiment_runs(
         "export_model": [f"ckpt={generator}"],
         "inpaint": [f"ckpt={mask_generator}"],
         "annotate": unseen_set,
+        "segmentation_study": [f"+job.sets.joint={pairs}"],
         **of_a_set,
     }.get(name, [])
     result = command(f"+exp={name}", "output_dir=out", *SMALL[name], *given)
