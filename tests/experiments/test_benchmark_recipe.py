@@ -11,8 +11,8 @@ from experiments.assembly import plain
 from experiments.benchmarks import recipe
 from experiments.benchmarks.recipe import Arm, arms, check_alike, run_arm
 from experiments.benchmarks.recipe_outcome import figure, reached, read_outcome, rows, summary, table
+from experiments.cells import Cell, check
 from experiments.composition import compose_config
-from experiments.transfer.cells import Cell, check
 
 JOB = {"ours": "ddpm_train", "theirs": "ddpm_train", "common": ["~callbacks.sample_grid"], "seeds": [3, 4]}
 FRECHET = "epoch,global_step,fd,seconds,unix_time\n"

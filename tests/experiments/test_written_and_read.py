@@ -10,9 +10,10 @@ from callbacks.metrics.evaluation import evaluate
 from callbacks.run_record import RunRecord
 from datamodules.files import read_json
 from experiments.card.facts import SHAPES
+from experiments.cells import Cell
 from experiments.runs import status_of
 from experiments.synthesis.recipe import _fingerprints
-from experiments.transfer.cells import Cell, FineTuning
+from experiments.transfer.cells import FineTuning
 from experiments.transfer.outcome import outcomes, pretraining_facts
 
 LEVELS = np.array([[0, 0], [0, 1], [1, 2], [1, -1]])
